@@ -1,0 +1,1 @@
+//! Measurement, histograms, statistics, peers and reports.

@@ -1,0 +1,3 @@
+//! The `paceline` command: arguments in, text, JSON and an exit code out.
+
+fn main() {}

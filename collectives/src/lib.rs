@@ -1,0 +1,1 @@
+//! Communicators, pure schedules, the progress engine and reduction kernels.

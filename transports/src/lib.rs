@@ -1,0 +1,1 @@
+//! Pluggable transports: TCP, shared memory, simulation.
