@@ -1,1 +1,3 @@
-//! Communicators, pure schedules, the progress engine and reduction kernels.
+//! Collective operations over pluggable transports.
+
+pub mod schedule;

@@ -1,0 +1,268 @@
+use super::{Action, Partition, RecvStep, RingPhases, Schedule, SendStep, Source};
+
+/// One-shot: every rank sends its whole input to every other and folds all of them itself.
+///
+/// One crossing, (p−1)·n bytes out of each rank: for messages so short that the crossing is all
+/// that counts.
+#[derive(Clone, Debug)]
+pub struct OneShot {
+    rank: usize,
+    world_size: usize,
+    count: usize,
+}
+
+impl OneShot {
+    /// For rank `rank` of `world_size` ≥ 2.
+    pub fn new(rank: usize, world_size: usize, count: usize) -> Self {
+        assert!(world_size >= 2 && rank < world_size, "one-shot has at least two ranks");
+        Self { rank, world_size, count }
+    }
+}
+
+impl Schedule for OneShot {
+    fn send_count(&self) -> usize {
+        self.world_size - 1
+    }
+
+    fn send(&self, index: usize) -> SendStep {
+        SendStep {
+            peer: peer(self.rank, index, self.world_size),
+            tag: 0,
+            source: Source::Input,
+            range: 0..self.count,
+            after: 0,
+        }
+    }
+
+    fn recv_count(&self) -> usize {
+        self.world_size - 1
+    }
+
+    fn recv(&self, index: usize) -> RecvStep {
+        let last = index == self.world_size - 2;
+        RecvStep {
+            peer: peer(self.rank, index, self.world_size),
+            tag: 0,
+            range: 0..self.count,
+            action: if last { Action::FoldChunks { held: index } } else { Action::Hold },
+            // In place the fold overwrites what the sends read.
+            after_sends: if last { self.world_size - 1 } else { 0 },
+        }
+    }
+
+    fn scratch_elements(&self) -> usize {
+        self.count
+    }
+
+    fn held_max(&self) -> usize {
+        self.world_size - 1
+    }
+}
+
+/// Two-shot: every chunk goes straight to its owner, who folds all inputs and sends the result
+/// straight to everybody (or to one root).
+///
+/// Two crossings and, like the ring, 2(p−1)/p·n bytes out of each rank; it wants every pair of
+/// ranks to be equally near.
+#[derive(Clone, Debug)]
+pub struct TwoShot {
+    rank: usize,
+    world_size: usize,
+    partition: Partition,
+    phases: RingPhases,
+    root: Option<usize>,
+    slice: usize,
+    slices: usize,
+    window: usize,
+}
+
+/// Position of one message in the program.
+struct Position {
+    gathering: bool,
+    slice: usize,
+    nth_peer: usize,
+    /// Receives of the reducing half that precede the end of this slice.
+    reduced_before: usize,
+}
+
+impl TwoShot {
+    /// For rank `rank` of `world_size` ≥ 2, slices of at most `slice` ≥ 1 elements, `window` ≥ 1 of
+    /// them abreast; with a `root` only that rank gets the result (phases then are `AllReduce`).
+    pub fn new(
+        rank: usize,
+        world_size: usize,
+        count: usize,
+        phases: RingPhases,
+        root: Option<usize>,
+        slice: usize,
+        window: usize,
+    ) -> Self {
+        assert!(world_size >= 2 && rank < world_size, "two-shot has at least two ranks");
+        let partition = Partition::new(count, world_size);
+        let slice = slice.clamp(1, partition.longest().max(1));
+        Self {
+            rank,
+            world_size,
+            partition,
+            phases,
+            root,
+            slice,
+            slices: partition.slices(slice),
+            window: window.max(1),
+        }
+    }
+
+    fn reduces(&self) -> bool {
+        self.phases != RingPhases::AllGather
+    }
+
+    /// Messages per slice in the reducing half.
+    fn scatters(&self) -> usize {
+        if self.reduces() { self.world_size - 1 } else { 0 }
+    }
+
+    /// Messages per slice in the gathering half, for the sender or the receiver.
+    fn gathers(&self, sending: bool) -> usize {
+        let is_root = self.root == Some(self.rank);
+        match (self.phases, self.root) {
+            (RingPhases::ReduceScatter, _) => 0,
+            (_, None) => self.world_size - 1,
+            (_, Some(_)) if is_root == sending => 0,
+            (_, Some(_)) if sending => 1,
+            (_, Some(_)) => self.world_size - 1,
+        }
+    }
+
+    fn position(&self, index: usize, sending: bool) -> Position {
+        let (scatters, gathers) = (self.scatters(), self.gathers(sending));
+        let per_group = self.window * (scatters + gathers);
+        let group = index / per_group;
+        let first = group * self.window;
+        let width = self.window.min(self.slices - first);
+        let within = index % per_group;
+        let gathering = within >= width * scatters;
+        let (within, per_slice) =
+            if gathering { (within - width * scatters, gathers) } else { (within, scatters) };
+        let slice = first + within / per_slice;
+        // Receives come in the same groups, but a root's senders have other counts than it.
+        let received = self.window * (scatters + self.gathers(false));
+        let reduced_before =
+            if scatters == 0 { 0 } else { group * received + (slice - first + 1) * scatters };
+        Position { gathering, slice, nth_peer: within % per_slice, reduced_before }
+    }
+
+    fn tag(slice: usize, gathering: bool) -> u32 {
+        to_u32(2 * slice + usize::from(gathering))
+    }
+}
+
+impl Schedule for TwoShot {
+    fn send_count(&self) -> usize {
+        self.slices * (self.scatters() + self.gathers(true))
+    }
+
+    fn send(&self, index: usize) -> SendStep {
+        let Position { gathering, slice, nth_peer, reduced_before } = self.position(index, true);
+        let to = match self.root {
+            Some(root) if gathering => to_u32(root),
+            _ => peer(self.rank, nth_peer, self.world_size),
+        };
+        let chunk = if gathering { self.rank } else { to as usize };
+        SendStep {
+            peer: to,
+            tag: Self::tag(slice, gathering),
+            source: if gathering { Source::Output } else { Source::Input },
+            range: self.partition.slice(chunk, slice, self.slice),
+            after: if gathering { reduced_before } else { 0 },
+        }
+    }
+
+    fn recv_count(&self) -> usize {
+        self.slices * (self.scatters() + self.gathers(false))
+    }
+
+    fn recv(&self, index: usize) -> RecvStep {
+        let Position { gathering, slice, nth_peer, .. } = self.position(index, false);
+        let from = peer(self.rank, nth_peer, self.world_size);
+        let chunk = if gathering { from as usize } else { self.rank };
+        let action = if gathering {
+            Action::Store
+        } else if nth_peer == self.world_size - 2 {
+            Action::Fold { held: nth_peer }
+        } else {
+            Action::Hold
+        };
+        RecvStep {
+            peer: from,
+            tag: Self::tag(slice, gathering),
+            range: self.partition.slice(chunk, slice, self.slice),
+            action,
+            after_sends: 0,
+        }
+    }
+
+    fn scratch_elements(&self) -> usize {
+        if self.reduces() { self.slice } else { 0 }
+    }
+
+    fn held_max(&self) -> usize {
+        self.scatters()
+    }
+}
+
+/// The `nth` other rank after `rank`, cyclically: the canonical order of inputs.
+fn peer(rank: usize, nth: usize, world_size: usize) -> u32 {
+    to_u32((rank + 1 + nth) % world_size)
+}
+
+fn to_u32(value: usize) -> u32 {
+    u32::try_from(value).expect("ranks and message numbers are below 2^32")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::simulate::{Buffers, simulate};
+    use super::*;
+
+    const COUNTS: [usize; 9] = [0, 1, 2, 3, 7, 16, 17, 31, 48];
+
+    #[test]
+    fn one_shot_gives_the_canonical_fold() {
+        for world_size in 2..=16 {
+            for count in COUNTS {
+                for in_place in [false, true] {
+                    let mut buffers = Buffers::new(world_size, count, in_place);
+                    simulate(&mut buffers, |rank| OneShot::new(rank, world_size, count));
+                    buffers.assert_canonical();
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn two_shot_gives_the_canonical_fold_in_all_phases() {
+        for world_size in 2..=16 {
+            for count in COUNTS {
+                for (slice, window) in [(1, 1), (2, 3), (64, 4)] {
+                    let build = |rank, phases, root| {
+                        TwoShot::new(rank, world_size, count, phases, root, slice, window)
+                    };
+                    let mut buffers = Buffers::new(world_size, count, false);
+                    simulate(&mut buffers, |rank| build(rank, RingPhases::AllReduce, None));
+                    buffers.assert_canonical();
+
+                    let mut halves = Buffers::new(world_size, count, true);
+                    simulate(&mut halves, |rank| build(rank, RingPhases::ReduceScatter, None));
+                    halves.assert_owned_chunks();
+                    simulate(&mut halves, |rank| build(rank, RingPhases::AllGather, None));
+                    halves.assert_canonical();
+
+                    let root = count % world_size;
+                    let mut rooted = Buffers::new(world_size, count, true);
+                    simulate(&mut rooted, |rank| build(rank, RingPhases::AllReduce, Some(root)));
+                    rooted.assert_canonical_at(root);
+                }
+            }
+        }
+    }
+}

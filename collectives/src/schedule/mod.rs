@@ -1,0 +1,136 @@
+//! Pure schedules: what each rank sends, receives and reduces, in which order.
+//!
+//! A schedule is a function of (rank, world size, element count, slice size) and nothing else: no
+//! I/O, no clock, no allocation per step. It lists the sends and the receives of one rank, each
+//! in the order in which they are *issued*; receives are *applied* in that same order, whatever
+//! order their bytes arrive in. The one dependency is a count: a send may be posted once
+//! [`SendStep::after`] receives have been applied.
+//!
+//! # The canonical order
+//! A tensor of n elements over p ranks falls into p chunks ([`Partition`]). Every element of chunk
+//! c is the left fold `x[c+1] op x[c+2] op … op x[c+p]`, indices modulo p, so that its owner, rank
+//! c, comes last. Ring, direct and shared memory all compute exactly this, hence the same bits;
+//! slicing, windows and fusion cannot change it. [`RecursiveDoubling`] and [`HalvingDoubling`] fold
+//! in the order of a tree instead, equally fixed.
+//!
+//! # Memory
+//! `Input` is what the caller passed, `Output` where the result goes; in place they are the same
+//! bytes. Receives that are reduced land in scratch slots first ([`Action::Hold`] keeps one there
+//! until a later receive folds it).
+
+mod direct;
+mod doubling;
+mod partition;
+mod ring;
+mod rooted;
+#[cfg(test)]
+mod simulate;
+
+use std::ops::Range;
+
+pub use direct::{OneShot, TwoShot};
+pub use doubling::{HalvingDoubling, RecursiveDoubling};
+pub use partition::Partition;
+pub use ring::{Ring, RingPhases};
+pub use rooted::{Barrier, Broadcast, Tree};
+
+/// Where the bytes of a send come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The caller's input.
+    Input,
+    /// The caller's output: partial or final results.
+    Output,
+}
+
+/// One message to send.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SendStep {
+    /// To whom.
+    pub peer: u32,
+    /// Unique per (sender, receiver) within the operation; equals the receive step's.
+    pub tag: u32,
+    /// Which buffer.
+    pub source: Source,
+    /// Which elements.
+    pub range: Range<usize>,
+    /// How many receives must have been applied before this may be posted.
+    pub after: usize,
+}
+
+/// What happens to the bytes of a receive when its turn comes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// They land directly in the output.
+    Store,
+    /// They stay in scratch until a later step folds them.
+    Hold,
+    /// `output[range] = received op input[range]`, and the average's division if `last`.
+    Reduce {
+        /// Whether the range is final afterwards.
+        last: bool,
+    },
+    /// The `held` receives before this one and this one are folded, in order, then the own input:
+    /// `output[range] = held[0] op … op received op input[range]`.
+    Fold {
+        /// How many held receives come first.
+        held: usize,
+    },
+    /// One-shot: the `held` receives before this one and this one are the inputs of ranks
+    /// `r+1 … r+p-1`; every chunk of `range` is folded in canonical order, own input included.
+    FoldChunks {
+        /// How many held receives come first.
+        held: usize,
+    },
+    /// `output[range] = left op right`, where `left` is the received value if `received_first` and
+    /// the running value otherwise. The running value is the output, or the input if `first`.
+    Combine {
+        /// Whether the received value is the left operand.
+        received_first: bool,
+        /// Whether nothing was reduced into the range before.
+        first: bool,
+        /// Whether the range is final afterwards.
+        last: bool,
+    },
+}
+
+impl Action {
+    /// Whether the bytes need a scratch slot.
+    pub fn needs_scratch(&self) -> bool {
+        *self != Self::Store
+    }
+}
+
+/// One message to receive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecvStep {
+    /// From whom.
+    pub peer: u32,
+    /// Equals the sender's.
+    pub tag: u32,
+    /// Which elements.
+    pub range: Range<usize>,
+    /// What to do with them.
+    pub action: Action,
+    /// How many sends must have been completed before this may be applied: nonzero where a receive
+    /// overwrites what an earlier send reads.
+    pub after_sends: usize,
+}
+
+/// The program of one rank for one operation.
+pub trait Schedule {
+    /// How many messages this rank sends.
+    fn send_count(&self) -> usize;
+    /// The send number `index`, `index < send_count()`.
+    fn send(&self, index: usize) -> SendStep;
+    /// How many messages this rank receives.
+    fn recv_count(&self) -> usize;
+    /// The receive number `index`, `index < recv_count()`.
+    fn recv(&self, index: usize) -> RecvStep;
+    /// Elements of the longest message that lands in scratch.
+    fn scratch_elements(&self) -> usize;
+    /// The most receives that may sit in scratch unapplied and be needed at once.
+    fn held_max(&self) -> usize {
+        0
+    }
+}

@@ -1,0 +1,257 @@
+//! Runs the programs of all ranks against each other, in a random but seeded order.
+//!
+//! Elements are lists of rank numbers and the operator appends, so the result spells out the order
+//! of the fold. Delivery is as hostile as a transport may be: a send reads its bytes as late as
+//! its completion, a stored receive writes as soon as the bytes arrive.
+
+use std::collections::HashMap;
+
+use super::{Action, Partition, Schedule, Source};
+
+type Element = Vec<u8>;
+
+pub(super) struct Buffers {
+    input: Vec<Vec<Element>>,
+    /// Empty when in place.
+    output: Vec<Vec<Element>>,
+    in_place: bool,
+}
+
+impl Buffers {
+    pub(super) fn new(world_size: usize, count: usize, in_place: bool) -> Self {
+        let input: Vec<_> = (0..world_size).map(|rank| vec![vec![rank as u8]; count]).collect();
+        let output = vec![vec![Vec::new(); if in_place { 0 } else { count }]; world_size];
+        Self { input, output, in_place }
+    }
+
+    pub(super) fn output(&self, rank: usize) -> &[Element] {
+        if self.in_place { &self.input[rank] } else { &self.output[rank] }
+    }
+
+    fn output_mut(&mut self, rank: usize) -> &mut [Element] {
+        if self.in_place { &mut self.input[rank] } else { &mut self.output[rank] }
+    }
+
+    fn source(&self, rank: usize, source: Source) -> &[Element] {
+        match source {
+            Source::Input => &self.input[rank],
+            Source::Output => self.output(rank),
+        }
+    }
+
+    fn canonical(&self, index: usize) -> Element {
+        let world_size = self.input.len();
+        let partition = Partition::new(self.output(0).len(), world_size);
+        let owner = (0..world_size).find(|part| partition.range(*part).contains(&index)).unwrap();
+        (1..=world_size).map(|step| ((owner + step) % world_size) as u8).collect()
+    }
+
+    pub(super) fn assert_canonical(&self) {
+        (0..self.input.len()).for_each(|rank| self.assert_canonical_at(rank));
+    }
+
+    pub(super) fn assert_canonical_at(&self, rank: usize) {
+        for (index, element) in self.output(rank).iter().enumerate() {
+            assert_eq!(*element, self.canonical(index), "rank {rank} element {index}");
+        }
+    }
+
+    pub(super) fn assert_owned_chunks(&self) {
+        let partition = Partition::new(self.output(0).len(), self.input.len());
+        for rank in 0..self.input.len() {
+            for index in partition.range(rank) {
+                assert_eq!(self.output(rank)[index], self.canonical(index));
+            }
+        }
+    }
+
+    pub(super) fn assert_same_everywhere(&self) {
+        for rank in 0..self.input.len() {
+            assert_eq!(self.output(rank), self.output(0), "rank {rank} differs from rank 0");
+        }
+        for element in self.output(0) {
+            let mut ranks = element.clone();
+            ranks.sort_unstable();
+            assert!(ranks.iter().copied().eq((0..self.input.len()).map(|rank| rank as u8)));
+        }
+    }
+}
+
+#[derive(Default)]
+struct Rank {
+    /// Sends posted and not completed, by number.
+    posted: Vec<usize>,
+    next_send: usize,
+    completed: Vec<bool>,
+    scratch: HashMap<usize, Vec<Element>>,
+    arrived: Vec<bool>,
+    applied: usize,
+}
+
+impl Rank {
+    /// How many sends, counted from the first, have completed without a gap.
+    fn sent_prefix(&self) -> usize {
+        self.completed.iter().take_while(|done| **done).count()
+    }
+}
+
+pub(super) fn simulate<S: Schedule>(buffers: &mut Buffers, build: impl Fn(usize) -> S) {
+    let world_size = buffers.input.len();
+    let programs: Vec<S> = (0..world_size).map(build).collect();
+    let copy = |buffers: &Buffers| Buffers {
+        input: buffers.input.clone(),
+        output: buffers.output.clone(),
+        in_place: buffers.in_place,
+    };
+    let mut other_order = copy(buffers);
+    run(buffers, &programs, 1);
+    run(&mut other_order, &programs, 2);
+    for rank in 0..world_size {
+        // The order of events must not matter.
+        assert_eq!(buffers.output(rank), other_order.output(rank));
+    }
+}
+
+fn run<S: Schedule>(buffers: &mut Buffers, programs: &[S], seed: u64) {
+    let mut random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let mut next = |bound: usize| {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        usize::try_from(random % bound as u64).unwrap()
+    };
+    let mut ranks: Vec<Rank> = programs
+        .iter()
+        .map(|program| Rank {
+            completed: vec![false; program.send_count()],
+            arrived: vec![false; program.recv_count()],
+            ..Rank::default()
+        })
+        .collect();
+    let mut idle = 0;
+    loop {
+        let rank = next(programs.len());
+        let moved = match next(3) {
+            0 => post(&mut ranks[rank], &programs[rank]),
+            1 => deliver(buffers, programs, &mut ranks, rank, next(1 << 16)),
+            _ => apply(buffers, &programs[rank], &mut ranks[rank], rank),
+        };
+        idle = if moved { 0 } else { idle + 1 };
+        let done = ranks.iter().zip(programs).all(|(rank, program)| {
+            rank.sent_prefix() == program.send_count() && rank.applied == program.recv_count()
+        });
+        if done {
+            break;
+        }
+        assert!(idle < 2000 * programs.len(), "the programs wait for each other");
+    }
+}
+
+fn post(rank: &mut Rank, program: &impl Schedule) -> bool {
+    let ready =
+        rank.next_send < program.send_count() && program.send(rank.next_send).after <= rank.applied;
+    if ready {
+        rank.posted.push(rank.next_send);
+        rank.next_send += 1;
+    }
+    ready
+}
+
+fn deliver<S: Schedule>(
+    buffers: &mut Buffers,
+    programs: &[S],
+    ranks: &mut [Rank],
+    from: usize,
+    pick: usize,
+) -> bool {
+    if ranks[from].posted.is_empty() {
+        return false;
+    }
+    let nth = pick % ranks[from].posted.len();
+    let number = ranks[from].posted.swap_remove(nth);
+    ranks[from].completed[number] = true;
+    let send = programs[from].send(number);
+    let to = send.peer as usize;
+    let matching: Vec<usize> = (0..programs[to].recv_count())
+        .filter(|index| {
+            let recv = programs[to].recv(*index);
+            recv.peer as usize == from && recv.tag == send.tag
+        })
+        .collect();
+    assert_eq!(matching.len(), 1, "exactly one receive for each send: {send:?} from {from}");
+    let recv = programs[to].recv(matching[0]);
+    assert_eq!(recv.range.len(), send.range.len(), "both ends agree on the length");
+    let payload = buffers.source(from, send.source)[send.range].to_vec();
+    if recv.action == Action::Store {
+        buffers.output_mut(to)[recv.range].clone_from_slice(&payload);
+    } else {
+        ranks[to].scratch.insert(matching[0], payload);
+    }
+    assert!(!ranks[to].arrived[matching[0]], "no message arrives twice");
+    ranks[to].arrived[matching[0]] = true;
+    true
+}
+
+fn apply(buffers: &mut Buffers, program: &impl Schedule, state: &mut Rank, rank: usize) -> bool {
+    let index = state.applied;
+    if index >= program.recv_count() || !state.arrived[index] {
+        return false;
+    }
+    let recv = program.recv(index);
+    if recv.after_sends > state.sent_prefix() {
+        return false;
+    }
+    assert!(state.scratch.len() <= program.recv_count(), "scratch is released");
+    match recv.action {
+        Action::Store | Action::Hold => {}
+        Action::Reduce { .. } => fold(buffers, rank, &recv.range, &[&state.scratch[&index]]),
+        Action::Fold { held } => {
+            let inputs: Vec<_> = (index - held..=index).map(|at| &state.scratch[&at]).collect();
+            fold(buffers, rank, &recv.range, &inputs);
+        }
+        Action::FoldChunks { held } => {
+            let inputs: Vec<_> = (index - held..=index).map(|at| &state.scratch[&at]).collect();
+            fold_chunks(buffers, rank, &inputs);
+        }
+        Action::Combine { received_first, first, .. } => {
+            let received = &state.scratch[&index];
+            for (at, right) in recv.range.zip(received) {
+                let source = if first { Source::Input } else { Source::Output };
+                let own = buffers.source(rank, source)[at].clone();
+                let pair = if received_first { [right, &own] } else { [&own, right] };
+                buffers.output_mut(rank)[at] = pair.into_iter().flatten().copied().collect();
+            }
+        }
+    }
+    state.applied += 1;
+    true
+}
+
+fn fold(
+    buffers: &mut Buffers,
+    rank: usize,
+    range: &std::ops::Range<usize>,
+    inputs: &[&Vec<Element>],
+) {
+    for (nth, at) in range.clone().enumerate() {
+        let own = &buffers.input[rank][at];
+        let folded = inputs.iter().map(|input| &input[nth]).chain([own]).flatten();
+        let folded = folded.copied().collect();
+        buffers.output_mut(rank)[at] = folded;
+    }
+}
+
+fn fold_chunks(buffers: &mut Buffers, rank: usize, inputs: &[&Vec<Element>]) {
+    let world_size = inputs.len() + 1;
+    let own = buffers.input[rank].clone();
+    let partition = Partition::new(own.len(), world_size);
+    for chunk in 0..world_size {
+        for at in partition.range(chunk) {
+            let folded = (1..=world_size).map(|step| (chunk + step) % world_size).flat_map(|of| {
+                let nth = (of + world_size - rank) % world_size;
+                if nth == 0 { own[at].clone() } else { inputs[nth - 1][at].clone() }
+            });
+            buffers.output_mut(rank)[at] = folded.collect();
+        }
+    }
+}

@@ -1,0 +1,342 @@
+use super::{CREDIT_FRAME_THRESHOLD, FrameHeader, eager_cost, flags};
+use crate::{EAGER_BYTES_MAX, EAGER_BYTES_OUTSTANDING_MAX, Event, MessageId, OpError, RecvPost};
+
+/// Communicators that one peer may have early messages in; more is a protocol violation.
+const COMMUNICATORS_MAX: usize = 1024;
+
+/// Receives, what arrived before its receive, and the credit owed to the peer.
+#[derive(Debug, Default)]
+pub(crate) struct Inbox {
+    posted: Vec<Option<Posted>>,
+    posted_count: usize,
+    generation: u32,
+    early: Vec<EarlyFrame>,
+    spare: Vec<Vec<u8>>,
+    accounts: Vec<Account>,
+}
+
+#[derive(Debug)]
+struct Posted {
+    post: RecvPost,
+    landed: usize,
+    /// Whether any frame has arrived: what completes a message of no bytes.
+    arrived: bool,
+    generation: u32,
+}
+
+impl Posted {
+    fn is_complete(&self) -> bool {
+        self.arrived && self.landed == self.post.slice.len()
+    }
+
+    fn land(&mut self, bytes: usize) {
+        self.landed += bytes;
+        self.arrived = true;
+    }
+}
+
+/// The payload of a frame that nobody has posted a receive for yet.
+#[derive(Debug)]
+struct EarlyFrame {
+    header: FrameHeader,
+    bytes: Vec<u8>,
+    landed: usize,
+}
+
+#[derive(Debug)]
+struct Account {
+    communicator: u32,
+    /// Cost of the early frames held.
+    held: usize,
+    /// Credit to give back to the peer.
+    owed: usize,
+}
+
+/// Where the payload of a frame goes. Obtained at its header, used until its last byte.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Landing {
+    /// Into a posted receive.
+    Posted { slot: usize, generation: u32, offset: usize },
+    /// Into the early buffer.
+    Early { id: MessageId, offset: u64 },
+    /// Nowhere: its operation has failed.
+    Discard,
+}
+
+impl Inbox {
+    /// Whether receives are posted.
+    pub(crate) fn has_posted(&self) -> bool {
+        self.posted_count > 0
+    }
+
+    pub(crate) fn posted_count(&self) -> usize {
+        self.posted_count
+    }
+
+    /// Takes a receive, gives it what arrived early, and says whether the peer needs a grant.
+    pub(crate) fn post(&mut self, post: RecvPost, events: &mut Vec<Event>) -> bool {
+        let needs_grant = post.slice.len() > EAGER_BYTES_MAX;
+        self.generation = self.generation.wrapping_add(1);
+        let mut posted = Posted { post, landed: 0, arrived: false, generation: self.generation };
+        if !self.early.is_empty()
+            && let Err(error) = self.deliver_early(&mut posted)
+        {
+            events.push(Event::Failed { token: posted.post.token, error });
+            return false;
+        }
+        if posted.is_complete() {
+            events.push(Event::Received { token: posted.post.token });
+            return false;
+        }
+        self.posted_count += 1;
+        match self.posted.iter_mut().find(|slot| slot.is_none()) {
+            Some(slot) => *slot = Some(posted),
+            None => self.posted.push(Some(posted)),
+        }
+        needs_grant
+    }
+
+    fn deliver_early(&mut self, posted: &mut Posted) -> Result<(), OpError> {
+        let id = posted.post.id;
+        let mut at = 0;
+        while at < self.early.len() {
+            let header = self.early[at].header;
+            let same_op =
+                header.id.communicator == id.communicator && header.id.op_seq == id.op_seq;
+            if same_op && header.signature != posted.post.signature {
+                let (ours, theirs) = (posted.post.signature, header.signature);
+                return Err(OpError::SignatureMismatch { id, ours, theirs });
+            }
+            let complete = self.early[at].landed == self.early[at].bytes.len();
+            if header.id != id || !complete {
+                at += 1;
+                continue;
+            }
+            check_length(&posted.post, &header)?;
+            let frame = self.early.remove(at);
+            let start = usize::try_from(header.offset).unwrap_or(usize::MAX);
+            posted
+                .post
+                .slice
+                .bytes_mut(start..start + frame.bytes.len())
+                .copy_from_slice(&frame.bytes);
+            posted.land(frame.bytes.len());
+            let cost = eager_cost(frame.bytes.len());
+            let account = self.account(id.communicator);
+            account.held -= cost;
+            account.owed += cost;
+            self.recycle(frame.bytes);
+        }
+        Ok(())
+    }
+
+    /// Decides where a data frame goes.
+    ///
+    /// # Errors
+    /// What the peer did wrong, if it broke the protocol.
+    pub(crate) fn begin(
+        &mut self,
+        header: &FrameHeader,
+        events: &mut Vec<Event>,
+    ) -> Result<Landing, String> {
+        if let Some(slot) = self.find(header.id) {
+            let posted = self.posted[slot].as_ref().expect("found slots are taken");
+            let token = posted.post.token;
+            let error = if posted.post.signature == header.signature {
+                check_length(&posted.post, header).err()
+            } else {
+                let (ours, theirs) = (posted.post.signature, header.signature);
+                Some(OpError::SignatureMismatch { id: header.id, ours, theirs })
+            };
+            if let Some(error) = error {
+                self.release(slot);
+                events.push(Event::Failed { token, error });
+                return Ok(Landing::Discard);
+            }
+            let offset =
+                usize::try_from(header.offset).map_err(|_| "offset overflows".to_owned())?;
+            return Ok(Landing::Posted { slot, generation: posted.generation, offset });
+        }
+        self.begin_early(header, events)
+    }
+
+    fn begin_early(
+        &mut self,
+        header: &FrameHeader,
+        events: &mut Vec<Event>,
+    ) -> Result<Landing, String> {
+        if header.flags & flags::EAGER == 0 {
+            // A granted message whose receive is gone: the operation was abandoned here.
+            return Ok(Landing::Discard);
+        }
+        let length = header.length as usize;
+        if self.accounts.len() >= COMMUNICATORS_MAX
+            && !self.accounts.iter().any(|account| account.communicator == header.id.communicator)
+        {
+            return Err(format!("early messages in more than {COMMUNICATORS_MAX} communicators"));
+        }
+        let account = self.account(header.id.communicator);
+        account.held += eager_cost(length);
+        if account.held > EAGER_BYTES_OUTSTANDING_MAX {
+            return Err(format!(
+                "more than {EAGER_BYTES_OUTSTANDING_MAX} bytes sent without a grant"
+            ));
+        }
+        if header.offset == 0 {
+            events.push(Event::Early { id: header.id, signature: header.signature });
+        }
+        let mut bytes = self.spare.pop().unwrap_or_default();
+        bytes.resize(length, 0);
+        self.early.push(EarlyFrame { header: *header, bytes, landed: 0 });
+        Ok(Landing::Early { id: header.id, offset: header.offset })
+    }
+
+    /// The bytes to fill next for a frame of which `done` of `length` payload bytes have landed;
+    /// `None` when they are to be thrown away.
+    pub(crate) fn target(
+        &mut self,
+        landing: Landing,
+        done: usize,
+        length: usize,
+    ) -> Option<&mut [u8]> {
+        match landing {
+            Landing::Posted { slot, generation, offset } => {
+                let posted = self.posted.get_mut(slot)?.as_mut()?;
+                (posted.generation == generation)
+                    .then(|| posted.post.slice.bytes_mut(offset + done..offset + length))
+            }
+            Landing::Early { id, offset } => {
+                let frame = self.early_frame(id, offset)?;
+                Some(&mut frame.bytes[done..length])
+            }
+            Landing::Discard => None,
+        }
+    }
+
+    /// Ends a frame: all its payload has landed.
+    pub(crate) fn finish(
+        &mut self,
+        landing: Landing,
+        header: &FrameHeader,
+        events: &mut Vec<Event>,
+    ) {
+        let length = header.length as usize;
+        let eager = header.flags & flags::EAGER != 0;
+        match landing {
+            Landing::Posted { slot, generation, .. } => {
+                let entry = self.posted.get_mut(slot).and_then(Option::as_mut);
+                if let Some(posted) = entry.filter(|posted| posted.generation == generation) {
+                    posted.land(length);
+                    if posted.is_complete() {
+                        let token = posted.post.token;
+                        self.release(slot);
+                        events.push(Event::Received { token });
+                    }
+                }
+                if eager {
+                    self.account(header.id.communicator).owed += eager_cost(length);
+                }
+            }
+            Landing::Early { id, offset } => self.finish_early(id, offset, events),
+            Landing::Discard => {
+                if eager {
+                    self.account(header.id.communicator).owed += eager_cost(length);
+                }
+            }
+        }
+    }
+
+    /// An early frame is complete; its receive may have been posted while it arrived.
+    fn finish_early(&mut self, id: MessageId, offset: u64, events: &mut Vec<Event>) {
+        if let Some(frame) = self.early_frame(id, offset) {
+            frame.landed = frame.bytes.len();
+        }
+        let Some(slot) = self.find(id) else { return };
+        let mut posted = self.posted[slot].take().expect("found slots are taken");
+        let token = posted.post.token;
+        let outcome = self.deliver_early(&mut posted);
+        match outcome {
+            Ok(()) if !posted.is_complete() => self.posted[slot] = Some(posted),
+            outcome => {
+                self.posted_count -= 1;
+                events.push(match outcome {
+                    Ok(()) => Event::Received { token },
+                    Err(error) => Event::Failed { token, error },
+                });
+            }
+        }
+    }
+
+    /// Takes the credit to put into the header of a frame of this communicator.
+    pub(crate) fn take_credit(&mut self, communicator: u32) -> u32 {
+        let owed = &mut self.account(communicator).owed;
+        u32::try_from(std::mem::take(owed)).expect("bounded by what may be outstanding")
+    }
+
+    /// A communicator whose credit must be given back in a frame of its own.
+    pub(crate) fn credit_due(&self) -> Option<u32> {
+        let due = |account: &&Account| account.owed >= CREDIT_FRAME_THRESHOLD;
+        self.accounts.iter().find(due).map(|account| account.communicator)
+    }
+
+    /// Drops everything of a communicator.
+    pub(crate) fn abandon(&mut self, communicator: u32) {
+        for slot in 0..self.posted.len() {
+            let ours = |posted: &Posted| posted.post.id.communicator == communicator;
+            if self.posted[slot].as_ref().is_some_and(ours) {
+                self.release(slot);
+            }
+        }
+        self.early.retain(|frame| frame.header.id.communicator != communicator);
+        self.accounts.retain(|account| account.communicator != communicator);
+    }
+
+    /// Bytes held: early frames and spare buffers.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        let early: usize = self.early.iter().map(|frame| frame.bytes.capacity()).sum();
+        early + self.spare.iter().map(Vec::capacity).sum::<usize>()
+    }
+
+    fn find(&self, id: MessageId) -> Option<usize> {
+        self.posted.iter().position(|slot| slot.as_ref().is_some_and(|posted| posted.post.id == id))
+    }
+
+    fn release(&mut self, slot: usize) {
+        if self.posted[slot].take().is_some() {
+            self.posted_count -= 1;
+        }
+    }
+
+    fn early_frame(&mut self, id: MessageId, offset: u64) -> Option<&mut EarlyFrame> {
+        self.early.iter_mut().find(|frame| frame.header.id == id && frame.header.offset == offset)
+    }
+
+    fn account(&mut self, communicator: u32) -> &mut Account {
+        let found = self.accounts.iter().position(|account| account.communicator == communicator);
+        let at = found.unwrap_or_else(|| {
+            self.accounts.push(Account { communicator, held: 0, owed: 0 });
+            self.accounts.len() - 1
+        });
+        &mut self.accounts[at]
+    }
+
+    fn recycle(&mut self, bytes: Vec<u8>) {
+        // Early messages are the exception; a few spare buffers make the steady state free of
+        // allocation without keeping a burst's memory for ever.
+        if self.spare.len() < 4 {
+            self.spare.push(bytes);
+        }
+    }
+}
+
+fn check_length(post: &RecvPost, header: &FrameHeader) -> Result<(), OpError> {
+    let posted = post.slice.len();
+    match usize::try_from(header.message_bytes) {
+        Ok(announced) if announced == posted => Ok(()),
+        announced => Err(OpError::LengthMismatch {
+            id: post.id,
+            posted,
+            announced: announced.unwrap_or(usize::MAX),
+        }),
+    }
+}

@@ -1,0 +1,232 @@
+use std::collections::VecDeque;
+
+use super::{FrameHeader, FrameKind, eager_cost, flags};
+use crate::{EAGER_BYTES_MAX, EAGER_BYTES_OUTSTANDING_MAX, Event, MessageId, SendPost};
+
+/// Grants that may wait for their send to be posted; more is a protocol violation.
+const GRANTS_MAX: usize = 4096;
+
+/// Sends, and what the peer allows.
+#[derive(Debug)]
+pub(crate) struct Outbox {
+    epoch: u32,
+    sends: VecDeque<Sending>,
+    /// The number of the first entry of `sends`; numbers name sends while frames are under way.
+    first: u64,
+    grants: Vec<MessageId>,
+    accounts: Vec<Account>,
+}
+
+#[derive(Debug)]
+struct Sending {
+    post: SendPost,
+    /// Bytes already given to frames.
+    framed: usize,
+    /// Frames not yet completely written.
+    in_flight: u32,
+    /// Whether any frame was made: an empty message needs one too.
+    started: bool,
+    granted: bool,
+    finished: bool,
+}
+
+#[derive(Debug)]
+struct Account {
+    communicator: u32,
+    credit: usize,
+}
+
+/// The next frame to write: header, and which bytes of which send follow it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OutFrame {
+    pub(crate) header: FrameHeader,
+    send: u64,
+    start: usize,
+}
+
+impl Outbox {
+    pub(crate) fn new(epoch: u32) -> Self {
+        Self { epoch, sends: VecDeque::new(), first: 0, grants: Vec::new(), accounts: Vec::new() }
+    }
+
+    pub(crate) fn post(&mut self, post: SendPost) {
+        let needs_grant = post.slice.len() > EAGER_BYTES_MAX;
+        let early = needs_grant.then(|| self.grants.iter().position(|id| *id == post.id)).flatten();
+        if let Some(at) = early {
+            self.grants.swap_remove(at);
+        }
+        self.sends.push_back(Sending {
+            post,
+            framed: 0,
+            in_flight: 0,
+            started: false,
+            granted: early.is_some(),
+            finished: false,
+        });
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.sends.len()
+    }
+
+    /// The receive of a message is posted at the peer.
+    ///
+    /// # Errors
+    /// What the peer did wrong, if it broke the protocol.
+    pub(crate) fn granted(&mut self, id: MessageId) -> Result<(), String> {
+        if let Some(sending) = self.sends.iter_mut().find(|sending| sending.post.id == id) {
+            sending.granted = true;
+        } else if self.grants.len() < GRANTS_MAX {
+            self.grants.push(id);
+        } else {
+            return Err(format!("more than {GRANTS_MAX} grants for messages that are not sent"));
+        }
+        Ok(())
+    }
+
+    /// The peer gives credit back.
+    ///
+    /// # Errors
+    /// What the peer did wrong, if it broke the protocol.
+    pub(crate) fn credited(&mut self, communicator: u32, bytes: u32) -> Result<(), String> {
+        let known = self.accounts.iter_mut().find(|account| account.communicator == communicator);
+        // Without an account the communicator was abandoned while the credit was on its way.
+        let Some(account) = known else { return Ok(()) };
+        account.credit += bytes as usize;
+        if account.credit > EAGER_BYTES_OUTSTANDING_MAX {
+            return Err("more credit than was ever used".to_owned());
+        }
+        Ok(())
+    }
+
+    /// Makes the next frame that may be sent now, of at most `fragment_max` payload bytes.
+    pub(crate) fn next_frame(&mut self, fragment_max: usize) -> Option<OutFrame> {
+        for at in 0..self.sends.len() {
+            let sending = &self.sends[at];
+            let rest = sending.post.slice.len() - sending.framed;
+            if sending.started && rest == 0 {
+                continue;
+            }
+            let id = sending.post.id;
+            let (length, eager) = if sending.granted {
+                (rest.min(fragment_max), false)
+            } else {
+                let eager_left = EAGER_BYTES_MAX.saturating_sub(sending.framed);
+                let wanted = rest.min(eager_left).min(fragment_max);
+                let credit = self.account(id.communicator).credit;
+                let length = wanted.min(credit);
+                let affordable = eager_cost(length) <= credit && (length > 0 || rest == 0);
+                if !affordable {
+                    continue;
+                }
+                self.account(id.communicator).credit -= eager_cost(length);
+                (length, true)
+            };
+            return Some(self.frame(at, length, eager));
+        }
+        None
+    }
+
+    fn frame(&mut self, at: usize, length: usize, eager: bool) -> OutFrame {
+        let sending = &mut self.sends[at];
+        let start = sending.framed;
+        sending.framed += length;
+        sending.in_flight += 1;
+        sending.started = true;
+        OutFrame {
+            header: FrameHeader {
+                kind: FrameKind::Data,
+                flags: if eager { flags::EAGER } else { 0 },
+                epoch: self.epoch,
+                id: sending.post.id,
+                signature: sending.post.signature,
+                offset: start as u64,
+                message_bytes: sending.post.slice.len() as u64,
+                length: u32::try_from(length).expect("fragments are below 4 GiB"),
+                credit: 0,
+            },
+            send: self.first + at as u64,
+            start,
+        }
+    }
+
+    /// The payload of a frame from byte `done` on.
+    pub(crate) fn payload(&self, frame: &OutFrame, done: usize) -> &[u8] {
+        let length = frame.header.length as usize;
+        &self.sends[self.index(frame)].post.slice.bytes(frame.start + done)[..length - done]
+    }
+
+    /// A frame is completely written (or copied): its bytes are no longer needed.
+    pub(crate) fn written(&mut self, frame: &OutFrame, events: &mut Vec<Event>) {
+        let at = self.index(frame);
+        let sending = &mut self.sends[at];
+        sending.in_flight -= 1;
+        if sending.in_flight == 0 && sending.framed == sending.post.slice.len() {
+            sending.finished = true;
+            events.push(Event::Sent { token: sending.post.token });
+            while self.sends.front().is_some_and(|sending| sending.finished) {
+                self.sends.pop_front();
+                self.first += 1;
+            }
+        }
+    }
+
+    /// A header without payload for this communicator.
+    pub(crate) fn control(&self, kind: FrameKind, id: MessageId) -> FrameHeader {
+        FrameHeader {
+            kind,
+            flags: 0,
+            epoch: self.epoch,
+            id,
+            signature: crate::Signature::default(),
+            offset: 0,
+            message_bytes: 0,
+            length: 0,
+            credit: 0,
+        }
+    }
+
+    /// Drops every send of a communicator. Returns whether a frame of it was under way, so that
+    /// the stream is cut in the middle of a frame.
+    pub(crate) fn abandon(&mut self, communicator: u32) -> bool {
+        let ours = |sending: &Sending| sending.post.id.communicator == communicator;
+        let cut = self.sends.iter().any(|sending| ours(sending) && sending.in_flight > 0);
+        // Frames under way of other communicators name their send by number, so the numbers of
+        // what stays must not change unless the connection is given up anyway.
+        if !self.sends.iter().any(|sending| sending.in_flight > 0) || cut {
+            self.sends.retain(|sending| !ours(sending));
+        } else {
+            self.replace_by_finished(communicator);
+        }
+        self.grants.retain(|id| id.communicator != communicator);
+        self.accounts.retain(|account| account.communicator != communicator);
+        cut
+    }
+
+    /// Marks the sends of a communicator as finished with nothing left to hold.
+    fn replace_by_finished(&mut self, communicator: u32) {
+        let nothing = crate::Region::empty();
+        for sending in &mut self.sends {
+            if sending.post.id.communicator == communicator {
+                // SAFETY: the slice has no bytes.
+                sending.post.slice = unsafe { nothing.slice(0..0) };
+                sending.framed = 0;
+                sending.started = true;
+                sending.finished = true;
+            }
+        }
+    }
+
+    fn index(&self, frame: &OutFrame) -> usize {
+        usize::try_from(frame.send - self.first).expect("a queue index")
+    }
+
+    fn account(&mut self, communicator: u32) -> &mut Account {
+        let found = self.accounts.iter().position(|account| account.communicator == communicator);
+        let at = found.unwrap_or_else(|| {
+            self.accounts.push(Account { communicator, credit: EAGER_BYTES_OUTSTANDING_MAX });
+            self.accounts.len() - 1
+        });
+        &mut self.accounts[at]
+    }
+}

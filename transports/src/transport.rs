@@ -1,0 +1,88 @@
+use std::fmt;
+use std::time::Instant;
+
+use paceline_rendezvous::{RunId, Secret};
+
+use crate::{Endpoint, EstablishError};
+
+/// Which way bytes go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum TransportKind {
+    /// TCP sockets.
+    Tcp,
+    /// Shared memory on one node.
+    Shm,
+    /// The deterministic simulator, for tests.
+    Sim,
+}
+
+impl TransportKind {
+    /// The name used on the command line and in reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Shm => "shm",
+            Self::Sim => "sim",
+        }
+    }
+}
+
+impl fmt::Display for TransportKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// What a transport can do, as data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Capabilities {
+    /// Largest message, in bytes.
+    pub message_bytes_max: usize,
+    /// Sends that may be posted to one endpoint at a time.
+    pub send_depth_max: usize,
+    /// Receives that may be posted to one endpoint at a time.
+    pub recv_depth_max: usize,
+    /// Whether an endpoint has a descriptor to sleep on.
+    pub wakeup: bool,
+}
+
+/// The ranks that a transport shall connect, and how they prove who they are.
+#[derive(Debug)]
+pub struct Group<'a> {
+    /// This process.
+    pub rank: u32,
+    /// The job.
+    pub run_id: RunId,
+    /// The incarnation of the group; hellos of another epoch are refused.
+    pub epoch: u32,
+    /// Proves membership.
+    pub secret: &'a Secret,
+    /// What each rank's [`Transport::address`] returned, by rank; its length is the world size.
+    pub addresses: &'a [Vec<u8>],
+}
+
+/// A way to connect ranks. One value per process and group: made, asked for its address, and
+/// consumed by [`Transport::connect`].
+pub trait Transport: Send + fmt::Debug {
+    /// Which one it is.
+    fn kind(&self) -> TransportKind;
+
+    /// What it can do.
+    fn capabilities(&self) -> Capabilities;
+
+    /// Where peers find this process: at most 256 bytes, published through the store.
+    fn address(&self) -> Vec<u8>;
+
+    /// Connects to every other rank of the group and returns the endpoints by rank; the own entry
+    /// is `None`. Blocks until all stand or the deadline has passed.
+    ///
+    /// # Errors
+    /// [`EstablishError`] names the peer and the step that failed.
+    fn connect(
+        self: Box<Self>,
+        group: &Group<'_>,
+        deadline: Instant,
+    ) -> Result<Vec<Option<Box<dyn Endpoint>>>, EstablishError>;
+}
