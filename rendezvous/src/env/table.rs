@@ -1,0 +1,190 @@
+//! The table of variables.
+
+use super::{Owner, Scope, Variable};
+
+/// Declares the variables as constants and collects them in `ALL`, so that neither can be
+/// forgotten and the doc comment is the documentation that `paceline` prints.
+macro_rules! variables {
+    ($($(#[doc = $doc:literal])+ $constant:ident = $name:literal $owner:ident $scope:ident
+        ($expected:literal $(, default $default:literal)?);)*) => {
+        $($(#[doc = $doc])+
+        pub const $constant: Variable = Variable {
+            name: $name,
+            owner: Owner::$owner,
+            scope: Scope::$scope,
+            expected: $expected,
+            default: variables!(@default $($default)?),
+            doc: concat!($($doc, "\n"),+),
+        };)*
+
+        /// Every variable that Paceline reads or sets.
+        pub const ALL: &[Variable] = &[$($constant),*];
+    };
+    (@default) => { None };
+    (@default $default:literal) => { Some($default) };
+}
+
+variables! {
+    /// Index of this process among all processes of the job.
+    RANK = "PACELINE_RANK" Paceline Identity ("a whole number below PACELINE_WORLD_SIZE");
+    /// Number of processes of the job.
+    WORLD_SIZE = "PACELINE_WORLD_SIZE" Paceline Identity ("a whole number, at least 1");
+    /// Index of this process among those of the job on the same node.
+    LOCAL_RANK = "PACELINE_LOCAL_RANK" Paceline Identity
+        ("a whole number below PACELINE_LOCAL_SIZE");
+    /// Number of processes of the job on this node.
+    LOCAL_SIZE = "PACELINE_LOCAL_SIZE" Paceline Identity ("a whole number, at least 1");
+    /// Index of this node among the nodes of the job.
+    NODE_RANK = "PACELINE_NODE_RANK" Paceline Identity
+        ("a whole number below PACELINE_NODE_COUNT");
+    /// Number of nodes of the job.
+    NODE_COUNT = "PACELINE_NODE_COUNT" Paceline Identity ("a whole number, at least 1");
+    /// Number of this run, equal on all ranks; part of every handshake. Without it the ranks
+    /// derive one from the secret.
+    RUN_ID = "PACELINE_RUN_ID" Paceline Identity ("32 hexadecimal digits");
+    /// Number of the present membership of the job; grows by one whenever ranks are replaced.
+    EPOCH = "PACELINE_EPOCH" Paceline Identity ("a whole number", default "0");
+    /// The device of this rank: none, a local GPU by its UUID, or a lease of a remote one, with
+    /// the share of it that the rank may use.
+    DEVICE = "PACELINE_DEVICE" Paceline Identity
+        ("none, local:UUID@FRACTION or remote:LEASE@FRACTION", default "none");
+    /// Where the ranks meet: the address of the coordinator (rank 0 listens there when no
+    /// launcher of ours does), or a directory that all ranks see and in which rank 0 leaves its
+    /// address.
+    RENDEZVOUS = "PACELINE_RENDEZVOUS" Paceline Identity
+        ("HOST:PORT, [IPV6]:PORT or file:DIRECTORY");
+    /// File of mode 0600 with the secret of the run: 64 hexadecimal digits.
+    SECRET_FILE = "PACELINE_SECRET_FILE" Paceline Identity ("the path of a file");
+    /// Process id of the agent that started this rank. Where it is set, the coordinator belongs
+    /// to the launcher and rank 0 does not start one.
+    AGENT_PID = "PACELINE_AGENT_PID" Paceline Identity ("a process id");
+    /// Longest time that one operation may take.
+    TIMEOUT = "PACELINE_TIMEOUT" Paceline Setting ("a positive number of seconds", default "60");
+    /// Longest time from the start of a process until all ranks have met.
+    START_TIMEOUT = "PACELINE_START_TIMEOUT" Paceline Setting
+        ("a positive number of seconds", default "30");
+    /// The transport between ranks.
+    TRANSPORT = "PACELINE_TRANSPORT" Paceline Setting
+        ("auto or the name of a transport", default "auto");
+    /// The algorithm of the collectives; without it the library chooses by size and world.
+    ALGORITHM = "PACELINE_ALGORITHM" Paceline Setting
+        ("auto or the name of an algorithm", default "auto");
+    /// The network interface to use, by name or as an address range that contains its address.
+    INTERFACE = "PACELINE_INTERFACE" Paceline Setting
+        ("the name of an interface or ADDRESS/PREFIX");
+    /// The TCP ports that a rank may listen on.
+    PORT_RANGE = "PACELINE_PORT_RANGE" Paceline Setting
+        ("a port or a range such as 40000-40100", default "0");
+    /// Bytes up to which tensors are collected into one operation; 0 turns fusion off.
+    FUSION_THRESHOLD = "PACELINE_FUSION_THRESHOLD" Paceline Setting ("a number of bytes");
+    /// How much the library says on standard error.
+    LOG = "PACELINE_LOG" Paceline Setting ("off, error, warn, info or debug", default "warn");
+
+    /// Rank; set for Horovod programs.
+    HOROVOD_RANK = "HOROVOD_RANK" Horovod Identity ("a whole number below HOROVOD_SIZE");
+    /// World size; set for Horovod programs.
+    HOROVOD_SIZE = "HOROVOD_SIZE" Horovod Identity ("a whole number, at least 1");
+    /// Rank on the node.
+    HOROVOD_LOCAL_RANK = "HOROVOD_LOCAL_RANK" Horovod Identity
+        ("a whole number below HOROVOD_LOCAL_SIZE");
+    /// Ranks on the node.
+    HOROVOD_LOCAL_SIZE = "HOROVOD_LOCAL_SIZE" Horovod Identity ("a whole number, at least 1");
+    /// Index of the node among those that have this local rank.
+    HOROVOD_CROSS_RANK = "HOROVOD_CROSS_RANK" Horovod Identity
+        ("a whole number below HOROVOD_CROSS_SIZE");
+    /// Number of nodes that have this local rank.
+    HOROVOD_CROSS_SIZE = "HOROVOD_CROSS_SIZE" Horovod Identity ("a whole number, at least 1");
+    /// Address of the rendezvous server of `horovodrun`; with the port it tells jobs apart.
+    HOROVOD_GLOO_RENDEZVOUS_ADDR = "HOROVOD_GLOO_RENDEZVOUS_ADDR" Horovod Identity ("an address");
+    /// Port of the rendezvous server of `horovodrun`.
+    HOROVOD_GLOO_RENDEZVOUS_PORT = "HOROVOD_GLOO_RENDEZVOUS_PORT" Horovod Identity ("a port");
+
+    /// Rank; set for PyTorch programs.
+    TORCH_RANK = "RANK" Torch Identity ("a whole number below WORLD_SIZE");
+    /// World size; set for PyTorch programs.
+    TORCH_WORLD_SIZE = "WORLD_SIZE" Torch Identity ("a whole number, at least 1");
+    /// Rank on the node.
+    TORCH_LOCAL_RANK = "LOCAL_RANK" Torch Identity ("a whole number below LOCAL_WORLD_SIZE");
+    /// Ranks on the node.
+    TORCH_LOCAL_WORLD_SIZE = "LOCAL_WORLD_SIZE" Torch Identity ("a whole number, at least 1");
+    /// Index of the node.
+    TORCH_GROUP_RANK = "GROUP_RANK" Torch Identity ("a whole number below GROUP_WORLD_SIZE");
+    /// Number of nodes.
+    TORCH_GROUP_WORLD_SIZE = "GROUP_WORLD_SIZE" Torch Identity ("a whole number, at least 1");
+    /// Rank within a role; we have one role, so it equals the rank.
+    TORCH_ROLE_RANK = "ROLE_RANK" Torch Identity ("a whole number below ROLE_WORLD_SIZE");
+    /// Ranks of a role; we have one role, so it equals the world size.
+    TORCH_ROLE_WORLD_SIZE = "ROLE_WORLD_SIZE" Torch Identity ("a whole number, at least 1");
+    /// Host of PyTorch's own store. It belongs to the user's framework: we never listen there,
+    /// it only helps to tell jobs apart.
+    TORCH_MASTER_ADDR = "MASTER_ADDR" Torch Identity ("a host");
+    /// Port of PyTorch's own store; see MASTER_ADDR.
+    TORCH_MASTER_PORT = "MASTER_PORT" Torch Identity ("a port");
+    /// Name of the job under `torchrun`.
+    TORCHELASTIC_RUN_ID = "TORCHELASTIC_RUN_ID" Torch Identity ("a name");
+    /// How often `torchrun` has restarted the job.
+    TORCHELASTIC_RESTART_COUNT = "TORCHELASTIC_RESTART_COUNT" Torch Identity ("a whole number");
+
+    /// Rank under `mpirun`.
+    OMPI_RANK = "OMPI_COMM_WORLD_RANK" OpenMpi Identity
+        ("a whole number below OMPI_COMM_WORLD_SIZE");
+    /// World size under `mpirun`.
+    OMPI_SIZE = "OMPI_COMM_WORLD_SIZE" OpenMpi Identity ("a whole number, at least 1");
+    /// Rank on the node.
+    OMPI_LOCAL_RANK = "OMPI_COMM_WORLD_LOCAL_RANK" OpenMpi Identity
+        ("a whole number below OMPI_COMM_WORLD_LOCAL_SIZE");
+    /// Ranks on the node.
+    OMPI_LOCAL_SIZE = "OMPI_COMM_WORLD_LOCAL_SIZE" OpenMpi Identity
+        ("a whole number, at least 1");
+    /// Name of the job under PMIx; tells jobs of `mpirun` apart.
+    PMIX_NAMESPACE = "PMIX_NAMESPACE" OpenMpi Identity ("a name");
+    /// Number of the job under Open MPI.
+    OMPI_JOB_ID = "OMPI_MCA_ess_base_jobid" OpenMpi Identity ("a number");
+
+    /// Rank under a PMI launcher.
+    PMI_RANK = "PMI_RANK" Pmi Identity ("a whole number below PMI_SIZE");
+    /// World size under a PMI launcher.
+    PMI_SIZE = "PMI_SIZE" Pmi Identity ("a whole number, at least 1");
+    /// Rank on the node under Hydra.
+    MPI_LOCAL_RANK = "MPI_LOCALRANKID" Pmi Identity ("a whole number below MPI_LOCALNRANKS");
+    /// Ranks on the node under Hydra.
+    MPI_LOCAL_SIZE = "MPI_LOCALNRANKS" Pmi Identity ("a whole number, at least 1");
+    /// Name of the job under PMI.
+    PMI_JOB_ID = "PMI_JOBID" Pmi Identity ("a name");
+
+    /// Number of the job; an allocation, in which several steps may run.
+    SLURM_JOB_ID = "SLURM_JOB_ID" Slurm Setting ("a number");
+    /// Number of the step. Only inside a step do the other variables describe a rank.
+    SLURM_STEP_ID = "SLURM_STEP_ID" Slurm Identity ("a number");
+    /// The older name of SLURM_STEP_ID.
+    SLURM_STEPID = "SLURM_STEPID" Slurm Identity ("a number");
+    /// Rank in the step.
+    SLURM_PROCID = "SLURM_PROCID" Slurm Identity ("a whole number below SLURM_NTASKS");
+    /// Tasks of the step.
+    SLURM_STEP_NUM_TASKS = "SLURM_STEP_NUM_TASKS" Slurm Identity ("a whole number, at least 1");
+    /// Tasks of the job, or of the step where SLURM_STEP_NUM_TASKS is missing.
+    SLURM_NTASKS = "SLURM_NTASKS" Slurm Setting ("a whole number, at least 1");
+    /// Rank on the node.
+    SLURM_LOCALID = "SLURM_LOCALID" Slurm Identity ("a whole number");
+    /// Tasks of the step on each node.
+    SLURM_STEP_TASKS_PER_NODE = "SLURM_STEP_TASKS_PER_NODE" Slurm Identity
+        ("a list such as 2(x3),1");
+    /// Index of the node.
+    SLURM_NODEID = "SLURM_NODEID" Slurm Identity ("a whole number below SLURM_NNODES");
+    /// Nodes of the step.
+    SLURM_STEP_NUM_NODES = "SLURM_STEP_NUM_NODES" Slurm Identity ("a whole number, at least 1");
+    /// Nodes of the job.
+    SLURM_NNODES = "SLURM_NNODES" Slurm Setting ("a whole number, at least 1");
+
+    /// Directory of the user for files that live as long as the login; automatic job
+    /// directories are made there, or else under /tmp.
+    XDG_RUNTIME_DIR = "XDG_RUNTIME_DIR" System Setting ("the path of a directory");
+    /// Directories in which programs are looked up.
+    PATH = "PATH" System Setting ("paths separated by colons");
+    /// The home directory.
+    HOME = "HOME" System Setting ("the path of a directory");
+    /// The kind of terminal; "dumb" turns progress lines off.
+    TERM = "TERM" System Setting ("the name of a terminal");
+    /// Any value turns colours off.
+    NO_COLOR = "NO_COLOR" System Setting ("any text");
+}

@@ -1,0 +1,220 @@
+//! What ranks and coordinator say to each other on the control connection.
+//!
+//! Messages are JSON inside authenticated [frames](crate::frame): the control plane is not hot,
+//! and JSON can be read in a capture. Values of the store are hexadecimal text.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::frame::{Frame, FrameKind};
+use crate::hex;
+
+/// Longest key of the store, in bytes.
+pub const KEY_BYTES_MAX: usize = 512;
+/// Longest value of the store, in bytes; twice that as text fits into a frame with room to spare.
+pub const VALUE_BYTES_MAX: usize = 256 << 10;
+/// Longest reason or name in a message, in bytes; longer ones are cut when they are sent.
+pub const TEXT_BYTES_MAX: usize = 4096;
+
+/// Number that pairs an answer with its request; unique per connection.
+pub type RequestId = u64;
+
+/// From a rank to the coordinator.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+#[non_exhaustive]
+pub enum ToCoordinator {
+    /// Store a value, replacing an older one. Answered by `Stored` or `Refused`.
+    Set {
+        /// Pairs the answer.
+        request: RequestId,
+        /// The key.
+        key: String,
+        /// The value.
+        #[serde(with = "hex_bytes")]
+        value: Vec<u8>,
+    },
+    /// Wait for a key. Answered by `Value` as soon as the key exists, or by `Refused`.
+    Get {
+        /// Pairs the answer.
+        request: RequestId,
+        /// The key.
+        key: String,
+    },
+    /// The rank gave up waiting for the answer to a `Get`. Not answered.
+    Cancel {
+        /// The request that nobody waits for any more.
+        request: RequestId,
+    },
+    /// What the rank is doing. Not answered, but a failure makes the coordinator abort the epoch.
+    Report {
+        /// The operation in progress.
+        report: OperationReport,
+    },
+    /// The rank is alive. Not answered.
+    Heartbeat,
+    /// The rank leaves in good order. Answered by `Farewell`.
+    Goodbye,
+}
+
+/// From the coordinator to a rank.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+#[non_exhaustive]
+pub enum ToRank {
+    /// The value is stored and visible to all.
+    Stored {
+        /// The request.
+        request: RequestId,
+    },
+    /// The value of a key.
+    Value {
+        /// The request.
+        request: RequestId,
+        /// The value.
+        #[serde(with = "hex_bytes")]
+        value: Vec<u8>,
+    },
+    /// The request cannot be fulfilled.
+    Refused {
+        /// The request.
+        request: RequestId,
+        /// Why.
+        reason: String,
+    },
+    /// The epoch is over: every operation in progress fails with this.
+    Abort {
+        /// What happened.
+        abort: Abort,
+    },
+    /// The goodbye has arrived; the connection may be closed.
+    Farewell,
+}
+
+/// Why an epoch ended early.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Abort {
+    /// The epoch that is over.
+    pub epoch: u32,
+    /// The rank to blame, where one could be named.
+    pub culprit: Option<u32>,
+    /// What happened: a sentence without its full stop that names the culprit itself.
+    pub reason: String,
+}
+
+impl fmt::Display for Abort {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.reason)
+    }
+}
+
+/// What one rank says of the operation that it is in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OperationReport {
+    /// Number of the operation in its communicator, counted from 0.
+    pub op_seq: u64,
+    /// What it is, such as `all_reduce`.
+    pub kind: String,
+    /// The user's name for it, such as that of the tensor.
+    pub name: Option<String>,
+    /// Size of the operation in bytes, as the user sees it.
+    pub bytes: u64,
+    /// How far it came.
+    pub state: OperationState,
+    /// Milliseconds that the rank has been in this operation.
+    pub since_ms: u64,
+}
+
+/// How far an operation came on one rank.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case", deny_unknown_fields)]
+#[non_exhaustive]
+pub enum OperationState {
+    /// The rank called it and makes progress.
+    Entered,
+    /// The rank waits for others.
+    Waiting {
+        /// The ranks that owe it data.
+        on: Vec<u32>,
+    },
+    /// The rank waited for its whole deadline. The coordinator finds the culprit and aborts.
+    TimedOut {
+        /// The ranks that owe it data.
+        on: Vec<u32>,
+    },
+    /// The operation failed on this rank. The coordinator aborts.
+    Failed {
+        /// Why: a fragment that completes "all_reduce #3 failed on rank 2: …".
+        reason: String,
+        /// The rank to blame, where this one knows.
+        culprit: Option<u32>,
+    },
+}
+
+/// Why a message cannot be sent or understood.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MessageError {
+    /// The frame is of another kind.
+    #[error("a frame of kind {kind} on a control connection")]
+    UnexpectedKind {
+        /// The kind.
+        kind: u16,
+    },
+    /// The payload is not a message.
+    #[error("failed to decode a control message")]
+    Decode {
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+}
+
+macro_rules! frame_codec {
+    ($message:ty) => {
+        impl $message {
+            /// The payload of the frame that carries the message.
+            pub fn encode(&self) -> Vec<u8> {
+                serde_json::to_vec(self).expect("messages have no maps and no failing serialisers")
+            }
+
+            /// The message in a frame.
+            ///
+            /// # Errors
+            /// [`MessageError`], when the frame holds something else.
+            pub fn decode(frame: &Frame) -> Result<Self, MessageError> {
+                if frame.kind != FrameKind::CONTROL {
+                    return Err(MessageError::UnexpectedKind { kind: frame.kind.0 });
+                }
+                serde_json::from_slice(&frame.payload)
+                    .map_err(|source| MessageError::Decode { source })
+            }
+        }
+    };
+}
+
+frame_codec!(ToCoordinator);
+frame_codec!(ToRank);
+
+/// The longest beginning of `text` that fits into a message.
+pub(crate) fn clip(text: &str) -> &str {
+    &text[..text.floor_char_boundary(TEXT_BYTES_MAX)]
+}
+
+mod hex_bytes {
+    use serde::{Deserialize as _, Deserializer, Serializer, de};
+
+    pub(super) fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&super::hex::encode(bytes))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Vec<u8>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        super::hex::decode(&text).ok_or_else(|| de::Error::custom("not hexadecimal"))
+    }
+}
