@@ -1,3 +1,50 @@
 //! Collective operations over pluggable transports.
+//!
+//! A process makes a [`Context`] (from the environment that `paceline run` sets up), takes a
+//! [`Communicator`] from it and calls collectives on its own slices:
+//!
+//! ```
+//! use paceline_collectives::{Context, ReduceOp};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let context = Context::from_environment()?; // alone, unless a launcher says otherwise
+//! let communicator = context.communicator()?;
+//! let mut gradients = vec![1.0f32; 1000];
+//! communicator.all_reduce(&mut gradients, ReduceOp::Avg)?;
+//! # assert_eq!(gradients, [1.0; 1000]);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The layers, from the top: the typed calls of [`Communicator`]; the choice of an algorithm in
+//! [`plan`]; the pure programs of [`schedule`]; the engine that carries a program out over
+//! `paceline_transports` without ever blocking; the reduction [`kernels`].
+//!
+//! This crate knows nothing of processes, hosts or clocks beyond deadlines, and has no globals.
+//!
+//! # Determinism
+//! The order of reduction depends on count, rank, world size and algorithm alone: results are
+//! bit-identical on all ranks and from run to run. See [`schedule`] for the order.
+//!
+//! # Thread safety
+//! [`Context`] and [`Communicator`] are `Send + Sync`.
+//!
+//! # Resource cleanup
+//! Dropping the last communicator and context closes all connections.
 
+mod communicator;
+mod context;
+mod drive;
+mod engine;
+mod error;
+pub mod kernels;
+pub mod plan;
 pub mod schedule;
+mod signature;
+
+pub use communicator::Communicator;
+pub use context::{Context, ContextOptions, Job, TransportChoice};
+pub use error::{CollectiveError, OperationName, SetupError};
+pub use paceline_devices::{DType, Element, ReduceOp, bf16, f16};
+pub use paceline_transports::TransportKind;
+pub use signature::{Collective, OperationKind};

@@ -60,17 +60,32 @@ impl TcpEndpoint {
         for socket in sockets.iter_mut() {
             moved |= socket.receive(outbox, inbox, self.epoch, events)?;
         }
-        self.return_credit();
+        if self.return_credit() {
+            // At once: this side may not poll again for long, and the peer waits for it.
+            let Self { sockets, inbox, outbox, .. } = self;
+            sockets[0].send(outbox, inbox, fragment_max, events)?;
+        }
         Ok(moved)
     }
 
-    fn return_credit(&mut self) {
+    fn has_outstanding(&self) -> bool {
+        self.inbox.has_posted() || self.outbox.len() > 0
+    }
+
+    fn has_unsent(&self) -> bool {
+        self.dead.is_none() && self.sockets.iter().any(Socket::has_unsent)
+    }
+
+    fn return_credit(&mut self) -> bool {
+        let mut any = false;
         while let Some(communicator) = self.inbox.credit_due() {
             let id = MessageId { communicator, tag: 0, op_seq: 0 };
             let mut header = self.outbox.control(FrameKind::Credit, id);
             header.credit = self.inbox.take_credit(communicator);
             self.sockets[0].queue_control(&header);
+            any = true;
         }
+        any
     }
 
     fn dies(&mut self, error: StreamError) -> EndpointError {
@@ -131,15 +146,17 @@ impl Endpoint for TcpEndpoint {
         events.append(&mut self.pending_events);
         match self.move_bytes(events) {
             Ok(moved) => Ok(moved || early),
-            Err(error) => Err(self.dies(error)),
+            Err(error) => {
+                let error = self.dies(error);
+                // What was posted may all have ended before the peer left: then nobody is hurt,
+                // and whoever posts next learns of it.
+                if self.has_outstanding() { Err(error) } else { Ok(true) }
+            }
         }
     }
 
     fn is_active(&self) -> bool {
-        self.inbox.has_posted()
-            || self.outbox.len() > 0
-            || !self.pending_events.is_empty()
-            || self.sockets.iter().any(Socket::has_unsent)
+        self.has_outstanding() || !self.pending_events.is_empty() || self.has_unsent()
     }
 
     fn abandon(&mut self, communicator: u32) {

@@ -1,0 +1,11 @@
+//! Carries out schedules: posts their messages, reduces what arrives, never blocks in a step.
+
+mod idle;
+mod operation;
+mod wire;
+
+pub(crate) use idle::{Idle, IdleAction, IdlePolicy};
+pub(crate) use operation::{
+    Buffers, Operation, OperationId, OperationParts, StepError, Workspace, scratch_bytes_min,
+};
+pub(crate) use wire::Wire;

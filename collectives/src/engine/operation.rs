@@ -1,0 +1,439 @@
+//! One operation under way: a schedule carried out over the wire by non-blocking steps.
+
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use paceline_transports::{
+    BufSlice, BufSliceMut, EndpointError, MessageId, OpError, RecvPost, Region, Rejected, SendPost,
+    Signature,
+};
+
+use super::wire::{Token, WINDOW_MAX, Wire};
+use crate::kernels::Kernel;
+use crate::schedule::{Action, Partition, RecvStep, Schedule, SendStep, Source};
+
+/// Scratch slots that an operation uses at most.
+const SLOTS_MAX: usize = WINDOW_MAX;
+
+/// What a communicator keeps between operations, so that none of them allocates.
+#[derive(Debug)]
+pub(crate) struct Workspace {
+    input: Arc<Region>,
+    output: Arc<Region>,
+    scratch: Arc<Region>,
+    /// The slot of each receive that lands in scratch, by its number modulo the length: those posted
+    /// and those held back, at most a window of each.
+    slots: [u8; 2 * WINDOW_MAX],
+}
+
+impl Workspace {
+    pub(crate) fn new(scratch: Arc<Region>) -> Self {
+        Self {
+            input: Region::empty(),
+            output: Region::empty(),
+            scratch,
+            slots: [0; 2 * WINDOW_MAX],
+        }
+    }
+
+    pub(crate) fn scratch_bytes(&self) -> usize {
+        self.scratch.len()
+    }
+
+    pub(crate) fn replace_scratch(&mut self, scratch: Arc<Region>) {
+        self.scratch = scratch;
+    }
+}
+
+/// The buffers of an operation.
+///
+/// `output` may begin at a later element than `input`: a rank that only gets its own chunk passes
+/// a buffer of just that, and `output_start` says which element it begins with.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Buffers {
+    pub(crate) input: NonNull<u8>,
+    pub(crate) input_count: usize,
+    pub(crate) output: NonNull<u8>,
+    pub(crate) output_start: usize,
+    pub(crate) output_count: usize,
+    pub(crate) element_bytes: usize,
+}
+
+/// What names an operation on the wire.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OperationId {
+    pub(crate) communicator: u32,
+    pub(crate) op_seq: u64,
+    pub(crate) signature: Signature,
+}
+
+/// Why a step failed.
+#[derive(Debug)]
+pub(crate) enum StepError {
+    /// A connection is dead.
+    Endpoint(EndpointError),
+    /// A message failed; from which peer.
+    Message { peer: u32, error: OpError },
+    /// A peer is in another operation.
+    Mismatch { peer: u32, theirs: Signature },
+}
+
+/// A schedule under way.
+pub(crate) struct Operation<'a> {
+    schedule: &'a dyn Schedule,
+    workspace: &'a mut Workspace,
+    kernel: Option<Kernel>,
+    partition: Partition,
+    id: OperationId,
+    buffers: Buffers,
+    rank: usize,
+    world_size: usize,
+    board: usize,
+    sends: usize,
+    recvs: usize,
+    next_send: usize,
+    next_recv: usize,
+    /// Scratch slots, and bytes from one to the next.
+    slot_count: usize,
+    slot_bytes: usize,
+    /// Receives into scratch posted, and those whose slot is free again.
+    slots_posted: usize,
+    slots_freed: usize,
+}
+
+impl std::fmt::Debug for Operation<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Operation").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// Everything that an operation is made of.
+pub(crate) struct OperationParts<'a> {
+    pub(crate) schedule: &'a dyn Schedule,
+    pub(crate) workspace: &'a mut Workspace,
+    pub(crate) kernel: Option<Kernel>,
+    pub(crate) partition: Partition,
+    pub(crate) id: OperationId,
+    pub(crate) buffers: Buffers,
+    pub(crate) rank: usize,
+    pub(crate) world_size: usize,
+    pub(crate) board: usize,
+}
+
+/// Bytes of one scratch slot for a schedule: whole cache lines, so that slots do not share any.
+pub(crate) fn slot_bytes(schedule: &dyn Schedule, element_bytes: usize) -> usize {
+    (schedule.scratch_elements() * element_bytes).next_multiple_of(64)
+}
+
+/// Scratch that a schedule cannot do without.
+pub(crate) fn scratch_bytes_min(schedule: &dyn Schedule, element_bytes: usize) -> usize {
+    slot_bytes(schedule, element_bytes) * (schedule.held_max() + 1)
+}
+
+impl<'a> Operation<'a> {
+    /// # Safety
+    /// The buffers must be valid, the input for reads and the output for writes, until the
+    /// operation is [done](Self::is_done) or [given up](Self::give_up), and nobody else may access
+    /// them meanwhile. Input and output are the same memory or do not overlap.
+    pub(crate) unsafe fn new(parts: OperationParts<'a>) -> Self {
+        let OperationParts { schedule, workspace, kernel, partition, id, buffers, .. } = parts;
+        let size = buffers.element_bytes;
+        // SAFETY: the memory is valid for as long as the operation posts slices of it, by the
+        // contract of this function.
+        let relent = unsafe { workspace.input.relend(buffers.input, buffers.input_count * size) };
+        relent.expect("the operation before this one left nothing posted");
+        // SAFETY: as above.
+        let relent =
+            unsafe { workspace.output.relend(buffers.output, buffers.output_count * size) };
+        relent.expect("the operation before this one left nothing posted");
+        let slot_bytes = slot_bytes(schedule, size);
+        let slot_count = match slot_bytes {
+            0 => SLOTS_MAX,
+            bytes => (workspace.scratch.len() / bytes).min(SLOTS_MAX),
+        };
+        assert!(slot_count > schedule.held_max(), "scratch holds what the schedule holds back");
+        Self {
+            sends: schedule.send_count(),
+            recvs: schedule.recv_count(),
+            schedule,
+            workspace,
+            kernel,
+            partition,
+            id,
+            buffers,
+            rank: parts.rank,
+            world_size: parts.world_size,
+            board: parts.board,
+            next_send: 0,
+            next_recv: 0,
+            slot_count,
+            slot_bytes,
+            slots_posted: 0,
+            slots_freed: 0,
+        }
+    }
+
+    pub(crate) fn is_done(&self, wire: &mut Wire) -> bool {
+        let board = wire.board(self.board);
+        board.applied() == self.recvs && board.sent() == self.sends
+    }
+
+    /// Posts what can be posted, moves bytes, applies what has arrived. Never blocks. Returns
+    /// whether anything moved.
+    pub(crate) fn step(&mut self, wire: &mut Wire) -> Result<bool, StepError> {
+        let posted = self.post_receives(wire)? | self.post_sends(wire)?;
+        let moved = wire.poll().map_err(StepError::Endpoint)?;
+        self.check(wire)?;
+        let applied = self.apply(wire);
+        Ok(posted || moved || applied)
+    }
+
+    /// The peers whose bytes are missing, or who do not take ours; each once.
+    pub(crate) fn waiting_on(&self, wire: &mut Wire) -> Vec<u32> {
+        let (applied, sent) = (wire.board(self.board).applied(), wire.board(self.board).sent());
+        let mut peers = Vec::new();
+        let until = self.next_recv.max(applied + 1).min(self.recvs);
+        for index in applied..until {
+            if !wire.board(self.board).has_arrived(index) {
+                peers.push(self.schedule.recv(index).peer);
+            }
+        }
+        if peers.is_empty() {
+            peers.extend((sent..self.next_send).map(|index| self.schedule.send(index).peer));
+        }
+        peers.sort_unstable();
+        peers.dedup();
+        peers
+    }
+
+    /// Ends the operation early: afterwards no transport holds any of its memory.
+    pub(crate) fn give_up(&mut self, wire: &mut Wire) {
+        wire.abandon(self.id.communicator);
+    }
+
+    fn check(&self, wire: &mut Wire) -> Result<(), StepError> {
+        let board = wire.board(self.board);
+        if let Some(error) = board.failure() {
+            let (error, step) = (error.clone(), board.failed_step().unwrap_or(0));
+            let peer = self.schedule.recv(step.min(self.recvs.saturating_sub(1))).peer;
+            return Err(match error {
+                OpError::SignatureMismatch { theirs, .. } => StepError::Mismatch { peer, theirs },
+                error => StepError::Message { peer, error },
+            });
+        }
+        let OperationId { communicator, op_seq, signature } = self.id;
+        match wire.early_mismatch(communicator, op_seq, signature) {
+            Some((peer, theirs)) => Err(StepError::Mismatch { peer, theirs }),
+            None => Ok(()),
+        }
+    }
+
+    fn message_id(&self, tag: u32) -> MessageId {
+        MessageId { communicator: self.id.communicator, tag, op_seq: self.id.op_seq }
+    }
+
+    fn post_receives(&mut self, wire: &mut Wire) -> Result<bool, StepError> {
+        let before = self.next_recv;
+        while self.next_recv < self.recvs {
+            let index = self.next_recv;
+            if index - wire.board(self.board).applied() >= WINDOW_MAX {
+                break;
+            }
+            let step = self.schedule.recv(index);
+            let scratch = step.action.needs_scratch();
+            if scratch && self.slots_posted - self.slots_freed >= self.slot_count {
+                break;
+            }
+            let post = RecvPost {
+                token: Token { board: self.board, receive: true, index }.encode(),
+                id: self.message_id(step.tag),
+                signature: self.id.signature,
+                slice: self.landing(&step, index),
+            };
+            match wire.endpoint(step.peer).post_recv(post) {
+                Ok(()) => {}
+                Err(Rejected::QueueFull(_)) => break,
+                Err(Rejected::Dead(_)) => return Err(StepError::Endpoint(wire.death_of(step.peer))),
+            }
+            self.next_recv += 1;
+            self.slots_posted += usize::from(scratch);
+        }
+        Ok(self.next_recv > before)
+    }
+
+    fn post_sends(&mut self, wire: &mut Wire) -> Result<bool, StepError> {
+        let before = self.next_send;
+        while self.next_send < self.sends {
+            let index = self.next_send;
+            let board = wire.board(self.board);
+            if index - board.sent() >= WINDOW_MAX {
+                break;
+            }
+            let applied = board.applied();
+            let step = self.schedule.send(index);
+            if step.after > applied {
+                break;
+            }
+            let post = SendPost {
+                token: Token { board: self.board, receive: false, index }.encode(),
+                id: self.message_id(step.tag),
+                signature: self.id.signature,
+                slice: self.outgoing(&step),
+            };
+            match wire.endpoint(step.peer).post_send(post) {
+                Ok(()) => {}
+                Err(Rejected::QueueFull(_)) => break,
+                Err(Rejected::Dead(_)) => return Err(StepError::Endpoint(wire.death_of(step.peer))),
+            }
+            self.next_send += 1;
+        }
+        Ok(self.next_send > before)
+    }
+
+    /// Where a receive lands.
+    fn landing(&mut self, step: &RecvStep, index: usize) -> BufSliceMut {
+        let size = self.buffers.element_bytes;
+        if step.action.needs_scratch() {
+            let slot = self.slots_posted % self.slot_count;
+            self.workspace.slots[index % (2 * WINDOW_MAX)] =
+                u8::try_from(slot).expect("slots are few");
+            let start = slot * self.slot_bytes;
+            // SAFETY: a slot is given out again only after its bytes have been reduced.
+            return unsafe {
+                self.workspace.scratch.slice_mut(start..start + step.range.len() * size)
+            };
+        }
+        let start = self.output_offset(step.range.start);
+        // SAFETY: the caller lends the output exclusively, and by the schedule's contract the
+        // bytes of a range come only after our own last use of it.
+        unsafe { self.workspace.output.slice_mut(start..start + step.range.len() * size) }
+    }
+
+    fn outgoing(&self, step: &SendStep) -> BufSlice {
+        let size = self.buffers.element_bytes;
+        let (region, start) = match step.source {
+            Source::Input => (&self.workspace.input, step.range.start * size),
+            Source::Output => (&self.workspace.output, self.output_offset(step.range.start)),
+        };
+        let length = step.range.len() * size;
+        // An empty range may lie anywhere, also outside an output that begins later.
+        let range = if length == 0 { 0..0 } else { start..start + length };
+        // SAFETY: nobody writes to the range before the send has completed: receives that
+        // overwrite it wait for that (`after_sends`) or cannot arrive before the bytes have left.
+        unsafe { region.slice(range) }
+    }
+
+    fn output_offset(&self, element: usize) -> usize {
+        element.saturating_sub(self.buffers.output_start) * self.buffers.element_bytes
+    }
+
+    fn apply(&mut self, wire: &mut Wire) -> bool {
+        let mut any = false;
+        while wire.board(self.board).next_has_arrived() {
+            let board = wire.board(self.board);
+            let (index, sent) = (board.applied(), board.sent());
+            let step = self.schedule.recv(index);
+            if step.after_sends > sent {
+                break;
+            }
+            let freed = self.carry_out(&step, index);
+            self.slots_freed += freed;
+            wire.board(self.board).apply();
+            any = true;
+        }
+        any
+    }
+
+    /// Does what a receive is for. Returns how many scratch slots are free again.
+    fn carry_out(&mut self, step: &RecvStep, index: usize) -> usize {
+        match step.action {
+            Action::Store | Action::Hold => 0,
+            Action::Reduce { last } => {
+                let (out, own) =
+                    (self.output_at(step.range.start), self.input_at(step.range.start));
+                self.combine(out, self.slot_at(index), own, step.range.len(), last);
+                1
+            }
+            Action::Combine { received_first, first, last } => {
+                let out = self.output_at(step.range.start);
+                let own = if first { self.input_at(step.range.start) } else { out.cast_const() };
+                let received = self.slot_at(index);
+                let (a, b) = if received_first { (received, own) } else { (own, received) };
+                self.combine(out, a, b, step.range.len(), last);
+                1
+            }
+            Action::Fold { held } => {
+                self.fold(step.range.clone(), step.range.start, index, held, self.rank);
+                held + 1
+            }
+            Action::FoldChunks { held } => {
+                for chunk in 0..self.world_size {
+                    let range = self.partition.range(chunk);
+                    self.fold(range, step.range.start, index, held, chunk);
+                }
+                held + 1
+            }
+        }
+    }
+
+    fn combine(&self, out: *mut u8, a: *const u8, b: *const u8, count: usize, last: bool) {
+        let kernel = self.kernel.as_ref().expect("a reducing schedule comes with a kernel");
+        // SAFETY: all three hold `count` elements: scratch slots by their size, input and output by
+        // the contract of `new`. They are aligned (slots to cache lines), and the output is the
+        // very memory of an operand or apart from both.
+        unsafe { kernel.reduce(out, a, b, count) };
+        if last {
+            // SAFETY: as above.
+            unsafe { kernel.finish(out, count, self.ranks()) };
+        }
+    }
+
+    /// Folds the inputs of all ranks over `range` in the canonical order of the owner `chunk`. The
+    /// received pieces begin at element `pieces_start` of the vector.
+    fn fold(
+        &self,
+        range: std::ops::Range<usize>,
+        pieces_start: usize,
+        index: usize,
+        held: usize,
+        chunk: usize,
+    ) {
+        if range.is_empty() {
+            return;
+        }
+        let skip = (range.start - pieces_start) * self.buffers.element_bytes;
+        let mut inputs = [std::ptr::null(); WINDOW_MAX];
+        let ranks = held + 2;
+        for (place, input) in inputs[..ranks].iter_mut().enumerate() {
+            let rank = (chunk + 1 + place) % self.world_size;
+            let nth = (rank + self.world_size - self.rank) % self.world_size;
+            *input = if nth == 0 {
+                self.input_at(range.start)
+            } else {
+                self.slot_at(index - held + nth - 1).wrapping_add(skip)
+            };
+        }
+        let kernel = self.kernel.as_ref().expect("a reducing schedule comes with a kernel");
+        let out = self.output_at(range.start);
+        // SAFETY: every input holds the range's elements, as in `combine`; the output is the own
+        // input's memory or apart from all of them.
+        unsafe { kernel.fold_and_finish(out, &inputs[..ranks], range.len(), self.ranks()) };
+    }
+
+    fn ranks(&self) -> u32 {
+        u32::try_from(self.world_size).expect("world sizes are below 2^32")
+    }
+
+    fn input_at(&self, element: usize) -> *const u8 {
+        self.buffers.input.as_ptr().wrapping_add(element * self.buffers.element_bytes)
+    }
+
+    fn output_at(&self, element: usize) -> *mut u8 {
+        self.buffers.output.as_ptr().wrapping_add(self.output_offset(element))
+    }
+
+    fn slot_at(&self, index: usize) -> *const u8 {
+        let slot = self.workspace.slots[index % (2 * WINDOW_MAX)] as usize;
+        self.workspace.scratch.as_ptr().as_ptr().wrapping_add(slot * self.slot_bytes)
+    }
+}

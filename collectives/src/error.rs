@@ -1,0 +1,235 @@
+use std::fmt;
+use std::time::Duration;
+
+use paceline_rendezvous::{BootstrapError, ControlError, StoreError};
+use paceline_transports::{EndpointError, EstablishError, OpError, RegionError};
+
+use crate::signature::OperationKind;
+
+/// Names one operation to people: `all_reduce #17 (1048576 f32, sum, by ring)`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OperationName {
+    /// What it is.
+    pub kind: OperationKind,
+    /// Its number in the communicator, from 0.
+    pub op_seq: u64,
+}
+
+impl fmt::Display for OperationName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} #{}", self.kind.collective, self.op_seq)?;
+        let details = self.kind.details();
+        if details.is_empty() { Ok(()) } else { write!(f, " ({details})") }
+    }
+}
+
+/// Why a collective operation failed. Its buffers are quiescent when it is returned, their
+/// contents unspecified, and the communicator takes no further operations.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum CollectiveError {
+    /// The arguments make no sense; nothing was sent and the communicator is as before.
+    #[error("{collective}: {what}")]
+    InvalidArgument {
+        /// Which call.
+        collective: &'static str,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// The connection to a peer died.
+    #[error("{operation} failed on rank {rank}: lost rank {peer}")]
+    PeerLost {
+        /// Which operation.
+        operation: OperationName,
+        /// On which rank.
+        rank: u32,
+        /// Who is lost.
+        peer: u32,
+        /// How.
+        #[source]
+        source: EndpointError,
+    },
+    /// Two ranks called different operations.
+    #[error("{operation} on rank {rank}, but rank {peer} called {theirs}")]
+    Mismatch {
+        /// What this rank called.
+        operation: OperationName,
+        /// This rank.
+        rank: u32,
+        /// The other rank.
+        peer: u32,
+        /// What it called.
+        theirs: String,
+    },
+    /// A message did not fit.
+    #[error("{operation} failed on rank {rank}: bad message from rank {peer}")]
+    Message {
+        /// Which operation.
+        operation: OperationName,
+        /// On which rank.
+        rank: u32,
+        /// From whom.
+        peer: u32,
+        /// What was wrong.
+        #[source]
+        source: OpError,
+    },
+    /// The deadline has passed.
+    #[error(
+        "{operation} timed out on rank {rank} after {:.1} s: {}",
+        .waited.as_secs_f64(),
+        .verdict.clone().unwrap_or_else(|| waiting(.waiting_on))
+    )]
+    TimedOut {
+        /// Which operation.
+        operation: OperationName,
+        /// On which rank.
+        rank: u32,
+        /// How long it waited.
+        waited: Duration,
+        /// For whom.
+        waiting_on: Vec<u32>,
+        /// What the coordinator found out from the reports of all ranks.
+        verdict: Option<String>,
+    },
+    /// The job ended this operation because something failed elsewhere.
+    #[error("{operation} was aborted on rank {rank}: {reason}")]
+    Aborted {
+        /// Which operation.
+        operation: OperationName,
+        /// On which rank.
+        rank: u32,
+        /// The rank to blame, if one could be named.
+        culprit: Option<u32>,
+        /// What happened.
+        reason: String,
+    },
+    /// An earlier operation failed.
+    #[error("{collective} on a communicator that has failed before: {first}")]
+    Poisoned {
+        /// What was called.
+        collective: &'static str,
+        /// The first failure.
+        first: String,
+    },
+    /// Staging memory cannot be had.
+    #[error("{collective}: {message}")]
+    Memory {
+        /// What was called.
+        collective: &'static str,
+        /// What could not be had.
+        message: String,
+    },
+}
+
+fn waiting(on: &[u32]) -> String {
+    match on {
+        [] => "waiting for the network".to_owned(),
+        [peer] => format!("waiting for rank {peer}"),
+        peers => {
+            let peers: Vec<String> = peers.iter().map(u32::to_string).collect();
+            format!("waiting for ranks {}", peers.join(", "))
+        }
+    }
+}
+
+impl CollectiveError {
+    /// Whether the deadline passed.
+    pub fn is_timeout(&self) -> bool {
+        matches!(self, Self::TimedOut { .. })
+    }
+
+    /// The rank to blame, if it is known.
+    pub fn culprit(&self) -> Option<u32> {
+        match self {
+            Self::PeerLost { peer, .. }
+            | Self::Mismatch { peer, .. }
+            | Self::Message { peer, .. } => Some(*peer),
+            Self::Aborted { culprit, .. } => *culprit,
+            Self::TimedOut { waiting_on, .. } => match waiting_on[..] {
+                [peer] => Some(peer),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// Whether the communicator takes no further operations.
+    pub fn is_fatal(&self) -> bool {
+        !matches!(self, Self::InvalidArgument { .. } | Self::Memory { .. })
+    }
+
+    /// What the user can do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::PeerLost { peer, .. } => Some(format!("see how rank {peer} ended")),
+            Self::Mismatch { .. } => Some(
+                "all ranks must call the same operations in the same order, with equal counts and \
+                 types"
+                    .to_owned(),
+            ),
+            Self::TimedOut { .. } => Some(
+                "if a rank may be that late, allow it more with --op-timeout (PACELINE_TIMEOUT)"
+                    .to_owned(),
+            ),
+            _ => None,
+        }
+    }
+}
+
+/// Why a context could not be made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SetupError {
+    /// The process did not find its job.
+    #[error("cannot join the job")]
+    Bootstrap(#[from] BootstrapError),
+    /// An option or variable makes no sense.
+    #[error("{0}")]
+    Option(String),
+    /// The ranks' data could not be exchanged.
+    #[error("cannot exchange addresses with the other ranks")]
+    Store(#[from] StoreError),
+    /// The connections could not be made.
+    #[error("cannot connect the ranks over {transport}")]
+    Establish {
+        /// The transport.
+        transport: &'static str,
+        /// Why not.
+        #[source]
+        source: EstablishError,
+    },
+    /// The control connection failed.
+    #[error("lost the job's coordinator")]
+    Control(#[from] ControlError),
+    /// What another rank published cannot be understood.
+    #[error("rank {peer} published something unusable: {what}")]
+    Peer {
+        /// Which rank.
+        peer: u32,
+        /// What is wrong.
+        what: String,
+    },
+    /// The ranks do not agree on the plan, or one of them is lost already.
+    #[error("the ranks cannot agree on a plan")]
+    Agreement(#[source] CollectiveError),
+    /// Memory cannot be had.
+    #[error("no memory for staging")]
+    Memory(#[from] RegionError),
+}
+
+impl SetupError {
+    /// What the user can do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Bootstrap(error) => error.hint(),
+            Self::Establish { source, .. } => source.hint(),
+            Self::Store(error) if error.is_timeout() => Some(
+                "see whether all ranks started; --start-timeout (PACELINE_START_TIMEOUT) gives \
+                 them longer"
+                    .to_owned(),
+            ),
+            _ => None,
+        }
+    }
+}

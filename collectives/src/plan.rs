@@ -1,0 +1,327 @@
+//! Which algorithm an operation takes: a pure function of what all ranks know.
+
+use std::fmt;
+use std::str::FromStr;
+
+use paceline_transports::TransportKind;
+
+use crate::signature::Collective;
+
+/// How a collective is carried out.
+///
+/// The discriminants are part of the wire format: never renumber, only add.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+#[repr(u8)]
+pub enum Algorithm {
+    /// Pipelined ring.
+    Ring = 1,
+    /// Everybody sends everything to everybody, who reduce for themselves.
+    OneShot = 2,
+    /// Every chunk straight to its owner, every result straight to everybody.
+    TwoShot = 3,
+    /// Whole vectors are exchanged at doubling distances.
+    RecursiveDoubling = 4,
+    /// Halves are exchanged at halving, then doubling distances.
+    HalvingDoubling = 5,
+    /// Down a binomial tree.
+    BinomialTree = 6,
+    /// Along a chain.
+    Chain = 7,
+    /// Rounds of telling a rank twice as far away.
+    Dissemination = 8,
+    /// Shared memory: read from each other's slots, one hand-over.
+    NodeOneShot = 9,
+    /// Shared memory: chunks are reduced by their owners in cache-sized blocks.
+    NodeTwoShot = 10,
+    /// As `NodeTwoShot`, but peers' memory is read by `process_vm_readv`.
+    NodeDirectRead = 11,
+}
+
+impl Algorithm {
+    /// Every algorithm.
+    pub const ALL: [Self; 11] = [
+        Self::Ring,
+        Self::OneShot,
+        Self::TwoShot,
+        Self::RecursiveDoubling,
+        Self::HalvingDoubling,
+        Self::BinomialTree,
+        Self::Chain,
+        Self::Dissemination,
+        Self::NodeOneShot,
+        Self::NodeTwoShot,
+        Self::NodeDirectRead,
+    ];
+
+    /// The name used on the command line and in reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ring => "ring",
+            Self::OneShot => "one-shot",
+            Self::TwoShot => "two-shot",
+            Self::RecursiveDoubling => "recursive-doubling",
+            Self::HalvingDoubling => "halving-doubling",
+            Self::BinomialTree => "binomial",
+            Self::Chain => "chain",
+            Self::Dissemination => "dissemination",
+            Self::NodeOneShot => "node-one-shot",
+            Self::NodeTwoShot => "node-two-shot",
+            Self::NodeDirectRead => "node-direct-read",
+        }
+    }
+
+    /// Whether a collective can be carried out this way.
+    pub const fn supports(self, collective: Collective) -> bool {
+        match collective {
+            Collective::AllReduce => matches!(
+                self,
+                Self::Ring
+                    | Self::OneShot
+                    | Self::TwoShot
+                    | Self::RecursiveDoubling
+                    | Self::HalvingDoubling
+                    | Self::NodeOneShot
+                    | Self::NodeTwoShot
+                    | Self::NodeDirectRead
+            ),
+            Collective::ReduceScatter | Collective::AllGather => {
+                matches!(self, Self::Ring | Self::TwoShot)
+            }
+            Collective::Broadcast => matches!(self, Self::BinomialTree | Self::Chain),
+            Collective::Reduce => matches!(self, Self::Ring | Self::TwoShot),
+            Collective::Barrier | Collective::Agreement => matches!(self, Self::Dissemination),
+        }
+    }
+
+    /// The algorithm with this wire code, if there is one.
+    pub fn from_code(code: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|algorithm| *algorithm as u8 == code)
+    }
+}
+
+impl fmt::Display for Algorithm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// A name that is no algorithm.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("unknown algorithm {0:?}; expected auto or one of {known}", known = known())]
+pub struct ParseAlgorithmError(pub String);
+
+fn known() -> String {
+    Algorithm::ALL.map(Algorithm::name).join(", ")
+}
+
+impl FromStr for Algorithm {
+    type Err = ParseAlgorithmError;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        Self::ALL
+            .into_iter()
+            .find(|algorithm| algorithm.name() == name)
+            .ok_or_else(|| ParseAlgorithmError(name.to_owned()))
+    }
+}
+
+/// What all ranks know about the group; equal on all of them, or the plans would differ.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct PlanFacts {
+    /// Ranks in the group.
+    pub world_size: u32,
+    /// What carries the bytes.
+    pub transport: TransportKind,
+    /// Whether on some node ranks outnumber cores.
+    pub oversubscribed: bool,
+    /// Whether all ranks share the memory of one node.
+    pub shared_memory: bool,
+    /// Whether every pair of ranks may read each other's memory.
+    pub direct_read: bool,
+    /// The algorithm that the user forced, for collectives that know it.
+    pub forced: Option<Algorithm>,
+}
+
+/// How one operation is carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Choice {
+    /// The algorithm.
+    pub algorithm: Algorithm,
+    /// Bytes of one slice at most.
+    pub slice_bytes: usize,
+    /// Slices abreast.
+    pub window: usize,
+}
+
+impl Choice {
+    /// Elements of one slice at most, for elements of `element_bytes`.
+    pub(crate) fn slice_elements(&self, element_bytes: usize) -> usize {
+        (self.slice_bytes / element_bytes).max(1)
+    }
+}
+
+/// Ranks up to which every rank talks to every other directly.
+const DIRECT_RANKS_MAX: u32 = 32;
+
+impl PlanFacts {
+    /// The choice for a collective over `bytes` bytes (of the whole vector).
+    pub fn choose(&self, collective: Collective, bytes: usize) -> Choice {
+        let algorithm = self
+            .forced
+            .filter(|forced| forced.supports(collective) && self.allows(*forced, bytes))
+            .unwrap_or_else(|| self.preferred(collective, bytes));
+        let (slice_bytes, window) = self.slicing(algorithm, bytes);
+        Choice { algorithm, slice_bytes, window }
+    }
+
+    /// Whether the group and the size permit an algorithm at all.
+    fn allows(&self, algorithm: Algorithm, bytes: usize) -> bool {
+        match algorithm {
+            Algorithm::OneShot => {
+                self.world_size <= DIRECT_RANKS_MAX && bytes <= ONE_SHOT_BYTES_MAX
+            }
+            Algorithm::TwoShot => self.world_size <= DIRECT_RANKS_MAX,
+            Algorithm::NodeOneShot | Algorithm::NodeTwoShot => self.shared_memory,
+            Algorithm::NodeDirectRead => self.shared_memory && self.direct_read,
+            _ => true,
+        }
+    }
+
+    fn preferred(&self, collective: Collective, bytes: usize) -> Algorithm {
+        let few = self.world_size <= DIRECT_RANKS_MAX;
+        match collective {
+            Collective::AllReduce => self.preferred_all_reduce(bytes),
+            Collective::ReduceScatter | Collective::AllGather if few => Algorithm::TwoShot,
+            Collective::ReduceScatter | Collective::AllGather => Algorithm::Ring,
+            Collective::Broadcast if bytes >= CHAIN_BYTES_MIN && self.world_size > 2 => {
+                Algorithm::Chain
+            }
+            Collective::Broadcast => Algorithm::BinomialTree,
+            Collective::Reduce if few => Algorithm::TwoShot,
+            Collective::Reduce => Algorithm::Ring,
+            Collective::Barrier | Collective::Agreement => Algorithm::Dissemination,
+        }
+    }
+
+    fn preferred_all_reduce(&self, bytes: usize) -> Algorithm {
+        let world_size = self.world_size as usize;
+        if world_size == 2 {
+            return if bytes <= PAIR_ONE_SHOT_BYTES { Algorithm::OneShot } else { Algorithm::Ring };
+        }
+        if self.world_size <= 8 && bytes <= ONE_SHOT_BYTES {
+            Algorithm::OneShot
+        } else if bytes <= RECURSIVE_DOUBLING_BYTES {
+            Algorithm::RecursiveDoubling
+        } else if self.world_size <= 8 && bytes <= TWO_SHOT_BYTES {
+            Algorithm::TwoShot
+        } else {
+            Algorithm::Ring
+        }
+    }
+
+    fn slicing(&self, algorithm: Algorithm, bytes: usize) -> (usize, usize) {
+        match algorithm {
+            Algorithm::OneShot => (ONE_SHOT_BYTES_MAX, 1),
+            Algorithm::RecursiveDoubling | Algorithm::HalvingDoubling => (SLICE_BYTES_MAX, 1),
+            _ => {
+                let chunk = bytes.div_ceil(self.world_size as usize);
+                let slice = chunk.div_ceil(SLICES_WANTED).clamp(SLICE_BYTES_MIN, SLICE_BYTES_MAX);
+                (slice, WINDOW)
+            }
+        }
+    }
+
+    /// The table of choices, for `--explain`.
+    pub fn explain(&self, collective: Collective) -> String {
+        use fmt::Write as _;
+
+        let mut lines = String::new();
+        let mut previous: Option<Algorithm> = None;
+        for exponent in 0..=30 {
+            let choice = self.choose(collective, 1 << exponent);
+            if previous != Some(choice.algorithm) {
+                previous = Some(choice.algorithm);
+                let _ = writeln!(
+                    lines,
+                    "  from {:>10} bytes: {} (slices of at most {} KiB, {} abreast)",
+                    1u64 << exponent,
+                    choice.algorithm,
+                    choice.slice_bytes >> 10,
+                    choice.window,
+                );
+            }
+        }
+        lines
+    }
+}
+
+/// Longest vector that one-shot takes even if forced: it sits in scratch p−1 times.
+const ONE_SHOT_BYTES_MAX: usize = 256 << 10;
+/// Two ranks: below it one crossing of the whole vector beats two of half of it.
+const PAIR_ONE_SHOT_BYTES: usize = 64 << 10;
+/// More ranks: beyond it p−1 copies of the vector cost more than the crossings they save.
+const ONE_SHOT_BYTES: usize = 4 << 10;
+const RECURSIVE_DOUBLING_BYTES: usize = 4 << 10;
+/// Up to it two crossings beat the ring's 2(p−1).
+const TWO_SHOT_BYTES: usize = 1 << 20;
+/// From here on a chain's pipeline beats a tree's few crossings.
+const CHAIN_BYTES_MIN: usize = 512 << 10;
+/// Slices into which a chunk falls if they do not get too short or too long.
+const SLICES_WANTED: usize = 4;
+/// Below it the cost of a message outweighs what pipelining saves.
+const SLICE_BYTES_MIN: usize = 32 << 10;
+/// Above it a slice no longer stays in the second-level cache until it is reduced.
+const SLICE_BYTES_MAX: usize = 256 << 10;
+/// Slices abreast: one under way each way, one being reduced, one waiting.
+const WINDOW: usize = 4;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts(world_size: u32) -> PlanFacts {
+        PlanFacts {
+            world_size,
+            transport: TransportKind::Tcp,
+            oversubscribed: false,
+            shared_memory: false,
+            direct_read: false,
+            forced: None,
+        }
+    }
+
+    #[test]
+    fn every_choice_is_possible() {
+        for world_size in [2, 3, 4, 8, 9, 32, 33, 1000] {
+            for forced in Algorithm::ALL.into_iter().map(Some).chain([None]) {
+                let facts = PlanFacts { forced, ..facts(world_size) };
+                for collective in Collective::ALL {
+                    for exponent in 0..34 {
+                        let choice = facts.choose(collective, 1 << exponent);
+                        assert!(choice.algorithm.supports(collective));
+                        assert!(facts.allows(choice.algorithm, 1 << exponent));
+                        assert!(choice.slice_bytes > 0 && choice.window > 0);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn names_and_codes_round_trip() {
+        for algorithm in Algorithm::ALL {
+            assert_eq!(algorithm.name().parse(), Ok(algorithm));
+            assert_eq!(Algorithm::from_code(algorithm as u8), Some(algorithm));
+        }
+        let error = "rings".parse::<Algorithm>().unwrap_err();
+        assert!(error.to_string().contains("recursive-doubling"));
+    }
+
+    #[test]
+    fn the_explanation_lists_each_change_once() {
+        let text = facts(4).explain(Collective::AllReduce);
+        assert!(text.lines().count() >= 2, "{text}");
+        assert!(text.contains("ring"), "{text}");
+    }
+}

@@ -1,0 +1,171 @@
+//! What an operation is, in the sixteen bytes that travel with every frame.
+
+use std::fmt;
+
+use paceline_devices::{DType, ReduceOp};
+use paceline_transports::Signature;
+
+/// Which collective operation.
+///
+/// The discriminants are part of the wire format: never renumber, only add.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+#[repr(u8)]
+pub enum Collective {
+    /// Everybody gets the reduction of everybody's vector.
+    AllReduce = 1,
+    /// Rank r gets chunk r of the reduction.
+    ReduceScatter = 2,
+    /// Everybody gets everybody's chunk.
+    AllGather = 3,
+    /// Everybody gets the root's vector.
+    Broadcast = 4,
+    /// The root gets the reduction.
+    Reduce = 5,
+    /// Nobody leaves before all have come.
+    Barrier = 6,
+    /// The agreement on the plan that opens a communicator; not called by users.
+    Agreement = 7,
+}
+
+impl Collective {
+    /// The collectives that users call.
+    pub const ALL: [Self; 6] = [
+        Self::AllReduce,
+        Self::ReduceScatter,
+        Self::AllGather,
+        Self::Broadcast,
+        Self::Reduce,
+        Self::Barrier,
+    ];
+
+    /// The name used on the command line, in messages and in reports, e.g. `all_reduce`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::AllReduce => "all_reduce",
+            Self::ReduceScatter => "reduce_scatter",
+            Self::AllGather => "all_gather",
+            Self::Broadcast => "broadcast",
+            Self::Reduce => "reduce",
+            Self::Barrier => "barrier",
+            Self::Agreement => "agreement",
+        }
+    }
+
+    fn from_code(code: u8) -> Option<Self> {
+        Self::ALL.into_iter().chain([Self::Agreement]).find(|kind| *kind as u8 == code)
+    }
+}
+
+impl fmt::Display for Collective {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// Everything about an operation that all ranks must agree on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OperationKind {
+    /// Which collective.
+    pub collective: Collective,
+    /// Of what elements; `None` where there are none.
+    pub dtype: Option<DType>,
+    /// Reduced how; `None` where nothing is reduced.
+    pub op: Option<ReduceOp>,
+    /// From or to which rank; `None` where there is no root.
+    pub root: Option<u32>,
+    /// Elements of the whole vector, at most 2^56. For an agreement, what is agreed on.
+    pub count: u64,
+    /// The code of the algorithm, so that a forced one differs visibly.
+    pub algorithm: u8,
+}
+
+/// Bits of the count that travel.
+const COUNT_BITS: u32 = 56;
+
+impl OperationKind {
+    pub(crate) fn signature(&self) -> Signature {
+        let mut bytes = [0; Signature::LEN];
+        bytes[0] = self.collective as u8;
+        bytes[1] = self.dtype.map_or(0, |dtype| dtype as u8);
+        bytes[2] = self.op.map_or(0, |op| op as u8);
+        bytes[3] = self.algorithm;
+        bytes[4..8].copy_from_slice(&self.root.map_or(0, |root| root + 1).to_le_bytes());
+        let count = self.count & ((1 << COUNT_BITS) - 1);
+        bytes[8..16].copy_from_slice(&count.to_le_bytes());
+        Signature(bytes)
+    }
+
+    /// Reads a signature; `None` if no such operation exists.
+    pub(crate) fn from_signature(signature: Signature) -> Option<Self> {
+        let bytes = signature.0;
+        let code = |code: u8, known: bool| (code == 0 || known).then_some(());
+        let (dtype, op) = (DType::from_code(bytes[1]), ReduceOp::from_code(bytes[2]));
+        code(bytes[1], dtype.is_some())?;
+        code(bytes[2], op.is_some())?;
+        let root = u32::from_le_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]);
+        let mut count = [0; 8];
+        count.copy_from_slice(&bytes[8..16]);
+        Some(Self {
+            collective: Collective::from_code(bytes[0])?,
+            dtype,
+            op,
+            root: root.checked_sub(1),
+            count: u64::from_le_bytes(count),
+            algorithm: bytes[3],
+        })
+    }
+
+    /// Bytes of the vector.
+    pub fn bytes(&self) -> u64 {
+        self.count * self.dtype.map_or(0, |dtype| dtype.size() as u64)
+    }
+}
+
+impl OperationKind {
+    /// Everything but the name, for people: `1048576 f32, sum, by ring`.
+    pub(crate) fn details(&self) -> String {
+        let mut parts = Vec::new();
+        parts.extend(self.dtype.map(|dtype| format!("{} {dtype}", self.count)));
+        parts.extend(self.op.map(|op| op.to_string()));
+        parts.extend(self.root.map(|root| format!("root {root}")));
+        let algorithm = crate::plan::Algorithm::from_code(self.algorithm);
+        parts.extend(algorithm.map(|algorithm| format!("by {algorithm}")));
+        parts.join(", ")
+    }
+}
+
+impl fmt::Display for OperationKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.collective)?;
+        let details = self.details();
+        if details.is_empty() { Ok(()) } else { write!(f, " ({details})") }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signatures_round_trip() {
+        for collective in Collective::ALL {
+            for dtype in DType::ALL.into_iter().map(Some).chain([None]) {
+                for op in ReduceOp::ALL.into_iter().map(Some).chain([None]) {
+                    for root in [None, Some(0), Some(77)] {
+                        let kind = OperationKind {
+                            collective,
+                            dtype,
+                            op,
+                            root,
+                            count: 1 << 40,
+                            algorithm: 2,
+                        };
+                        assert_eq!(OperationKind::from_signature(kind.signature()), Some(kind));
+                    }
+                }
+            }
+        }
+        assert_eq!(OperationKind::from_signature(Signature([9; 16])), None);
+    }
+}

@@ -1,0 +1,267 @@
+//! Every collective, over real TCP connections between threads of this process, against results
+//! computed the slow way.
+
+use std::sync::Arc;
+use std::thread;
+
+use paceline_collectives::plan::Algorithm;
+use paceline_collectives::{
+    CollectiveError, Communicator, Context, ContextOptions, Element, Job, ReduceOp,
+    TransportChoice, TransportKind, bf16, f16,
+};
+
+/// Runs `body` as every rank of a world and returns what each returned.
+fn world<R: Send>(
+    world_size: u32,
+    options: &ContextOptions,
+    body: impl Fn(&Communicator) -> R + Sync,
+) -> Vec<R> {
+    let jobs = Job::in_process(world_size).unwrap();
+    thread::scope(|scope| {
+        let ranks: Vec<_> = jobs
+            .into_iter()
+            .map(|job: Arc<Job>| {
+                let body = &body;
+                let run = move || {
+                    let context = Context::new(&job, options).unwrap();
+                    body(&context.communicator().unwrap())
+                };
+                thread::Builder::new().name("rank".to_owned()).spawn_scoped(scope, run).unwrap()
+            })
+            .collect();
+        ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
+    })
+}
+
+fn tcp(algorithm: Option<Algorithm>) -> ContextOptions {
+    ContextOptions {
+        transport: TransportChoice::Only(TransportKind::Tcp),
+        algorithm,
+        ..ContextOptions::default()
+    }
+}
+
+/// Small integers, so that every order of summation is exact in every type.
+fn value(rank: u32, index: usize) -> u8 {
+    u8::try_from((index * 7 + rank as usize * 3) % 5 + 1).unwrap()
+}
+
+fn expected(world_size: u32, index: usize, op: ReduceOp) -> f64 {
+    let values = (0..world_size).map(|rank| f64::from(value(rank, index)));
+    match op {
+        ReduceOp::Sum => values.sum(),
+        ReduceOp::Avg => values.sum::<f64>() / f64::from(world_size),
+        ReduceOp::Min => values.fold(f64::INFINITY, f64::min),
+        ReduceOp::Max => values.fold(0.0, f64::max),
+        ReduceOp::Prod => values.product(),
+        _ => unreachable!("all operators are covered"),
+    }
+}
+
+trait Number: Element {
+    fn from_f64(value: f64) -> Self;
+}
+
+macro_rules! numbers {
+    ($($type:ty: $from:expr),*) => {
+        $(impl Number for $type {
+            fn from_f64(value: f64) -> Self {
+                #[expect(clippy::redundant_closure_call, reason = "one conversion per type")]
+                ($from)(value)
+            }
+        })*
+    };
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "small integers")]
+mod conversions {
+    use super::*;
+
+    numbers! {
+        f64: |value| value,
+        f32: |value| value as Self,
+        f16: f16::from_f64,
+        bf16: bf16::from_f64,
+        i64: |value| value as Self,
+        i32: |value| value as Self,
+        u8: |value| value as Self
+    }
+}
+
+fn data<T: Number>(rank: u32, count: usize) -> Vec<T> {
+    (0..count).map(|index| T::from_f64(f64::from(value(rank, index)))).collect()
+}
+
+fn reduced<T: Number>(world_size: u32, count: usize, op: ReduceOp) -> Vec<T> {
+    (0..count).map(|index| T::from_f64(expected(world_size, index, op))).collect()
+}
+
+fn check_all_reduce<T: Number>(communicator: &Communicator, count: usize, op: ReduceOp) {
+    let (rank, world_size) = (communicator.rank(), communicator.world_size());
+    let want = reduced::<T>(world_size, count, op);
+    let mut in_place = data::<T>(rank, count);
+    communicator.all_reduce(&mut in_place, op).unwrap();
+    assert_eq!(in_place, want, "{} {op} of {count} on {rank}/{world_size}", T::DTYPE);
+    let input = data::<T>(rank, count);
+    let mut output = vec![T::from_f64(0.0); count];
+    communicator.all_reduce_into(&input, &mut output, op).unwrap();
+    assert_eq!(output, want);
+    assert_eq!(input, data::<T>(rank, count), "the input is left alone");
+}
+
+fn check_type<T: Number>(communicator: &Communicator) {
+    for op in ReduceOp::ALL {
+        if op.supports(T::DTYPE) && (op != ReduceOp::Prod || communicator.world_size() <= 3) {
+            for count in [0, 1, 3, 1021] {
+                check_all_reduce::<T>(communicator, count, op);
+            }
+        }
+    }
+}
+
+#[test]
+fn all_reduce_of_every_type_and_operator() {
+    for world_size in [1, 2, 3, 5] {
+        world(world_size, &tcp(None), |communicator| {
+            check_type::<f64>(communicator);
+            check_type::<f32>(communicator);
+            check_type::<f16>(communicator);
+            check_type::<bf16>(communicator);
+            check_type::<i64>(communicator);
+            check_type::<i32>(communicator);
+            check_type::<u8>(communicator);
+        });
+    }
+}
+
+#[test]
+fn all_reduce_by_every_algorithm_and_raggedness() {
+    use Algorithm::{HalvingDoubling, OneShot, RecursiveDoubling, Ring, TwoShot};
+    for algorithm in [Ring, OneShot, TwoShot, RecursiveDoubling, HalvingDoubling] {
+        for world_size in [2, 3, 4, 7] {
+            world(world_size, &tcp(Some(algorithm)), |communicator| {
+                for count in [0, 1, 2, 6, 7, 8, 17, 16_383, 16_385, 200_003] {
+                    check_all_reduce::<f32>(communicator, count, ReduceOp::Sum);
+                }
+            });
+        }
+    }
+}
+
+#[test]
+fn large_messages_over_one_and_several_sockets() {
+    for sockets_per_peer in [1, 3] {
+        let options = ContextOptions { sockets_per_peer, ..tcp(None) };
+        world(3, &options, |communicator| {
+            for count in [1 << 20, (5 << 20) + 3] {
+                check_all_reduce::<f32>(communicator, count, ReduceOp::Sum);
+            }
+        });
+    }
+}
+
+#[test]
+fn reduce_scatter_and_all_gather() {
+    for algorithm in [None, Some(Algorithm::Ring)] {
+        for world_size in [1, 2, 3, 4] {
+            world(world_size, &tcp(algorithm), |communicator| {
+                let rank = communicator.rank();
+                for part in [0, 1, 5, 70_001] {
+                    let count = part * world_size as usize;
+                    let input = data::<i32>(rank, count);
+                    let mut own = vec![0; part];
+                    communicator.reduce_scatter(&input, &mut own, ReduceOp::Sum).unwrap();
+                    let want = reduced::<i32>(world_size, count, ReduceOp::Sum);
+                    assert_eq!(own, want[part * rank as usize..][..part]);
+                    let mut all = vec![0; count];
+                    communicator.all_gather(&own, &mut all).unwrap();
+                    assert_eq!(all, want);
+                }
+                for count in [1, 10, 100_003] {
+                    let mut data = data::<f32>(rank, count);
+                    let own =
+                        communicator.reduce_scatter_in_place(&mut data, ReduceOp::Sum).unwrap();
+                    let want = reduced::<f32>(world_size, count, ReduceOp::Sum);
+                    assert_eq!(data[own.clone()], want[own]);
+                    communicator.all_gather_in_place(&mut data).unwrap();
+                    assert_eq!(data, want);
+                }
+            });
+        }
+    }
+}
+
+#[test]
+fn broadcast_reduce_and_barrier_with_every_root() {
+    for world_size in [1, 2, 3, 5] {
+        world(world_size, &tcp(None), |communicator| {
+            let rank = communicator.rank();
+            for root in 0..world_size {
+                for count in [0, 1, 1000, 300_001] {
+                    let mut copy = data::<u8>(rank, count);
+                    communicator.broadcast(&mut copy, root).unwrap();
+                    assert_eq!(copy, data::<u8>(root, count));
+                    let mut sum = data::<f64>(rank, count);
+                    communicator.reduce(&mut sum, ReduceOp::Sum, root).unwrap();
+                    if rank == root {
+                        assert_eq!(sum, reduced::<f64>(world_size, count, ReduceOp::Sum));
+                    }
+                }
+                communicator.barrier().unwrap();
+            }
+        });
+    }
+}
+
+#[test]
+fn results_have_the_same_bits_by_ring_and_by_direct_exchange() {
+    let run = |algorithm, slice_count: usize| {
+        world(4, &tcp(Some(algorithm)), move |communicator| {
+            let rank = communicator.rank();
+            let mut data: Vec<f32> = (0..slice_count)
+                .map(|index| (index as f32 + 0.1).sin() * (rank as f32 + 1.3).exp())
+                .collect();
+            communicator.all_reduce(&mut data, ReduceOp::Avg).unwrap();
+            data.into_iter().map(f32::to_bits).collect::<Vec<_>>()
+        })
+    };
+    for count in [3, 1000, 50_001] {
+        let ring = run(Algorithm::Ring, count);
+        assert!(ring.iter().all(|bits| *bits == ring[0]), "all ranks hold the same bits");
+        assert_eq!(run(Algorithm::TwoShot, count), ring);
+        assert_eq!(run(Algorithm::OneShot, count), ring);
+    }
+}
+
+#[test]
+fn ranks_that_call_different_operations_are_told_so() {
+    let errors = world(2, &tcp(None), |communicator| {
+        let mut data = vec![0f32; 10 + communicator.rank() as usize];
+        let first = communicator.all_reduce(&mut data, ReduceOp::Sum).unwrap_err();
+        let second = communicator.barrier().unwrap_err();
+        assert!(matches!(second, CollectiveError::Poisoned { .. }), "{second}");
+        first
+    });
+    for (rank, error) in errors.iter().enumerate() {
+        let text = error.to_string();
+        let named = text.contains("10 f32") && text.contains("11 f32");
+        // The slower rank may find the other gone already.
+        assert!(named || matches!(error, CollectiveError::PeerLost { .. }), "rank {rank}: {text}");
+    }
+    assert!(errors.iter().any(|error| matches!(error, CollectiveError::Mismatch { .. })));
+}
+
+#[test]
+fn bad_arguments_are_refused_and_do_no_harm() {
+    world(2, &tcp(None), |communicator| {
+        let refused = communicator.all_reduce_into(&[1.0f32], &mut [0.0; 2], ReduceOp::Sum);
+        assert!(matches!(refused, Err(CollectiveError::InvalidArgument { .. })));
+        let refused = communicator.all_reduce(&mut [1i32], ReduceOp::Avg);
+        assert!(refused.unwrap_err().to_string().contains("avg is not defined for i32"));
+        let refused = communicator.broadcast(&mut [1i32], 2);
+        assert!(refused.unwrap_err().to_string().contains("root 2"));
+        let refused = communicator.all_gather(&[1i32], &mut [0; 3]);
+        assert!(refused.unwrap_err().to_string().contains("3 elements"));
+        check_all_reduce::<f32>(communicator, 100, ReduceOp::Sum);
+    });
+}
