@@ -1,15 +1,32 @@
 //! The rank's end of the control connection.
 
-use std::io;
-use std::net::SocketAddr;
+use std::collections::BTreeMap;
+use std::io::{self, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::time::Instant;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
-use crate::frame::FrameError;
-use crate::hello::{HelloError, Identity};
-use crate::message::{Abort, MessageError, OperationReport};
+use rustix::event::PollFlags;
+
+use crate::frame::{Decoder, Encoder, FrameKind};
+use crate::hello::{self, COORDINATOR_RANK, HelloError, Identity, Purpose};
+use crate::message::{Abort, OperationReport, RequestId, ToCoordinator, ToRank};
 use crate::run::Secret;
-use crate::store::{Store, StoreError};
+use crate::socket::{configure_control, is_retry, wait_ready};
+use crate::store::{Store, StoreError, check_entry, check_key};
+
+/// Bytes of one read. Aborts and answers are short; long values take several reads.
+const READ_BYTES: usize = 16 << 10;
+/// Bytes that may wait for a coordinator that does not read; it is given up then.
+const OUTBOX_BYTES_MAX: usize = 8 << 20;
+/// Longest time that a thread waits for the socket before it looks whether another thread has
+/// something to send.
+const READER_SLICE: Duration = Duration::from_millis(100);
+/// First and last pause between two attempts to connect.
+const RETRY_PAUSES: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(100));
+/// How long an answer to a `Set` may take.
+const SET_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Why the control connection does not work.
 #[derive(Debug, thiserror::Error)]
@@ -33,32 +50,14 @@ pub enum ControlError {
         #[source]
         source: HelloError,
     },
-    /// The connection failed.
+    /// The connection failed, or the coordinator sent something that is no valid message.
     #[error("lost the connection to the coordinator at {address}")]
     Lost {
         /// The address.
         address: SocketAddr,
         /// Why.
         #[source]
-        source: io::Error,
-    },
-    /// The coordinator sent a bad frame.
-    #[error("the coordinator at {address} sent a bad frame")]
-    Frame {
-        /// The address.
-        address: SocketAddr,
-        /// What is wrong with it.
-        #[source]
-        source: FrameError,
-    },
-    /// The coordinator sent a bad message.
-    #[error("the coordinator at {address} sent a bad message")]
-    Message {
-        /// The address.
-        address: SocketAddr,
-        /// What is wrong with it.
-        #[source]
-        source: MessageError,
+        source: Arc<io::Error>,
     },
     /// The coordinator took too long.
     #[error("the coordinator at {address} did not answer in time")]
@@ -66,53 +65,155 @@ pub enum ControlError {
         /// The address.
         address: SocketAddr,
     },
-    /// The job has been aborted.
-    #[error("the job was aborted: {abort}")]
-    Aborted {
-        /// Why.
-        abort: Abort,
-    },
+}
+
+impl ControlError {
+    /// What the user can do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Connect { address, .. } => Some(format!(
+                "check that the launcher or rank 0 runs and that {address} can be reached from here"
+            )),
+            Self::Hello { source, .. } => source.hint(),
+            Self::Lost { .. } | Self::TimedOut { .. } => None,
+        }
+    }
 }
 
 /// Control connection of one rank. It is the [`Store`] of a job over the network.
 ///
-/// All methods may be called from any thread.
+/// All methods may be called from any thread. There is no thread behind it: whoever calls reads
+/// what has arrived.
 #[derive(Debug)]
 pub struct ControlClient {
-    stream: std::net::TcpStream,
+    stream: TcpStream,
+    address: SocketAddr,
+    local_addr: SocketAddr,
+    epoch: u32,
+    state: Mutex<State>,
+    /// Signalled when the reader has finished a turn.
+    turn: Condvar,
+    abort: OnceLock<Abort>,
+}
+
+#[derive(Debug)]
+struct State {
+    encoder: Encoder,
+    decoder: Decoder,
+    scratch: Box<[u8]>,
+    outbox: Vec<u8>,
+    sent: usize,
+    next_request: RequestId,
+    /// Requests that somebody waits for, with their answers once they are there.
+    answers: BTreeMap<RequestId, Option<ToRank>>,
+    /// Whether a thread waits for the socket outside the lock. It reads for all.
+    has_reader: bool,
+    said_goodbye: bool,
+    farewell: bool,
+    failure: Option<Arc<io::Error>>,
+}
+
+/// Why an answer did not come.
+enum NoAnswer {
+    Aborted(Abort),
+    TimedOut,
+    Lost(Arc<io::Error>),
 }
 
 impl ControlClient {
     /// Connects to the coordinator at `address`, trying again until `deadline` while nobody
-    /// listens there yet.
+    /// listens there yet. `identity` is that of the rank.
     ///
     /// # Errors
     /// [`ControlError::Connect`], [`ControlError::Hello`].
     pub fn connect(
-        _address: SocketAddr,
-        _identity: Identity,
-        _secret: &Secret,
-        _deadline: Instant,
+        address: SocketAddr,
+        identity: Identity,
+        secret: &Secret,
+        deadline: Instant,
     ) -> Result<Self, ControlError> {
-        todo!()
+        let mut pause = RETRY_PAUSES.0;
+        loop {
+            match Self::connect_once(address, identity, secret, deadline) {
+                Err(ControlError::Connect { source, .. })
+                    if may_come_up(&source) && Instant::now() + pause < deadline =>
+                {
+                    std::thread::sleep(pause);
+                    pause = (pause * 2).min(RETRY_PAUSES.1);
+                }
+                result => return result,
+            }
+        }
+    }
+
+    /// As [`ControlClient::connect`], without a second attempt.
+    pub(crate) fn connect_once(
+        address: SocketAddr,
+        identity: Identity,
+        secret: &Secret,
+        deadline: Instant,
+    ) -> Result<Self, ControlError> {
+        let failed = |source| ControlError::Connect { address, source };
+        let remaining = deadline.saturating_duration_since(Instant::now());
+        // The standard library refuses a timeout of zero.
+        let mut stream =
+            TcpStream::connect_timeout(&address, remaining.max(RETRY_PAUSES.0)).map_err(failed)?;
+        let local_addr = stream.local_addr().map_err(failed)?;
+        if local_addr == address {
+            // While nobody listens on a port of the ephemeral range, a connection to it can end
+            // up at itself.
+            return Err(failed(io::ErrorKind::ConnectionRefused.into()));
+        }
+        configure_control(&stream).map_err(failed)?;
+        let session = hello::initiate(
+            &mut stream,
+            identity,
+            Purpose::Control,
+            COORDINATOR_RANK,
+            secret,
+            deadline,
+        )
+        .map_err(|source| ControlError::Hello { address, source })?;
+        let state = State {
+            encoder: Encoder::new(session.send_key),
+            decoder: Decoder::new(session.receive_key),
+            scratch: vec![0; READ_BYTES].into_boxed_slice(),
+            outbox: Vec::new(),
+            sent: 0,
+            next_request: 0,
+            answers: BTreeMap::new(),
+            has_reader: false,
+            said_goodbye: false,
+            farewell: false,
+            failure: None,
+        };
+        Ok(Self {
+            stream,
+            address,
+            local_addr,
+            epoch: identity.epoch,
+            state: Mutex::new(state),
+            turn: Condvar::new(),
+            abort: OnceLock::new(),
+        })
     }
 
     /// The address of the coordinator.
-    pub fn address(&self) -> SocketAddr {
-        todo!()
+    pub const fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// This process's address on the connection: one that the coordinator's host can reach.
-    pub fn local_addr(&self) -> SocketAddr {
-        todo!()
+    pub const fn local_addr(&self) -> SocketAddr {
+        self.local_addr
     }
 
     /// Tells the coordinator what this rank is doing; never blocks.
     ///
     /// # Errors
     /// When the connection has failed.
-    pub fn report(&self, _report: &OperationReport) -> Result<(), ControlError> {
-        todo!()
+    pub fn report(&self, report: &OperationReport) -> Result<(), ControlError> {
+        self.post(&ToCoordinator::Report { report: report.clone() })
     }
 
     /// Tells the coordinator that this rank is alive; never blocks.
@@ -120,22 +221,234 @@ impl ControlClient {
     /// # Errors
     /// When the connection has failed.
     pub fn heartbeat(&self) -> Result<(), ControlError> {
-        todo!()
+        self.post(&ToCoordinator::Heartbeat)
     }
 
     /// Why the job is over, if it is; at most one non-blocking system call.
     ///
     /// The loss of the coordinator is an abort, too.
     pub fn poll_abort(&self) -> Option<Abort> {
-        todo!()
+        if let Some(abort) = self.abort.get() {
+            return Some(abort.clone());
+        }
+        // Who holds the lock, or waits for the socket, reads in our place.
+        if let Ok(mut state) = self.state.try_lock()
+            && !state.has_reader
+        {
+            self.read_once(&mut state);
+        }
+        self.abort.get().cloned()
     }
 
     /// Leaves the job in good order: returns when the coordinator knows.
     ///
     /// # Errors
     /// When the connection fails or `deadline` passes first.
-    pub fn goodbye(&self, _deadline: Instant) -> Result<(), ControlError> {
-        todo!()
+    pub fn goodbye(&self, deadline: Instant) -> Result<(), ControlError> {
+        let mut state = self.lock();
+        if !state.said_goodbye {
+            state.said_goodbye = true;
+            self.send(&mut state, &ToCoordinator::Goodbye);
+        }
+        loop {
+            if state.farewell {
+                return Ok(());
+            }
+            if let Some(failure) = &state.failure {
+                return Err(self.lost(Arc::clone(failure)));
+            }
+            if Instant::now() >= deadline {
+                return Err(ControlError::TimedOut { address: self.address });
+            }
+            state = self.take_turn(state, deadline);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic cannot leave the state half changed in a way that matters: the worst is a frame
+        // that was queued and not sent.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lost(&self, source: Arc<io::Error>) -> ControlError {
+        ControlError::Lost { address: self.address, source }
+    }
+
+    /// Queues a message that has no answer and sends what the socket takes.
+    fn post(&self, message: &ToCoordinator) -> Result<(), ControlError> {
+        let mut state = self.lock();
+        self.send(&mut state, message);
+        match &state.failure {
+            Some(failure) => Err(self.lost(Arc::clone(failure))),
+            None => Ok(()),
+        }
+    }
+
+    /// Queues a request, waits for its answer.
+    fn request(
+        &self,
+        deadline: Instant,
+        message: impl FnOnce(RequestId) -> ToCoordinator,
+    ) -> Result<ToRank, NoAnswer> {
+        let mut state = self.lock();
+        let request = state.next_request;
+        state.next_request += 1;
+        state.answers.insert(request, None);
+        self.send(&mut state, &message(request));
+        loop {
+            if let Some(Some(_)) = state.answers.get(&request)
+                && let Some(Some(answer)) = state.answers.remove(&request)
+            {
+                return Ok(answer);
+            }
+            let no_answer = if let Some(abort) = self.abort.get() {
+                NoAnswer::Aborted(abort.clone())
+            } else if let Some(failure) = &state.failure {
+                NoAnswer::Lost(Arc::clone(failure))
+            } else if Instant::now() >= deadline {
+                NoAnswer::TimedOut
+            } else {
+                state = self.take_turn(state, deadline);
+                continue;
+            };
+            state.answers.remove(&request);
+            self.send(&mut state, &ToCoordinator::Cancel { request });
+            return Err(no_answer);
+        }
+    }
+
+    /// Waits until something may have changed: as the reader if there is none, else for the
+    /// reader.
+    fn take_turn<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+        deadline: Instant,
+    ) -> MutexGuard<'a, State> {
+        let until = deadline.min(Instant::now() + READER_SLICE);
+        if state.has_reader {
+            let timeout = until.saturating_duration_since(Instant::now());
+            return self
+                .turn
+                .wait_timeout(state, timeout)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+        state.has_reader = true;
+        let mut interest = PollFlags::IN;
+        interest.set(PollFlags::OUT, state.sent < state.outbox.len());
+        drop(state);
+        let ready = wait_ready(&self.stream, interest, until);
+        let mut state = self.lock();
+        state.has_reader = false;
+        match ready {
+            Ok(true) => {
+                self.flush(&mut state);
+                self.read_once(&mut state);
+            }
+            Ok(false) => {}
+            Err(error) => self.fail(&mut state, error),
+        }
+        self.turn.notify_all();
+        state
+    }
+
+    fn send(&self, state: &mut State, message: &ToCoordinator) {
+        if state.failure.is_some() {
+            return;
+        }
+        state.outbox.drain(..state.sent);
+        state.sent = 0;
+        let encoded =
+            state.encoder.encode(FrameKind::CONTROL, &message.encode(), &mut state.outbox);
+        if let Err(error) = encoded {
+            self.fail(state, io::Error::new(io::ErrorKind::InvalidInput, error));
+        } else if state.outbox.len() > OUTBOX_BYTES_MAX {
+            let text = "the coordinator does not read";
+            self.fail(state, io::Error::new(io::ErrorKind::TimedOut, text));
+        } else {
+            self.flush(state);
+        }
+    }
+
+    /// Sends what the socket takes now.
+    fn flush(&self, state: &mut State) {
+        while state.sent < state.outbox.len() {
+            match (&self.stream).write(&state.outbox[state.sent..]) {
+                Ok(count) => state.sent += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if is_retry(&error) => return,
+                Err(error) => return self.fail(state, error),
+            }
+        }
+        state.outbox.clear();
+        state.sent = 0;
+    }
+
+    /// One non-blocking read, and what it brings.
+    fn read_once(&self, state: &mut State) {
+        if state.failure.is_some() {
+            return;
+        }
+        let count = match (&self.stream).read(&mut state.scratch) {
+            Ok(0) => return self.fail(state, io::ErrorKind::UnexpectedEof.into()),
+            Ok(count) => count,
+            Err(error) if is_retry(&error) => return,
+            Err(error) => return self.fail(state, error),
+        };
+        let State { decoder, scratch, .. } = state;
+        decoder.push(&scratch[..count]);
+        loop {
+            let message = match state.decoder.pull() {
+                Ok(None) => return,
+                Ok(Some(frame)) => ToRank::decode(&frame).map_err(invalid),
+                Err(error) => Err(invalid(error)),
+            };
+            match message {
+                Ok(message) => self.receive(state, message),
+                Err(error) => return self.fail(state, error),
+            }
+        }
+    }
+
+    fn receive(&self, state: &mut State, message: ToRank) {
+        match &message {
+            ToRank::Stored { request }
+            | ToRank::Value { request, .. }
+            | ToRank::Refused { request, .. } => {
+                // Answers to requests that were given up are dropped.
+                if let Some(answer) = state.answers.get_mut(request) {
+                    *answer = Some(message);
+                }
+            }
+            ToRank::Abort { abort } => {
+                // The first abort counts; there is at most one in an epoch anyway.
+                let _ = self.abort.set(abort.clone());
+            }
+            ToRank::Farewell => state.farewell = true,
+        }
+    }
+
+    /// The connection is over. Unless the rank has left, so is the job.
+    fn fail(&self, state: &mut State, error: io::Error) {
+        if state.failure.is_some() {
+            return;
+        }
+        if !state.said_goodbye {
+            let reason = format!("the coordinator at {} was lost: {error}", self.address);
+            let _ = self.abort.set(Abort { epoch: self.epoch, culprit: None, reason });
+        }
+        state.failure = Some(Arc::new(error));
+    }
+
+    fn store_error(&self, key: &str, started: Instant, no_answer: NoAnswer) -> StoreError {
+        let key = key.to_owned();
+        match no_answer {
+            NoAnswer::Aborted(abort) => StoreError::Aborted { key, abort },
+            NoAnswer::TimedOut => StoreError::TimedOut { key, waited: started.elapsed() },
+            NoAnswer::Lost(source) => {
+                StoreError::Connection { key, source: Box::new(self.lost(source)) }
+            }
+        }
     }
 }
 
@@ -147,11 +460,53 @@ impl AsFd for ControlClient {
 }
 
 impl Store for ControlClient {
-    fn set(&self, _key: &str, _value: &[u8]) -> Result<(), StoreError> {
-        todo!()
+    fn set(&self, key: &str, value: &[u8]) -> Result<(), StoreError> {
+        check_entry(key, value)?;
+        let started = Instant::now();
+        let answer = self.request(started + SET_TIMEOUT, |request| ToCoordinator::Set {
+            request,
+            key: key.to_owned(),
+            value: value.to_vec(),
+        });
+        match answer {
+            Ok(ToRank::Refused { reason, .. }) => {
+                Err(StoreError::Refused { key: key.to_owned(), reason })
+            }
+            Ok(_) => Ok(()),
+            Err(NoAnswer::TimedOut) => Err(StoreError::Connection {
+                key: key.to_owned(),
+                source: Box::new(ControlError::TimedOut { address: self.address }),
+            }),
+            Err(no_answer) => Err(self.store_error(key, started, no_answer)),
+        }
     }
 
-    fn get(&self, _key: &str, _deadline: Instant) -> Result<Vec<u8>, StoreError> {
-        todo!()
+    fn get(&self, key: &str, deadline: Instant) -> Result<Vec<u8>, StoreError> {
+        check_key(key)?;
+        let started = Instant::now();
+        let answer = self
+            .request(deadline, |request| ToCoordinator::Get { request, key: key.to_owned() })
+            .map_err(|no_answer| self.store_error(key, started, no_answer))?;
+        let reason = match answer {
+            ToRank::Value { value, .. } => return Ok(value),
+            ToRank::Refused { reason, .. } => reason,
+            _ => "the coordinator gave an answer of another kind".to_owned(),
+        };
+        Err(StoreError::Refused { key: key.to_owned(), reason })
     }
+}
+
+fn invalid(error: impl std::error::Error + Send + Sync + 'static) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
+}
+
+/// Whether a failure to connect may pass when the other side has started.
+fn may_come_up(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::HostUnreachable
+            | io::ErrorKind::NetworkUnreachable
+    )
 }

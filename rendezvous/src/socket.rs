@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::sockopt;
 
 /// Waits until `descriptor` is ready for `interest` or has failed. Returns false when `deadline`
 /// passed first.
@@ -33,4 +34,21 @@ pub(crate) fn timespec(duration: Duration) -> Timespec {
         tv_sec: i64::try_from(capped.as_secs()).expect("a day fits"),
         tv_nsec: i64::from(capped.subsec_nanos()),
     }
+}
+
+/// Makes a control connection prompt, and its silent death noticeable: a host that vanished
+/// without a word is given up after 10 s + 3 x 5 s.
+pub(crate) fn configure_control(stream: &std::net::TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    stream.set_nonblocking(true)?;
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, Duration::from_secs(10))?;
+    sockopt::set_tcp_keepintvl(stream, Duration::from_secs(5))?;
+    sockopt::set_tcp_keepcnt(stream, 3)?;
+    Ok(())
+}
+
+/// Whether an error of a non-blocking socket only means "not now".
+pub(crate) fn is_retry(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }

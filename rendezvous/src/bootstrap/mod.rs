@@ -1,23 +1,42 @@
 //! How a process finds the others: the decision between a launcher's coordinator, an address that
 //! the user gave, a directory, and no store at all.
+//!
+//! | environment | rank 0 | other ranks |
+//! |---|---|---|
+//! | one process, no `PACELINE_RENDEZVOUS` | needs nobody | |
+//! | `PACELINE_AGENT_PID` and `PACELINE_RENDEZVOUS=HOST:PORT` | connects to the launcher | the same |
+//! | `PACELINE_RENDEZVOUS=HOST:PORT` | runs the coordinator there | connect to it |
+//! | `PACELINE_RENDEZVOUS=file:DIRECTORY` | runs it, leaves its address there | find it there |
+//! | all ranks on one node, job known by name | the same in an automatic directory | the same |
+//! | anything else | an error that says what to set | the same |
 
-use std::net::IpAddr;
-use std::path::PathBuf;
+mod directory;
+mod error;
+mod plan;
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs as _};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::control::{ControlClient, ControlError};
-use crate::coordinator::ServerError;
-use crate::env::{Environment, EnvironmentError, PortRange};
+pub use error::BootstrapError;
+
+use crate::control::ControlClient;
+use crate::coordinator::{Server, ServerConfig};
+use crate::env::{self, Environment, PortRange};
+use crate::hello::Identity;
 use crate::rank_info::{RankInfo, Warning};
-use crate::run::{RunId, Secret, SecretError};
-use crate::store::{Store, StoreError};
+use crate::run::{RunId, Secret};
+use crate::store::{InProcessStore, Store};
+use directory::JobDirectory;
+use plan::Plan;
 
 /// What a caller of [`bootstrap`] decides.
 #[derive(Clone, Debug)]
 pub struct BootstrapOptions {
     /// The address on which rank 0 listens if it must run the coordinator and nothing else says
-    /// where; needed only with `file:` and several nodes. On one node it is the loopback address.
+    /// where; needed only with `file:` and several nodes. On one node the default is 127.0.0.1.
     pub bind: Option<IpAddr>,
     /// Ports for that.
     pub port_range: PortRange,
@@ -30,6 +49,9 @@ impl Default for BootstrapOptions {
         Self { bind: None, port_range: PortRange::ANY, start_timeout: None }
     }
 }
+
+/// PACELINE_START_TIMEOUT where it is unset.
+pub const DEFAULT_START_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A process that has found its job.
 pub struct Rendezvous {
@@ -45,14 +67,26 @@ pub struct Rendezvous {
     pub control: Option<Arc<ControlClient>>,
     /// Oddities of the environment, for the user.
     pub warnings: Vec<Warning>,
+    /// What this process must keep for the others; on rank 0 only.
+    hosting: Option<Hosting>,
 }
 
-impl std::fmt::Debug for Rendezvous {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+/// The coordinator in this process, and the directory where the others find it. Dropped in this
+/// order: who still waits must not find the address of a server that is gone.
+#[derive(Debug)]
+struct Hosting {
+    #[expect(dead_code, reason = "kept for its Drop, which removes the card")]
+    directory: Option<Arc<JobDirectory>>,
+    server: Server,
+}
+
+impl fmt::Debug for Rendezvous {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter
             .debug_struct("Rendezvous")
             .field("rank_info", &self.rank_info)
             .field("run_id", &self.run_id)
+            .field("hosting", &self.hosting)
             .finish_non_exhaustive()
     }
 }
@@ -61,9 +95,23 @@ impl Rendezvous {
     /// Leaves the job in good order. Rank 0, if it runs the coordinator, waits for the others.
     ///
     /// # Errors
-    /// When the others have not left at `deadline` or the coordinator cannot be reached.
-    pub fn finish(self, _deadline: Instant) -> Result<(), BootstrapError> {
-        todo!()
+    /// When the others have not left at `deadline` or the coordinator cannot be reached. The
+    /// process has left all the same.
+    pub fn finish(self, deadline: Instant) -> Result<(), BootstrapError> {
+        if let Some(control) = &self.control {
+            control.goodbye(deadline)?;
+        }
+        match &self.hosting {
+            Some(hosting) if !hosting.server.wait_all_gone(deadline) => {
+                Err(BootstrapError::OthersRemain)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether this process runs the coordinator.
+    pub const fn is_hosting(&self) -> bool {
+        self.hosting.is_some()
     }
 }
 
@@ -72,79 +120,161 @@ impl Rendezvous {
 /// # Errors
 /// [`BootstrapError`], with a hint that says what to set.
 pub fn bootstrap(
-    _environment: &(impl Environment + ?Sized),
-    _options: &BootstrapOptions,
+    environment: &(impl Environment + ?Sized),
+    options: &BootstrapOptions,
 ) -> Result<Rendezvous, BootstrapError> {
-    todo!()
+    let (rank_info, warnings) = RankInfo::from_environment(environment)?;
+    let start_timeout = match options.start_timeout {
+        Some(timeout) => timeout,
+        None => env::START_TIMEOUT.seconds(environment)?.unwrap_or(DEFAULT_START_TIMEOUT),
+    };
+    let deadline = Instant::now() + start_timeout;
+    let joining = Joining { rank_info, warnings, start_timeout, deadline, options };
+    match plan::plan(environment, &joining.rank_info)? {
+        Plan::Alone => joining.alone(),
+        Plan::Launcher { address, secret_file } => {
+            let secret = Secret::from_file(&secret_file)?;
+            let run_id = joining.run_id(&secret, "");
+            joining.connect_by_name(&address, run_id, secret, None)
+        }
+        Plan::Address { address, secret_file, job } => {
+            let secret = Secret::from_file(&secret_file)?;
+            let run_id = joining.run_id(&secret, &job);
+            joining.meet_at(&address, run_id, secret)
+        }
+        Plan::Directory { path } => joining.meet_in(&path),
+    }
 }
 
-/// Why a process did not find its job.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum BootstrapError {
-    /// The environment makes no sense.
-    #[error(transparent)]
-    Environment(#[from] EnvironmentError),
-    /// There is no usable secret.
-    #[error(transparent)]
-    Secret(#[from] SecretError),
-    /// The coordinator cannot be started.
-    #[error(transparent)]
-    Server(#[from] ServerError),
-    /// The coordinator cannot be reached.
-    #[error(transparent)]
-    Control(#[from] ControlError),
-    /// The directory in which ranks meet cannot be used.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// Nothing says where the ranks meet.
-    #[error("rank {rank} of {world_size} does not know where to meet the others")]
-    NoRendezvous {
-        /// This rank.
-        rank: u32,
-        /// Ranks of the job.
-        world_size: u32,
-    },
-    /// The address of the rendezvous needs a secret.
-    #[error("PACELINE_RENDEZVOUS names an address, but PACELINE_SECRET_FILE is not set")]
-    NoSecret,
-    /// A host name has no address.
-    #[error("failed to resolve {host:?}")]
-    Resolve {
-        /// The name.
-        host: String,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
-    /// The ranks are on several nodes and nothing says on which address rank 0 should listen.
-    #[error("rank 0 does not know on which address to listen for other nodes")]
-    NoBindAddress,
-    /// Rank 0 did not leave its address in time.
-    #[error(
-        "rank 0 did not appear in {} within {:.1} s", directory.display(), waited.as_secs_f64()
-    )]
-    RankZeroAbsent {
-        /// The directory in which the ranks meet.
-        directory: PathBuf,
-        /// How long this rank waited.
-        waited: Duration,
-        /// What the last attempt met, if there was anything.
-        #[source]
-        source: Option<Box<ControlError>>,
-    },
-    /// Some ranks have not left in time.
-    #[error("other ranks were still connected when rank 0 stopped waiting for them")]
-    OthersRemain,
+/// A process on its way into a job.
+struct Joining<'a> {
+    rank_info: RankInfo,
+    warnings: Vec<Warning>,
+    start_timeout: Duration,
+    deadline: Instant,
+    options: &'a BootstrapOptions,
 }
 
-impl BootstrapError {
-    /// What the user can do about it.
-    pub fn hint(&self) -> Option<String> {
-        match self {
-            Self::Environment(error) => error.hint(),
-            Self::Secret(error) => error.hint(),
-            _ => None,
+impl Joining<'_> {
+    fn run_id(&self, secret: &Secret, label: &str) -> RunId {
+        self.rank_info.run_id.unwrap_or_else(|| RunId::derived(secret, label))
+    }
+
+    fn identity(&self, run_id: RunId) -> Identity {
+        Identity { run_id, epoch: self.rank_info.epoch, rank: self.rank_info.rank, features: 0 }
+    }
+
+    fn server_config(&self, run_id: RunId, secret: &Secret) -> ServerConfig {
+        let mut config = ServerConfig::new(run_id, secret.clone(), self.rank_info.world_size);
+        config.coordinator.epoch = self.rank_info.epoch;
+        config.coordinator.join_timeout = Some(self.start_timeout);
+        config
+    }
+
+    fn alone(self) -> Result<Rendezvous, BootstrapError> {
+        let run_id = match self.rank_info.run_id {
+            Some(run_id) => run_id,
+            None => RunId::random()?,
+        };
+        Ok(Rendezvous {
+            rank_info: self.rank_info,
+            run_id,
+            secret: Secret::random()?,
+            store: Arc::new(InProcessStore::new()),
+            control: None,
+            warnings: self.warnings,
+            hosting: None,
+        })
+    }
+
+    /// Rank 0 runs the coordinator at an address that everybody was told.
+    fn meet_at(
+        self,
+        address: &str,
+        run_id: RunId,
+        secret: Secret,
+    ) -> Result<Rendezvous, BootstrapError> {
+        let mut hosting = None;
+        if self.rank_info.rank == 0 {
+            let bind = resolve(address)?;
+            let server = Server::start(bind, self.server_config(run_id, &secret), |_| {})?;
+            hosting = Some(Hosting { directory: None, server });
+        }
+        self.connect_by_name(address, run_id, secret, hosting)
+    }
+
+    fn connect_by_name(
+        self,
+        address: &str,
+        run_id: RunId,
+        secret: Secret,
+        hosting: Option<Hosting>,
+    ) -> Result<Rendezvous, BootstrapError> {
+        let address = resolve(address)?;
+        let identity = self.identity(run_id);
+        let control = ControlClient::connect(address, identity, &secret, self.deadline)?;
+        Ok(self.joined(run_id, secret, control, hosting))
+    }
+
+    /// Rank 0 runs the coordinator and leaves its address in a directory.
+    fn meet_in(self, path: &Path) -> Result<Rendezvous, BootstrapError> {
+        if self.rank_info.rank != 0 {
+            let (card, control) =
+                directory::join(path, self.deadline, |run_id| self.identity(run_id))?;
+            let (run_id, secret) = (card.run_id, card.secret);
+            return Ok(self.joined(run_id, secret, control, None));
+        }
+        let secret = Secret::random()?;
+        let run_id = match self.rank_info.run_id {
+            Some(run_id) => run_id,
+            None => RunId::random()?,
+        };
+        let bind = match self.options.bind {
+            Some(bind) => bind,
+            None if self.rank_info.is_on_one_node() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+            None => return Err(BootstrapError::NoBindAddress),
+        };
+        let listener = self.options.port_range.listen(bind).map_err(|source| {
+            BootstrapError::Listen { address: bind, ports: self.options.port_range, source }
+        })?;
+        let directory = Arc::new(JobDirectory::open(path)?);
+        let on_event = directory.clean_when_all_joined();
+        let config = self.server_config(run_id, &secret);
+        let server = Server::start_on(listener, config, on_event)?;
+        let address = server.local_addr();
+        directory.publish(address, run_id, &secret)?;
+        let hosting = Hosting { directory: Some(directory), server };
+        let control =
+            ControlClient::connect(address, self.identity(run_id), &secret, self.deadline)?;
+        Ok(self.joined(run_id, secret, control, Some(hosting)))
+    }
+
+    fn joined(
+        self,
+        run_id: RunId,
+        secret: Secret,
+        control: ControlClient,
+        hosting: Option<Hosting>,
+    ) -> Rendezvous {
+        let control = Arc::new(control);
+        Rendezvous {
+            rank_info: RankInfo { run_id: Some(run_id), ..self.rank_info },
+            run_id,
+            secret,
+            store: Arc::clone(&control) as Arc<dyn Store>,
+            control: Some(control),
+            warnings: self.warnings,
+            hosting,
         }
     }
+}
+
+/// The first address of `HOST:PORT`.
+fn resolve(address: &str) -> Result<SocketAddr, BootstrapError> {
+    let failed = |source| BootstrapError::Resolve { host: address.to_owned(), source };
+    address
+        .to_socket_addrs()
+        .map_err(failed)?
+        .next()
+        .ok_or_else(|| failed(std::io::ErrorKind::NotFound.into()))
 }

@@ -2,9 +2,15 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use rustix::event::{EventfdFlags, eventfd};
+
 use super::CoordinatorConfig;
+use super::event_loop::EventLoop;
 use crate::hello::HelloError;
 use crate::message::Abort;
 use crate::run::{RunId, Secret};
@@ -94,10 +100,58 @@ pub enum ServerError {
     },
 }
 
-/// A running coordinator. Dropping it stops it.
+/// What the owner of a server wants of its thread.
+#[derive(Debug)]
+pub(super) enum Command {
+    RankLost { rank: u32, reason: String },
+    Abort { culprit: Option<u32>, reason: String },
+    Shutdown,
+}
+
+/// What the server's thread and its owner share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    /// Readable when there are commands.
+    pub(super) wake: OwnedFd,
+    commands: Mutex<Vec<Command>>,
+    all_gone: Mutex<bool>,
+    gone_changed: Condvar,
+}
+
+impl Shared {
+    fn send(&self, command: Command) {
+        lock(&self.commands).push(command);
+        // Fails only if the counter is at its limit, and then the thread is awake anyway.
+        let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
+    }
+
+    pub(super) fn take_commands(&self) -> Vec<Command> {
+        let mut counter = [0; 8];
+        // Fails when there was no command.
+        let _ = rustix::io::read(&self.wake, &mut counter);
+        std::mem::take(&mut *lock(&self.commands))
+    }
+
+    pub(super) fn set_all_gone(&self, all_gone: bool) {
+        let mut present = lock(&self.all_gone);
+        if *present != all_gone {
+            *present = all_gone;
+            self.gone_changed.notify_all();
+        }
+    }
+}
+
+/// No critical section here can be left half done, so a panic elsewhere does not matter.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A running coordinator. Dropping it closes all connections and ends its thread.
 #[derive(Debug)]
 pub struct Server {
     local_addr: SocketAddr,
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Server {
@@ -122,11 +176,27 @@ impl Server {
     /// # Errors
     /// [`ServerError::Start`].
     pub fn start_on(
-        _listener: TcpListener,
-        _config: ServerConfig,
-        _on_event: impl FnMut(Event) + Send + 'static,
+        listener: TcpListener,
+        config: ServerConfig,
+        on_event: impl FnMut(Event) + Send + 'static,
     ) -> Result<Self, ServerError> {
-        todo!()
+        let start = |source| ServerError::Start { source };
+        let local_addr = listener.local_addr().map_err(start)?;
+        listener.set_nonblocking(true).map_err(start)?;
+        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+            .map_err(|error| start(error.into()))?;
+        let shared = Arc::new(Shared {
+            wake,
+            commands: Mutex::default(),
+            all_gone: Mutex::new(false),
+            gone_changed: Condvar::new(),
+        });
+        let event_loop = EventLoop::new(listener, config, Arc::clone(&shared), Box::new(on_event));
+        let thread = std::thread::Builder::new()
+            .name("paceline-store".to_owned())
+            .spawn(move || event_loop.run())
+            .map_err(start)?;
+        Ok(Self { local_addr, shared, thread: Some(thread) })
     }
 
     /// The address that it listens on.
@@ -134,23 +204,48 @@ impl Server {
         self.local_addr
     }
 
-    /// Tells all ranks that `rank` is dead; for a supervisor, which learns of it first.
-    pub fn rank_lost(&self, _rank: u32, _reason: &str) {
-        todo!()
+    /// Tells all ranks that `rank` is dead; for a supervisor, which knows best why. `reason`
+    /// completes "rank 3 …", such as "was killed by signal 9".
+    pub fn rank_lost(&self, rank: u32, reason: &str) {
+        self.shared.send(Command::RankLost { rank, reason: reason.to_owned() });
     }
 
     /// Ends the epoch for a reason of the caller's.
-    pub fn abort(&self, _culprit: Option<u32>, _reason: &str) {
-        todo!()
+    pub fn abort(&self, culprit: Option<u32>, reason: &str) {
+        self.shared.send(Command::Abort { culprit, reason: reason.to_owned() });
     }
 
-    /// Waits until all ranks have joined and then left or been lost. Returns false at `deadline`.
-    pub fn wait_all_gone(&self, _deadline: Instant) -> bool {
-        todo!()
+    /// Waits until no rank is connected and none is to come: all have joined and then left or
+    /// been lost, or the epoch was aborted. Returns false at `deadline`.
+    pub fn wait_all_gone(&self, deadline: Instant) -> bool {
+        let mut all_gone = lock(&self.shared.all_gone);
+        while !*all_gone {
+            let remaining = deadline.saturating_duration_since(Instant::now());
+            if remaining.is_zero() {
+                return false;
+            }
+            all_gone = self
+                .shared
+                .gone_changed
+                .wait_timeout(all_gone, remaining)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+        true
     }
 
-    /// Closes all connections and joins the thread.
+    /// Closes all connections and waits for the thread to end.
     pub fn shutdown(self) {
-        todo!()
+        drop(self);
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.shared.send(Command::Shutdown);
+        if let Some(thread) = self.thread.take() {
+            // A panic of the event callback has been printed; there is nobody to tell it to.
+            let _ = thread.join();
+        }
     }
 }

@@ -1,8 +1,20 @@
 //! The coordinator without I/O and without a clock.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use crate::message::{Abort, ToCoordinator, ToRank};
+use super::diagnosis;
+use crate::message::{
+    Abort, KEY_BYTES_MAX, OperationReport, OperationState, RequestId, ToCoordinator, ToRank,
+    VALUE_BYTES_MAX, clip,
+};
+
+/// Bytes of all keys and values together. Addresses of a thousand ranks are a few hundred KiB.
+const STORE_BYTES_MAX: usize = 64 << 20;
+/// What a key costs beyond its bytes; bounds the number of empty values as well.
+const ENTRY_OVERHEAD_BYTES: usize = 64;
+/// Unanswered requests of one rank.
+const WAITING_MAX: usize = 1024;
 
 /// What a coordinator must know of its job.
 #[derive(Clone, Copy, Debug)]
@@ -18,61 +30,305 @@ pub struct CoordinatorConfig {
     pub lost_grace: Duration,
 }
 
+/// Whether a rank is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Presence {
+    Present,
+    Left,
+    Lost,
+}
+
+/// What is known of a rank that has joined.
+#[derive(Debug)]
+pub(super) struct Member {
+    pub(super) presence: Presence,
+    pub(super) last_heard: Instant,
+    /// The last report, with its time of arrival.
+    pub(super) report: Option<(OperationReport, Instant)>,
+    /// Requests for keys that do not exist yet.
+    waiting: BTreeMap<RequestId, String>,
+}
+
+/// The ranks that have joined; small even if someone claims an absurd world size.
+pub(super) type Members = BTreeMap<u32, Member>;
+
 /// The coordinator of one epoch.
+///
+/// # Invariants
+/// - C-1: the epoch ends at most once, with the first [`Abort`], which every rank gets that is
+///   present then or joins later.
+/// - C-2: every `Set` and `Get` is answered at most once; a `Get` waits until the key exists.
+/// - C-3: memory is bounded by the limits on the store and on the requests of a rank.
 #[derive(Debug)]
 pub struct Coordinator {
     config: CoordinatorConfig,
+    values: BTreeMap<String, Vec<u8>>,
+    stored_bytes: usize,
+    members: Members,
+    first_joined: Option<Instant>,
+    /// The abort that takes effect when the grace is over.
+    pending: Option<(Instant, Abort)>,
+    aborted: Option<Abort>,
 }
 
 impl Coordinator {
     /// A coordinator that nobody has joined.
     pub fn new(config: CoordinatorConfig) -> Self {
-        Self { config }
+        Self {
+            config,
+            values: BTreeMap::new(),
+            stored_bytes: 0,
+            members: BTreeMap::new(),
+            first_joined: None,
+            pending: None,
+            aborted: None,
+        }
     }
 
-    /// A rank has joined.
-    pub fn joined(&mut self, _rank: u32, _now: Instant) -> Vec<(u32, ToRank)> {
-        todo!()
+    /// Whether `rank` has joined, in this epoch, ever.
+    pub fn has_joined(&self, rank: u32) -> bool {
+        self.members.contains_key(&rank)
     }
 
-    /// A rank has said something.
-    pub fn handle(
-        &mut self,
-        _rank: u32,
-        _message: ToCoordinator,
-        _now: Instant,
-    ) -> Vec<(u32, ToRank)> {
-        todo!()
+    /// Whether `rank` has joined and neither left nor been lost.
+    pub fn is_present(&self, rank: u32) -> bool {
+        self.members.get(&rank).is_some_and(|member| member.presence == Presence::Present)
     }
 
-    /// The connection of a rank has ended without goodbye; the epoch ends after the grace.
-    pub fn disconnected(&mut self, _rank: u32, _reason: &str, _now: Instant) -> Vec<(u32, ToRank)> {
-        todo!()
+    /// Whether every rank has joined.
+    pub fn all_joined(&self) -> bool {
+        u32::try_from(self.members.len()) == Ok(self.config.world_size)
     }
 
-    /// A rank is known to be dead; the epoch ends now.
-    pub fn rank_lost(&mut self, _rank: u32, _reason: &str) -> Vec<(u32, ToRank)> {
-        todo!()
-    }
-
-    /// Ends the epoch for a reason of the caller's.
-    pub fn abort(&mut self, _culprit: Option<u32>, _reason: &str) -> Vec<(u32, ToRank)> {
-        todo!()
-    }
-
-    /// Does what is due at `now`.
-    pub fn tick(&mut self, _now: Instant) -> Vec<(u32, ToRank)> {
-        todo!()
-    }
-
-    /// When [`Coordinator::tick`] has something to do next.
-    pub fn next_deadline(&self) -> Option<Instant> {
-        todo!()
+    /// Whether no rank is left and none is to come: all have joined, or the epoch is over.
+    pub fn all_gone(&self) -> bool {
+        (self.all_joined() || self.aborted.is_some())
+            && self.members.values().all(|member| member.presence != Presence::Present)
     }
 
     /// Why the epoch is over, if it is.
     pub fn aborted(&self) -> Option<&Abort> {
-        let _ = self.config;
-        todo!()
+        self.aborted.as_ref()
+    }
+
+    /// A rank has joined; ranks join once.
+    pub fn joined(&mut self, rank: u32, now: Instant) -> Vec<(u32, ToRank)> {
+        debug_assert!(rank < self.config.world_size, "the handshake admits only ranks of the job");
+        debug_assert!(!self.has_joined(rank), "the handshake admits a rank once");
+        self.first_joined.get_or_insert(now);
+        self.members.insert(
+            rank,
+            Member {
+                presence: Presence::Present,
+                last_heard: now,
+                report: None,
+                waiting: BTreeMap::new(),
+            },
+        );
+        match &self.aborted {
+            Some(abort) => vec![(rank, ToRank::Abort { abort: abort.clone() })],
+            None => Vec::new(),
+        }
+    }
+
+    /// A rank has said something. Whatever comes from a rank that is not there is ignored.
+    pub fn handle(
+        &mut self,
+        rank: u32,
+        message: ToCoordinator,
+        now: Instant,
+    ) -> Vec<(u32, ToRank)> {
+        let Some(member) = self.members.get_mut(&rank) else { return Vec::new() };
+        if member.presence != Presence::Present {
+            return Vec::new();
+        }
+        member.last_heard = now;
+        match message {
+            ToCoordinator::Set { request, key, value } => self.set(rank, request, key, value),
+            ToCoordinator::Get { request, key } => self.get(rank, request, key),
+            ToCoordinator::Cancel { request } => {
+                member.waiting.remove(&request);
+                Vec::new()
+            }
+            ToCoordinator::Report { report } => self.report(rank, report, now),
+            ToCoordinator::Heartbeat => Vec::new(),
+            ToCoordinator::Goodbye => {
+                member.presence = Presence::Left;
+                member.waiting.clear();
+                vec![(rank, ToRank::Farewell)]
+            }
+        }
+    }
+
+    fn set(
+        &mut self,
+        rank: u32,
+        request: RequestId,
+        key: String,
+        value: Vec<u8>,
+    ) -> Vec<(u32, ToRank)> {
+        let cost = |key: &str, value: &[u8]| ENTRY_OVERHEAD_BYTES + key.len() + value.len();
+        let refuse = |reason: String| vec![(rank, ToRank::Refused { request, reason })];
+        if key.is_empty() || key.len() > KEY_BYTES_MAX || value.len() > VALUE_BYTES_MAX {
+            return refuse("the key or the value is too long".to_owned());
+        }
+        let replaced = self.values.get(&key).map_or(0, |old| cost(&key, old));
+        let stored_bytes = self.stored_bytes - replaced + cost(&key, &value);
+        if stored_bytes > STORE_BYTES_MAX {
+            return refuse(format!("the store is full: it holds {STORE_BYTES_MAX} bytes"));
+        }
+        self.stored_bytes = stored_bytes;
+        let mut answers = vec![(rank, ToRank::Stored { request })];
+        for (&waiting_rank, member) in &mut self.members {
+            member.waiting.retain(|&request, waiting_key| {
+                let found = *waiting_key == key;
+                if found {
+                    answers.push((waiting_rank, ToRank::Value { request, value: value.clone() }));
+                }
+                !found
+            });
+        }
+        self.values.insert(key, value);
+        answers
+    }
+
+    fn get(&mut self, rank: u32, request: RequestId, key: String) -> Vec<(u32, ToRank)> {
+        if let Some(value) = self.values.get(&key) {
+            return vec![(rank, ToRank::Value { request, value: value.clone() })];
+        }
+        let Some(member) = self.members.get_mut(&rank) else { return Vec::new() };
+        let refusal = if key.is_empty() || key.len() > KEY_BYTES_MAX {
+            "the key is too long"
+        } else if member.waiting.len() >= WAITING_MAX {
+            "too many requests are waiting"
+        } else {
+            member.waiting.insert(request, key);
+            return Vec::new();
+        };
+        vec![(rank, ToRank::Refused { request, reason: refusal.to_owned() })]
+    }
+
+    fn report(&mut self, rank: u32, report: OperationReport, now: Instant) -> Vec<(u32, ToRank)> {
+        let label = diagnosis::operation(&report);
+        let ending = match &report.state {
+            OperationState::Failed { reason, culprit } => {
+                Some((*culprit, format!("{label} failed on rank {rank}: {}", clip(reason))))
+            }
+            _ => None,
+        };
+        let timed_out = matches!(report.state, OperationState::TimedOut { .. });
+        if let Some(member) = self.members.get_mut(&rank) {
+            member.report = Some((report, now));
+        }
+        match ending {
+            // Who blames another has probably seen the symptom of a death that a supervisor is
+            // about to explain.
+            Some((culprit, reason)) if culprit.is_some_and(|culprit| culprit != rank) => {
+                self.end_after_grace(culprit, reason, now)
+            }
+            Some((culprit, reason)) => self.abort(culprit, &reason),
+            None if timed_out => {
+                let stall = diagnosis::stall(&self.config, &self.members, rank, now);
+                self.abort(stall.culprit, &stall.reason)
+            }
+            None => Vec::new(),
+        }
+    }
+
+    /// The connection of a rank has ended without goodbye; the epoch ends after the grace.
+    pub fn disconnected(&mut self, rank: u32, reason: &str, now: Instant) -> Vec<(u32, ToRank)> {
+        match self.members.get_mut(&rank) {
+            Some(member) if member.presence == Presence::Present => {
+                member.presence = Presence::Lost;
+                member.waiting.clear();
+                self.end_after_grace(Some(rank), format!("rank {rank} was lost: {reason}"), now)
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// A rank is known to be dead; the epoch ends now. `reason` completes "rank 3 …", such as
+    /// "was killed by signal 9".
+    pub fn rank_lost(&mut self, rank: u32, reason: &str) -> Vec<(u32, ToRank)> {
+        if let Some(member) = self.members.get_mut(&rank) {
+            if member.presence == Presence::Left {
+                return Vec::new();
+            }
+            member.presence = Presence::Lost;
+            member.waiting.clear();
+        }
+        if let Some((_, pending)) = &self.pending
+            && pending.culprit.is_some_and(|culprit| culprit != rank)
+        {
+            // Somebody else was lost first: this death may well be its consequence.
+            return Vec::new();
+        }
+        self.abort(Some(rank), &format!("rank {rank} {reason}"))
+    }
+
+    /// Ends the epoch for a reason of the caller's.
+    pub fn abort(&mut self, culprit: Option<u32>, reason: &str) -> Vec<(u32, ToRank)> {
+        if self.aborted.is_some() {
+            return Vec::new();
+        }
+        self.pending = None;
+        let abort = Abort { epoch: self.config.epoch, culprit, reason: clip(reason).to_owned() };
+        self.aborted = Some(abort.clone());
+        self.members
+            .iter()
+            .filter(|(_, member)| member.presence == Presence::Present)
+            .map(|(&rank, _)| (rank, ToRank::Abort { abort: abort.clone() }))
+            .collect()
+    }
+
+    fn end_after_grace(
+        &mut self,
+        culprit: Option<u32>,
+        reason: String,
+        now: Instant,
+    ) -> Vec<(u32, ToRank)> {
+        if self.config.lost_grace.is_zero() {
+            return self.abort(culprit, &reason);
+        }
+        if self.aborted.is_none() && self.pending.is_none() {
+            let abort = Abort { epoch: self.config.epoch, culprit, reason };
+            self.pending = Some((now + self.config.lost_grace, abort));
+        }
+        Vec::new()
+    }
+
+    /// Does what is due at `now`.
+    pub fn tick(&mut self, now: Instant) -> Vec<(u32, ToRank)> {
+        if let Some((due, abort)) = &self.pending
+            && *due <= now
+        {
+            let Abort { culprit, reason, .. } = abort.clone();
+            return self.abort(culprit, &reason);
+        }
+        match (self.join_deadline(), self.config.join_timeout) {
+            (Some(due), Some(timeout)) if due <= now => {
+                let absent = diagnosis::absent(&self.config, &self.members);
+                let reason = format!(
+                    "{} did not join within {:.1} s",
+                    diagnosis::ranks(&absent),
+                    timeout.as_secs_f64()
+                );
+                self.abort(absent.first().copied(), &reason)
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// When [`Coordinator::tick`] has something to do next.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let pending = self.pending.as_ref().map(|(due, _)| *due);
+        [pending, self.join_deadline()].into_iter().flatten().min()
+    }
+
+    fn join_deadline(&self) -> Option<Instant> {
+        if self.aborted.is_some() || self.all_joined() {
+            return None;
+        }
+        self.first_joined?.checked_add(self.config.join_timeout?)
     }
 }

@@ -13,7 +13,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-pub use port_range::PortRange;
+pub use port_range::{ParsePortRangeError, PortRange};
 pub use table::*;
 
 /// What the value of a variable is about, which decides whether a launcher passes it on.

@@ -10,7 +10,7 @@ use super::error::{HelloError, Stage};
 use super::wire::{FINISH_LEN, HELLO_LEN, REPLY_LEN, check_hello_prefix};
 use super::{Admission, Identity, Initiator, Purpose, Responder, Session};
 use crate::run::Secret;
-use crate::socket::wait_ready;
+use crate::socket::{is_retry, wait_ready};
 
 /// Runs the side that connected: proves itself to `expected_rank` (or
 /// [`COORDINATOR_RANK`](super::COORDINATOR_RANK)) and makes sure of it.
@@ -129,10 +129,6 @@ fn receive<S: Read + AsFd>(
         }
     }
     Ok(())
-}
-
-fn is_retry(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
 
 fn is_hang_up(error: &io::Error) -> bool {
