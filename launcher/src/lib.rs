@@ -1,1 +1,56 @@
 //! Hosts and slots to a plan, an agent per host, supervised ranks, an exit code.
+//!
+//! A [`JobSpec`] says what the user wants. [`plan`] turns it into a [`LaunchPlan`] without asking
+//! or starting anything. [`run`] starts an agent per host ([`run_agent`] is its main function),
+//! which starts and watches the ranks; it returns an [`Outcome`] once no process of the job is
+//! left, and the [`ExitCode`] follows from that.
+//!
+//! This crate moves environment variables, bytes of output and signals. It deliberately knows
+//! nothing of tensors, transports or devices.
+//!
+//! # Processes
+//!
+//! ```text
+//! paceline run (subreaper, coordinator)
+//! └── paceline agent (own session, subreaper, one per host)
+//!     ├── rank 0 (own process group, killed by the kernel if the agent dies)
+//!     │   └── whatever it starts
+//!     └── rank 1 …
+//! ```
+//!
+//! * The launcher dies: the agent sees the end of its input and ends everything below it.
+//! * The agent dies: the kernel kills the ranks, the launcher inherits their children and kills
+//!   them.
+//! * A rank dies: the others are told, then stopped.
+//!
+//! # Thread safety
+//!
+//! [`run`] blocks the calling thread and owns the process's signals and children while it runs.
+
+mod agent;
+mod environment;
+mod exit_code;
+mod hosts;
+mod job;
+mod output;
+mod plan;
+mod process;
+mod program;
+mod protocol;
+mod refusal;
+mod run;
+
+pub use agent::run_agent;
+pub use exit_code::ExitCode;
+pub use hosts::{HostError, HostSlots};
+pub use job::{GRACE_DEFAULT, JobSpec, OutputOptions, START_TIMEOUT_DEFAULT};
+pub use output::Stream;
+pub use plan::{HostFacts, LaunchPlan, PlanError, plan};
+pub use process::descendants::ProcessName;
+pub use process::wait::{Ending, ResourceUsage};
+pub use program::Program;
+pub use protocol::codec::FrameError;
+pub use protocol::link::LinkError;
+pub use protocol::messages::{LeftBehind, RankExit};
+pub use refusal::Refusal;
+pub use run::{AgentCommand, Outcome, RankFailure, RankOutcome, RunError, Verdict, run};

@@ -1,0 +1,149 @@
+//! The process that starts and watches the ranks of one host.
+//!
+//! Locally and remotely it is the same process with the same protocol: orders on standard input,
+//! reports on standard output, diagnostics on standard error. It has a session of its own, so that
+//! no terminal reaches it, and is a subreaper, so that nothing its ranks start can leave its sight.
+//!
+//! Invariants:
+//! * end of file on standard input ends every process of the job, then the agent.
+//! * ranks are spawned by the main thread, which lives as long as the agent: the kernel kills
+//!   ranks when it ends (PR_SET_PDEATHSIG).
+//! * a process group is signalled only while its leader has not been reaped, so its id is not
+//!   anybody else's.
+
+mod pump;
+mod ranks;
+mod secret;
+mod supervisor;
+
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use rustix::process::{getpid, set_child_subreaper, setsid};
+use tokio::sync::mpsc;
+use zeroize::Zeroizing;
+
+use crate::ExitCode;
+use crate::protocol::link::{self, FrameReader, LinkError};
+use crate::protocol::messages::{AgentConfig, Order, Report};
+use supervisor::Supervisor;
+
+/// How long a launcher that has started an agent may take to say what it wants.
+const CONFIGURE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long the last reports may take to leave once everything has ended.
+const FAREWELL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Runs the agent of this host until its launcher is done or gone. Blocks.
+///
+/// Returns the exit code of the agent process; what became of the ranks is in its reports.
+pub fn run_agent() -> ExitCode {
+    // An error means that this process leads a group already, hence is out of the launcher's.
+    let _ = setsid();
+    // The name in `ps`; where it cannot be set it is that of the binary.
+    let _ = rustix::thread::set_name(c"paceline-agent");
+    let outcome = set_child_subreaper(Some(getpid()))
+        .map_err(|error| LinkError::System { operation: "take orphans for", source: error.into() })
+        .and_then(|()| {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .map_err(|source| LinkError::System { operation: "start", source })?;
+            runtime.block_on(serve())
+        });
+    match outcome {
+        Ok(()) => ExitCode::Success,
+        Err(error) => {
+            // The launcher shares our standard error; if even that is gone nobody is left to tell.
+            let _ = writeln!(io::stderr(), "paceline agent: {}", describe(&error));
+            ExitCode::LauncherFailed
+        }
+    }
+}
+
+fn describe(error: &LinkError) -> String {
+    match std::error::Error::source(error) {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
+}
+
+async fn serve() -> Result<(), LinkError> {
+    let duplicate = |descriptor: std::os::fd::BorrowedFd<'_>| {
+        descriptor
+            .try_clone_to_owned()
+            .map_err(|source| LinkError::System { operation: "open", source })
+    };
+    let mut orders = FrameReader::new(duplicate(io::stdin().as_fd())?)?;
+    let output = link::asynchronous(duplicate(io::stdout().as_fd())?)?;
+    let (reports, queue) = mpsc::unbounded_channel();
+    let writer = tokio::spawn(link::write_frames(output, queue));
+    let reporter = Reporter { frames: reports };
+    let host = host_name();
+    reporter.send(&Report::Ready { pid: getpid().as_raw_pid(), host: host.clone() });
+
+    let configured = tokio::time::timeout(CONFIGURE_TIMEOUT, configuration(&mut orders)).await;
+    let (secret, config) = match configured {
+        Ok(Ok(Some(configured))) => configured,
+        Ok(Ok(None)) => return Ok(()),
+        Ok(Err(error)) => return Err(error),
+        Err(_elapsed) => {
+            let source = io::ErrorKind::TimedOut.into();
+            return Err(LinkError::System { operation: "wait for the plan on", source });
+        }
+    };
+    let mut supervisor = Supervisor::new(reporter, config.grace);
+    supervisor.start(&config, &secret, &host);
+    supervisor.supervise(&mut orders).await;
+    drop(supervisor);
+    // Everything has ended. The launcher closes our input when it has read the last report.
+    let _ = tokio::time::timeout(FAREWELL_TIMEOUT, writer).await;
+    let _ = tokio::time::timeout(FAREWELL_TIMEOUT, until_closed(&mut orders)).await;
+    Ok(())
+}
+
+async fn configuration(
+    orders: &mut FrameReader,
+) -> Result<Option<(Zeroizing<Vec<u8>>, AgentConfig)>, LinkError> {
+    let mut secret = Zeroizing::new(Vec::new());
+    while let Some(frame) = orders.next().await? {
+        match Order::decode(&frame)? {
+            Order::Secret(bytes) => secret = bytes,
+            Order::Start(config) => return Ok(Some((secret, *config))),
+            Order::Stop | Order::Kill => return Ok(None),
+            // Nothing runs yet.
+            Order::Signal(_) | Order::Grant { .. } => {}
+        }
+    }
+    Ok(None)
+}
+
+async fn until_closed(orders: &mut FrameReader) {
+    while let Ok(Some(_)) = orders.next().await {}
+}
+
+pub(crate) fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// Sends reports; silently into the void once the launcher is gone.
+#[derive(Debug, Clone)]
+pub(crate) struct Reporter {
+    frames: mpsc::UnboundedSender<Vec<u8>>,
+}
+
+impl Reporter {
+    pub(crate) fn send(&self, report: &Report) {
+        let mut bytes = Vec::new();
+        match report.encode(&mut bytes) {
+            Ok(()) => {
+                let _ = self.frames.send(bytes);
+            }
+            Err(error) => {
+                // Only a list of tens of thousands of processes could be that large.
+                let _ = writeln!(io::stderr(), "paceline agent: a report is lost: {error}");
+            }
+        }
+    }
+}

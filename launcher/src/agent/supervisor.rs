@@ -1,0 +1,373 @@
+//! Watching the ranks, and ending them.
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Signal, kill_process_group};
+use tokio::signal::unix::{Signal as SignalStream, SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use super::Reporter;
+use super::pump::pump;
+use super::ranks::{Rank, Recipe};
+use super::secret::SecretFile;
+use crate::environment;
+use crate::output::Stream;
+use crate::process::descendants::{Family, ProcessName, killable, signal_entry};
+use crate::process::signals;
+use crate::process::wait::{Look, Reaped, reap_one};
+use crate::protocol::link::{self, FrameReader};
+use crate::protocol::messages::{AgentConfig, LeftBehind, Order, RankExit, Report};
+use crate::refusal::Refusal;
+
+/// How often processes are looked for while some are being ended: a grandchild that another
+/// process reaps does not wake us.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
+
+/// How long SIGKILL may take; a process in uninterruptible sleep may take for ever.
+const KILL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long output may take to leave after the job was stopped by force.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Where the life of the ranks stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Running,
+    /// SIGTERM has been sent.
+    Terminating {
+        kill_at: Instant,
+    },
+    /// SIGKILL is being sent.
+    Killing {
+        give_up_at: Instant,
+    },
+    /// No process is left; their last output is on its way.
+    Draining {
+        give_up_at: Option<Instant>,
+    },
+    Finished,
+}
+
+pub(super) struct Supervisor {
+    reporter: Reporter,
+    grace: Duration,
+    phase: Phase,
+    /// Somebody ordered the end; it did not come by itself.
+    stopped: bool,
+    ranks: Vec<Rank>,
+    family: Family,
+    pumps: JoinSet<()>,
+    all_ended: watch::Sender<bool>,
+    left_behind_told: bool,
+    survivors: Vec<ProcessName>,
+    /// Keeps the ranks' way to the secret open.
+    secret: Option<SecretFile>,
+}
+
+impl Supervisor {
+    pub(super) fn new(reporter: Reporter, grace: Duration) -> Self {
+        Self {
+            reporter,
+            grace,
+            phase: Phase::Running,
+            stopped: false,
+            ranks: Vec::new(),
+            // Everything below an agent belongs to its job.
+            family: Family::default(),
+            pumps: JoinSet::new(),
+            all_ended: watch::channel(false).0,
+            left_behind_told: false,
+            survivors: Vec::new(),
+            secret: None,
+        }
+    }
+
+    /// Starts all ranks; if one cannot be started, says so and ends those that run.
+    pub(super) fn start(&mut self, config: &AgentConfig, secret: &[u8], host: &str) {
+        if let Err(refusal) = self.try_start(config, secret, host) {
+            self.reporter.send(&Report::Refused(refusal));
+            self.stop();
+        }
+    }
+
+    fn try_start(
+        &mut self,
+        config: &AgentConfig,
+        secret: &[u8],
+        host: &str,
+    ) -> Result<(), Refusal> {
+        let system = |operation: &str, error: &dyn std::fmt::Display| Refusal::System {
+            operation: operation.to_owned(),
+            reason: error.to_string(),
+            host: host.to_owned(),
+        };
+        let secret = SecretFile::create(secret)
+            .map_err(|error| system("keep the run's secret in memory", &error))?;
+        let variables = environment::known_to_agent_only(&secret.path());
+        self.secret = Some(secret);
+        let recipe = Recipe::prepare(config, variables, host)?;
+        for rank in &config.ranks {
+            let (rank, pipes) = recipe.start(rank)?;
+            self.reporter.send(&Report::Started { rank: rank.rank, pid: rank.pid });
+            let windows = rank.windows.clone();
+            let number = rank.rank;
+            self.ranks.push(rank);
+            for (stream, pipe) in Stream::BOTH.into_iter().zip(pipes) {
+                self.read_from(number, stream, pipe, &windows)
+                    .map_err(|error| system("read the ranks' output", &error))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn read_from(
+        &mut self,
+        rank: u32,
+        stream: Stream,
+        pipe: OwnedFd,
+        windows: &HashMap<Stream, super::pump::Window>,
+    ) -> Result<(), link::LinkError> {
+        let pipe = link::asynchronous(pipe)?;
+        let Some(window) = windows.get(&stream).cloned() else { return Ok(()) };
+        let all_ended = self.all_ended.subscribe();
+        self.pumps.spawn(pump(rank, stream, pipe, window, self.reporter.clone(), all_ended));
+        Ok(())
+    }
+
+    /// Follows orders and reports deaths until nothing is left.
+    pub(super) async fn supervise(&mut self, orders: &mut FrameReader) {
+        let Ok(mut events) = OwnSignals::register() else {
+            // Without a way to hear of deaths nothing can be promised.
+            self.kill_all();
+            self.reap();
+            return;
+        };
+        let mut connected = true;
+        loop {
+            self.reap();
+            self.advance(Instant::now());
+            if self.phase == Phase::Finished {
+                break;
+            }
+            let next_look = self.next_look(Instant::now());
+            tokio::select! {
+                frame = orders.next(), if connected => match frame {
+                    Ok(Some(frame)) => connected = self.obey(&frame),
+                    Ok(None) | Err(_) => connected = false,
+                },
+                interrupt = events.next() => if let Some(number) = interrupt {
+                    self.reporter.send(&Report::Interrupted { signal: number });
+                    self.stop();
+                },
+                _ = self.pumps.join_next(), if !self.pumps.is_empty() => {}
+                () = at(next_look) => {}
+            }
+            if !connected {
+                self.launcher_is_gone();
+            }
+        }
+        let survivors = std::mem::take(&mut self.survivors);
+        self.reporter.send(&Report::Finished { survivors });
+    }
+
+    fn obey(&mut self, frame: &crate::protocol::codec::Frame) -> bool {
+        match Order::decode(frame) {
+            Ok(Order::Stop) => self.stop(),
+            Ok(Order::Kill) => self.kill(),
+            Ok(Order::Signal(number)) => {
+                if let Some(signal) = signals::from_number(number) {
+                    self.signal_ranks(signal);
+                }
+            }
+            Ok(Order::Grant { rank, stream, bytes }) => {
+                let rank = self.ranks.iter().find(|candidate| candidate.rank == rank);
+                if let Some(window) = rank.and_then(|rank| rank.windows.get(&stream)) {
+                    window.grant(bytes);
+                }
+            }
+            // A second start makes no sense; a launcher that speaks gibberish is as good as gone.
+            Ok(Order::Start(_) | Order::Secret(_)) | Err(_) => return false,
+        }
+        true
+    }
+
+    /// Invariant A-1.
+    fn launcher_is_gone(&mut self) {
+        for window in self.ranks.iter().flat_map(|rank| rank.windows.values()) {
+            window.close();
+        }
+        self.stop();
+    }
+
+    fn reap(&mut self) {
+        while let Look::Ended(reaped) = reap_one() {
+            self.note_end(&reaped);
+        }
+    }
+
+    fn note_end(&mut self, reaped: &Reaped) {
+        // Orphans that we adopted are reaped too, but nobody asks about them.
+        let by_pid = |rank: &&mut Rank| rank.pid == reaped.pid && !rank.ended;
+        let Some(rank) = self.ranks.iter_mut().find(by_pid) else { return };
+        rank.ended = true;
+        self.reporter.send(&Report::Exited(RankExit {
+            rank: rank.rank,
+            pid: rank.pid,
+            ending: reaped.ending,
+            ran: rank.started.elapsed(),
+            usage: reaped.usage,
+        }));
+    }
+
+    fn stop(&mut self) {
+        self.stopped = true;
+        if self.phase == Phase::Running {
+            self.terminate();
+        }
+    }
+
+    fn kill(&mut self) {
+        self.stopped = true;
+        if matches!(self.phase, Phase::Running | Phase::Terminating { .. }) {
+            self.phase = Phase::Killing { give_up_at: Instant::now() + KILL_TIMEOUT };
+        }
+    }
+
+    fn terminate(&mut self) {
+        self.phase = Phase::Terminating { kill_at: Instant::now() + self.grace };
+        // A stopped process would not act on SIGTERM.
+        self.signal_ranks(Signal::CONT);
+        self.signal_ranks(Signal::TERM);
+    }
+
+    /// Signals the process group of every rank that has not been reaped.
+    fn signal_ranks(&self, signal: Signal) {
+        for rank in self.ranks.iter().filter(|rank| !rank.ended) {
+            if let Some(group) = killable(rank.pid) {
+                // The only failure is that all of the group is dead already.
+                let _ = kill_process_group(group, signal);
+            }
+        }
+    }
+
+    fn advance(&mut self, now: Instant) {
+        let ranks_ended = self.ranks.iter().all(|rank| rank.ended);
+        match self.phase {
+            Phase::Running if ranks_ended => {
+                self.phase = Phase::Terminating { kill_at: now + self.grace };
+                self.advance(now);
+            }
+            Phase::Terminating { kill_at } => {
+                if ranks_ended && self.nobody_is_left() {
+                    self.drain(now);
+                } else if now >= kill_at {
+                    self.phase = Phase::Killing { give_up_at: now + KILL_TIMEOUT };
+                    self.kill_all();
+                }
+            }
+            Phase::Killing { give_up_at } => {
+                self.kill_all();
+                self.reap();
+                let living = self.family.living();
+                if living.is_empty() || now >= give_up_at {
+                    self.survivors = living.iter().map(ProcessName::from).collect();
+                    self.drain(now);
+                }
+            }
+            Phase::Draining { give_up_at } => {
+                if self.pumps.is_empty() || give_up_at.is_some_and(|at| now >= at) {
+                    self.phase = Phase::Finished;
+                }
+            }
+            Phase::Running | Phase::Finished => {}
+        }
+    }
+
+    /// Whether the ranks' own children are gone too; asks those that are not to end, once.
+    fn nobody_is_left(&mut self) -> bool {
+        let living = self.family.living();
+        if living.is_empty() {
+            return true;
+        }
+        if !self.left_behind_told {
+            self.left_behind_told = true;
+            let told = living.iter().map(|entry| LeftBehind {
+                rank: environment::rank_of(entry),
+                process: ProcessName::from(entry),
+            });
+            self.reporter.send(&Report::LeftBehind(told.collect()));
+            for entry in &living {
+                signal_entry(entry, Signal::TERM);
+                signal_entry(entry, Signal::CONT);
+            }
+        }
+        false
+    }
+
+    fn kill_all(&self) {
+        self.signal_ranks(Signal::KILL);
+        for entry in self.family.living() {
+            signal_entry(&entry, Signal::KILL);
+        }
+    }
+
+    fn drain(&mut self, now: Instant) {
+        let give_up_at = self.stopped.then(|| now + DRAIN_TIMEOUT);
+        self.phase = Phase::Draining { give_up_at };
+        self.all_ended.send_replace(true);
+        self.advance(now);
+    }
+
+    /// When something is to be done although nothing happens.
+    fn next_look(&self, now: Instant) -> Option<Instant> {
+        match self.phase {
+            Phase::Running | Phase::Finished => None,
+            Phase::Draining { give_up_at } => give_up_at,
+            Phase::Terminating { kill_at } => {
+                let ranks_ended = self.ranks.iter().all(|rank| rank.ended);
+                Some(if ranks_ended { kill_at.min(now + POLL_INTERVAL) } else { kill_at })
+            }
+            Phase::Killing { .. } => Some(now + POLL_INTERVAL),
+        }
+    }
+}
+
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The signals that the agent itself receives.
+struct OwnSignals {
+    child: SignalStream,
+    terminate: SignalStream,
+    interrupt: SignalStream,
+    hang_up: SignalStream,
+}
+
+impl OwnSignals {
+    fn register() -> std::io::Result<Self> {
+        Ok(Self {
+            child: signal(SignalKind::child())?,
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// The number of a signal that asks for the end, or `None` if a child has ended.
+    async fn next(&mut self) -> Option<i32> {
+        let signal = tokio::select! {
+            _ = self.child.recv() => return None,
+            _ = self.terminate.recv() => Signal::TERM,
+            _ = self.interrupt.recv() => Signal::INT,
+            _ = self.hang_up.recv() => Signal::HUP,
+        };
+        Some(signal.as_raw())
+    }
+}

@@ -1,0 +1,111 @@
+//! The environment of a rank, as data.
+
+use std::ffi::{OsStr, OsString};
+use std::net::{Ipv4Addr, TcpListener};
+
+use paceline_rendezvous::RankInfo;
+use paceline_rendezvous::env::{self, ProcessEnvironment};
+use rustix::process::getpid;
+
+use crate::process::table::ProcessEntry;
+
+/// Threads of OpenMP and of the libraries that follow its variable.
+pub(crate) const OMP_NUM_THREADS: &str = "OMP_NUM_THREADS";
+
+/// Makes Python write lines as they come although its output is a pipe.
+const PYTHONUNBUFFERED: &str = "PYTHONUNBUFFERED";
+
+/// Ports for the user's framework are looked for here: below every port that kernels hand out by
+/// themselves (from 32768 on), so no connection takes one before the framework listens on it.
+const FRAMEWORK_PORTS: std::ops::Range<u16> = 20_000..32_000;
+
+/// Variables that say which rank a process is; they must not be set by hand for a job.
+pub(crate) fn is_identity(name: &OsStr) -> bool {
+    env::identifies_rank(name) && !is_for_framework(name)
+}
+
+/// Ours to suggest, the user's to change.
+fn is_for_framework(name: &OsStr) -> bool {
+    name == env::TORCH_MASTER_ADDR.name || name == env::TORCH_MASTER_PORT.name
+}
+
+/// Inherited variables that describe the place of *this* process in somebody's job.
+pub(crate) fn inherited_to_remove() -> Vec<OsString> {
+    let names = ProcessEnvironment.all().into_iter().map(|(name, _)| name);
+    names.filter(|name| env::identifies_rank(name)).collect()
+}
+
+/// What the rank in this place has of its own.
+pub(crate) fn of_rank(place: &RankInfo) -> Vec<(OsString, OsString)> {
+    let variables = place.variables().into_iter();
+    variables.map(|(name, value)| (name.into(), value.into())).collect()
+}
+
+/// Variables with values that only the agent knows.
+pub(crate) fn known_to_agent_only(secret_file: &OsStr) -> Vec<(OsString, OsString)> {
+    let pid = getpid().as_raw_pid().to_string();
+    vec![
+        (env::SECRET_FILE.name.into(), secret_file.to_owned()),
+        (env::AGENT_PID.name.into(), pid.into()),
+    ]
+}
+
+/// Defaults for programs that do not know they share a machine.
+///
+/// `threads` is what OMP_NUM_THREADS becomes where nobody has set it.
+pub(crate) fn defaults(threads: u32) -> Vec<(OsString, OsString)> {
+    vec![
+        (OMP_NUM_THREADS.into(), threads.to_string().into()),
+        (PYTHONUNBUFFERED.into(), "1".into()),
+    ]
+}
+
+/// Where the user's framework may let its own ranks meet.
+pub(crate) fn for_framework(address: &str, port: u16) -> Vec<(OsString, OsString)> {
+    vec![
+        (env::TORCH_MASTER_ADDR.name.into(), address.into()),
+        (env::TORCH_MASTER_PORT.name.into(), port.to_string().into()),
+    ]
+}
+
+/// Which rank's environment a process was started with.
+pub(crate) fn rank_of(process: &ProcessEntry) -> Option<u32> {
+    process.started_with(env::RANK.name)?.parse().ok()
+}
+
+/// A port on which nothing listens, for the user's framework; we never listen on it.
+///
+/// The search starts at a place that depends on `seed`, so that jobs that start at the same time
+/// do not get the same port. `None` if every port of the range is taken.
+pub(crate) fn free_framework_port(seed: u32) -> Option<u16> {
+    let count = u32::from(FRAMEWORK_PORTS.end - FRAMEWORK_PORTS.start);
+    // Neighbouring seeds (process ids) should not probe each other's ports.
+    let start = seed.wrapping_mul(2_654_435_761) % count;
+    (0..count)
+        .filter_map(|step| u16::try_from((start + step) % count).ok())
+        .map(|offset| FRAMEWORK_PORTS.start + offset)
+        .find(|&port| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn identities_are_told_from_settings() {
+        for name in ["PACELINE_RANK", "RANK", "OMPI_COMM_WORLD_RANK", "PACELINE_SECRET_FILE"] {
+            assert!(is_identity(OsStr::new(name)), "{name}");
+        }
+        for name in ["MASTER_PORT", "PATH", "NCCL_DEBUG", "PACELINE_TRANSPORT"] {
+            assert!(!is_identity(OsStr::new(name)), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_framework_port_is_free_and_outside_the_kernels_own_range() {
+        let port = free_framework_port(7).expect("one of thousands is free");
+        assert!(FRAMEWORK_PORTS.contains(&port));
+        let held = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port));
+        assert_ne!(free_framework_port(7), held.is_ok().then_some(port));
+    }
+}

@@ -1,0 +1,67 @@
+//! What the user asks for.
+
+use std::ffi::OsString;
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::hosts::HostSlots;
+use crate::program::Program;
+
+/// Time between SIGTERM and SIGKILL: long enough to write a checkpoint of a small model.
+pub const GRACE_DEFAULT: Duration = Duration::from_secs(10);
+
+/// Time for all ranks of a job to be started.
+pub const START_TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
+
+/// A job, as the user describes it. [`crate::plan`] turns it into what each host does.
+#[derive(Debug, Clone)]
+pub struct JobSpec {
+    /// Number of ranks; may be left out where `hosts` have slots.
+    pub rank_count: Option<NonZeroU32>,
+    /// Hosts to use, in order of ranks; empty means this one.
+    pub hosts: Vec<HostSlots>,
+    /// What each rank runs.
+    pub program: Program,
+    /// The program's arguments, passed on untouched.
+    pub arguments: Vec<OsString>,
+    /// Where the ranks start.
+    pub working_directory: PathBuf,
+    /// Variables to set for every rank. Those that say which rank a process is are refused.
+    pub variables: Vec<(OsString, OsString)>,
+    /// Between SIGTERM and SIGKILL when ranks are stopped.
+    pub grace: Duration,
+    /// Longest time for the whole job; `None` for no limit.
+    pub timeout: Option<Duration>,
+    /// Longest time until all ranks have been started.
+    pub start_timeout: Duration,
+    /// What becomes of the ranks' output.
+    pub output: OutputOptions,
+}
+
+/// What becomes of the ranks' output.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutputOptions {
+    /// Put `[rank] ` before each line.
+    pub prefix: bool,
+    /// Also write `DIR/rank.NN/stdout` and `DIR/rank.NN/stderr`.
+    pub directory: Option<PathBuf>,
+}
+
+impl JobSpec {
+    /// A job of `rank_count` ranks on this host with every option at its default.
+    pub fn local(rank_count: NonZeroU32, program: Program, arguments: Vec<OsString>) -> Self {
+        Self {
+            rank_count: Some(rank_count),
+            hosts: Vec::new(),
+            program,
+            arguments,
+            working_directory: std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/")),
+            variables: Vec::new(),
+            grace: GRACE_DEFAULT,
+            timeout: None,
+            start_timeout: START_TIMEOUT_DEFAULT,
+            output: OutputOptions { prefix: true, directory: None },
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! Merging the segments of many ranks into one stream that a person can read.
+
+use super::lines::End;
+
+/// Prefixes lines and keeps ranks from writing into each other's lines. Pure.
+#[derive(Debug)]
+pub(crate) struct Mixer {
+    prefix: bool,
+    /// The rank whose segment the stream now ends with, where that segment is not a whole line.
+    open: Option<Unfinished>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Unfinished {
+    rank: u32,
+    /// It ended with a carriage return, so more from the same rank starts a fresh line.
+    repaint: bool,
+}
+
+impl Mixer {
+    pub(crate) fn new(prefix: bool) -> Self {
+        Self { prefix, open: None }
+    }
+
+    /// Appends a segment of a rank to `out`.
+    ///
+    /// If another rank's line is still open it is ended first: it stays readable, and its rest is
+    /// prefixed again when it comes.
+    pub(crate) fn add(&mut self, rank: u32, segment: &[u8], end: End, out: &mut Vec<u8>) {
+        let continues = match self.open {
+            Some(open) if open.rank == rank => !open.repaint,
+            Some(_) => {
+                out.push(b'\n');
+                false
+            }
+            None => false,
+        };
+        if self.prefix && !continues {
+            out.push(b'[');
+            out.extend_from_slice(rank.to_string().as_bytes());
+            out.extend_from_slice(b"] ");
+        }
+        out.extend_from_slice(segment);
+        self.open = match end {
+            End::Line => None,
+            End::Repaint => Some(Unfinished { rank, repaint: true }),
+            End::Open => Some(Unfinished { rank, repaint: false }),
+        };
+    }
+
+    /// Ends a line that a rank left open, so that what comes next starts on its own line.
+    ///
+    /// Without prefixes the bytes stay exactly those of the ranks.
+    pub(crate) fn finish(&mut self, out: &mut Vec<u8>) {
+        if self.open.take().is_some() && self.prefix {
+            out.push(b'\n');
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mix(prefix: bool, segments: &[(u32, &str, End)]) -> String {
+        let mut mixer = Mixer::new(prefix);
+        let mut out = Vec::new();
+        for (rank, text, end) in segments {
+            mixer.add(*rank, text.as_bytes(), *end, &mut out);
+        }
+        mixer.finish(&mut out);
+        String::from_utf8(out).expect("test text is UTF-8")
+    }
+
+    #[test]
+    fn whole_lines_are_prefixed() {
+        let segments = [(0, "a\n", End::Line), (11, "b\n", End::Line)];
+        assert_eq!(mix(true, &segments), "[0] a\n[11] b\n");
+        assert_eq!(mix(false, &segments), "a\nb\n");
+    }
+
+    #[test]
+    fn pieces_of_one_line_join_unless_another_rank_speaks() {
+        let alone = [(0, "aa", End::Open), (0, "bb\n", End::Line)];
+        assert_eq!(mix(true, &alone), "[0] aabb\n");
+        let cut = [(0, "aa", End::Open), (1, "x\n", End::Line), (0, "bb\n", End::Line)];
+        assert_eq!(mix(true, &cut), "[0] aa\n[1] x\n[0] bb\n");
+    }
+
+    #[test]
+    fn repaints_are_prefixed_each_time_and_never_overwritten_by_others() {
+        let bar = [(0, "10%\r", End::Repaint), (0, "20%\r", End::Repaint), (1, "x\n", End::Line)];
+        assert_eq!(mix(true, &bar), "[0] 10%\r[0] 20%\r\n[1] x\n");
+    }
+
+    #[test]
+    fn a_last_line_without_an_end_is_ended_only_where_prefixes_are() {
+        assert_eq!(mix(true, &[(0, "a", End::Open)]), "[0] a\n");
+        assert_eq!(mix(false, &[(0, "a", End::Open)]), "a");
+    }
+}

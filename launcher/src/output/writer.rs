@@ -1,0 +1,273 @@
+//! The thread that writes one of our output streams.
+//!
+//! Terminals and pipes that we share with others must not be made non-blocking, so writing to them
+//! may block for as long as nobody reads. A thread per stream takes that wait: the supervisor stays
+//! awake for signals and deaths. What is in flight is bounded by the credits of the protocol.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, poll};
+
+use super::Stream;
+use super::lines::{End, LineCutter};
+use super::mixer::Mixer;
+
+/// A progress bar whose program is silent for this long is shown as it stands.
+const REPAINT_DELAY: Duration = Duration::from_millis(100);
+
+/// Output is gathered up to this many bytes per system call.
+const GATHER_BYTES_MAX: usize = 256 << 10;
+
+/// What the thread reports.
+#[derive(Debug)]
+pub(crate) enum WriterEvent {
+    /// So many bytes of the rank have left; it may send as many more.
+    Written { rank: u32, stream: Stream, bytes: u32 },
+    /// Our own stream cannot be written any more; the thread discards from here on.
+    StreamFailed { error: io::Error },
+    /// A rank's file cannot be written any more.
+    FileFailed { path: PathBuf, error: io::Error },
+    /// Everything has been written; the thread ends.
+    Finished,
+}
+
+/// Where the bytes of a stream go.
+#[derive(Debug)]
+pub(crate) struct Destination {
+    /// Our own descriptor, which may be shared with other processes; `None` for files only.
+    pub(crate) shared: Option<OwnedFd>,
+    /// One file per rank with its path, or empty.
+    pub(crate) files: Vec<(PathBuf, File)>,
+    pub(crate) prefix: bool,
+}
+
+#[derive(Debug)]
+enum Job {
+    Chunk { rank: u32, bytes: Vec<u8> },
+    Ended { rank: u32 },
+}
+
+/// Handle of the thread. Dropping it lets the thread write what it has and end.
+#[derive(Debug)]
+pub(crate) struct StreamWriter {
+    jobs: mpsc::Sender<Job>,
+}
+
+impl StreamWriter {
+    /// Starts the thread for the streams of ranks `0..world_size`.
+    ///
+    /// # Errors
+    /// The operating system allows no further thread.
+    pub(crate) fn start(
+        stream: Stream,
+        world_size: u32,
+        destination: Destination,
+        on_event: impl Fn(WriterEvent) + Send + 'static,
+    ) -> io::Result<Self> {
+        let (jobs, queue) = mpsc::channel();
+        let cutters = (0..world_size).map(|_| LineCutter::default()).collect();
+        let mixer = Mixer::new(destination.prefix);
+        let worker = Worker {
+            stream,
+            destination,
+            on_event: Box::new(on_event),
+            cutters,
+            mixer,
+            pending: Vec::new(),
+            owed: Vec::new(),
+        };
+        thread::Builder::new()
+            .name(format!("paceline-{}", stream.file_name()))
+            .spawn(move || worker.run(&queue))?;
+        Ok(Self { jobs })
+    }
+
+    /// Queues bytes of a rank.
+    pub(crate) fn write(&self, rank: u32, bytes: Vec<u8>) {
+        // The thread only ends when this handle is dropped.
+        let _ = self.jobs.send(Job::Chunk { rank, bytes });
+    }
+
+    /// The rank's stream has ended.
+    pub(crate) fn ended(&self, rank: u32) {
+        let _ = self.jobs.send(Job::Ended { rank });
+    }
+}
+
+struct Worker {
+    stream: Stream,
+    destination: Destination,
+    on_event: Box<dyn Fn(WriterEvent) + Send>,
+    cutters: Vec<LineCutter>,
+    mixer: Mixer,
+    /// Mixed output that has not been written yet.
+    pending: Vec<u8>,
+    /// Acknowledgements to send once `pending` has been written.
+    owed: Vec<(u32, u32)>,
+}
+
+impl Worker {
+    fn run(mut self, queue: &mpsc::Receiver<Job>) {
+        loop {
+            let job = if self.cutters.iter().any(LineCutter::holds_repaint) {
+                match queue.recv_timeout(REPAINT_DELAY) {
+                    Err(RecvTimeoutError::Timeout) => {
+                        self.show_repaints();
+                        continue;
+                    }
+                    other => other.ok(),
+                }
+            } else {
+                queue.recv().ok()
+            };
+            let Some(job) = job else { break };
+            self.take(job);
+            while self.pending.len() < GATHER_BYTES_MAX {
+                let Ok(job) = queue.try_recv() else { break };
+                self.take(job);
+            }
+            self.flush();
+        }
+        for rank in 0..self.cutters.len() {
+            self.end_rank(rank);
+        }
+        self.mixer.finish(&mut self.pending);
+        self.flush();
+        (self.on_event)(WriterEvent::Finished);
+    }
+
+    fn take(&mut self, job: Job) {
+        match job {
+            Job::Chunk { rank, bytes } => self.take_chunk(rank, &bytes),
+            Job::Ended { rank } => {
+                if let Ok(index) = usize::try_from(rank) {
+                    self.end_rank(index);
+                }
+            }
+        }
+    }
+
+    fn take_chunk(&mut self, rank: u32, bytes: &[u8]) {
+        let Ok(index) = usize::try_from(rank) else { return };
+        if let Some((path, file)) = self.destination.files.get_mut(index)
+            && let Err(error) = file.write_all(bytes)
+        {
+            let path = path.clone();
+            (self.on_event)(WriterEvent::FileFailed { path, error });
+            self.destination.files.clear();
+        }
+        let Some(cutter) = self.cutters.get_mut(index) else { return };
+        let (mixer, pending) = (&mut self.mixer, &mut self.pending);
+        cutter.push(bytes, |segment, end| mixer.add(rank, segment, end, pending));
+        self.owed.push((rank, u32::try_from(bytes.len()).unwrap_or(u32::MAX)));
+    }
+
+    fn end_rank(&mut self, index: usize) {
+        let (Some(cutter), Ok(rank)) = (self.cutters.get_mut(index), u32::try_from(index)) else {
+            return;
+        };
+        let (mixer, pending) = (&mut self.mixer, &mut self.pending);
+        cutter.finish(|segment, end: End| mixer.add(rank, segment, end, pending));
+    }
+
+    fn show_repaints(&mut self) {
+        for (rank, cutter) in (0..).zip(&mut self.cutters) {
+            let (mixer, pending) = (&mut self.mixer, &mut self.pending);
+            cutter.flush_repaint(|segment, end| mixer.add(rank, segment, end, pending));
+        }
+        self.flush();
+    }
+
+    fn flush(&mut self) {
+        if let Some(descriptor) = &self.destination.shared
+            && let Err(error) = write_all(descriptor, &self.pending)
+        {
+            (self.on_event)(WriterEvent::StreamFailed { error });
+            self.destination.shared = None;
+        }
+        self.pending.clear();
+        for (rank, bytes) in self.owed.drain(..) {
+            (self.on_event)(WriterEvent::Written { rank, stream: self.stream, bytes });
+        }
+    }
+}
+
+/// Writes everything, also to a descriptor that somebody else has made non-blocking.
+fn write_all(descriptor: &OwnedFd, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match rustix::io::write(descriptor, bytes) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => bytes = &bytes[written..],
+            Err(rustix::io::Errno::INTR) => {}
+            Err(rustix::io::Errno::AGAIN) => {
+                poll(&mut [PollFd::new(descriptor, PollFlags::OUT)], None)?;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+
+    fn start(prefix: bool) -> (StreamWriter, File, mpsc::Receiver<WriterEvent>) {
+        let (reader, writer) = rustix::pipe::pipe().expect("a pipe");
+        let (events, receiver) = mpsc::channel();
+        let destination = Destination { shared: Some(writer), files: Vec::new(), prefix };
+        let on_event = move |event| events.send(event).expect("the test listens");
+        let writer =
+            StreamWriter::start(Stream::Stdout, 2, destination, on_event).expect("a thread starts");
+        (writer, File::from(reader), receiver)
+    }
+
+    #[test]
+    fn writes_acknowledges_and_finishes() {
+        let (writer, mut reader, events) = start(true);
+        writer.write(1, b"hello\nlast".to_vec());
+        drop(writer);
+        let mut text = String::new();
+        reader.read_to_string(&mut text).expect("readable");
+        assert_eq!(text, "[1] hello\n[1] last\n");
+        let mut written = 0;
+        while let Ok(event) = events.recv() {
+            match event {
+                WriterEvent::Written { rank: 1, bytes, .. } => written += bytes,
+                WriterEvent::Finished => break,
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(written, 10);
+    }
+
+    #[test]
+    fn a_reader_that_left_is_reported_and_nothing_blocks() {
+        let (writer, reader, events) = start(true);
+        drop(reader);
+        for _ in 0..100 {
+            writer.write(0, vec![b'\n'; 64 << 10]);
+        }
+        drop(writer);
+        let mut failed = 0;
+        while let Ok(event) = events.recv() {
+            match event {
+                WriterEvent::StreamFailed { error } => {
+                    assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+                    failed += 1;
+                }
+                WriterEvent::Finished => break,
+                _ => {}
+            }
+        }
+        assert_eq!(failed, 1);
+    }
+}

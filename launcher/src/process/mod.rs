@@ -1,0 +1,10 @@
+//! Operating system processes: who descends from whom, how they end, how to end them.
+//!
+//! Nothing here knows ranks or jobs. A process is addressed by its id together with its start time,
+//! because an id alone may belong to somebody else a moment later.
+
+pub(crate) mod descendants;
+pub(crate) mod signals;
+pub(crate) mod spawn;
+pub(crate) mod table;
+pub(crate) mod wait;

@@ -1,0 +1,305 @@
+//! The messages in the frames.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use super::codec::{self, Frame, FrameError};
+use super::text;
+use crate::output::Stream;
+use crate::process::descendants::ProcessName;
+use crate::process::wait::{Ending, ResourceUsage};
+use crate::program::Program;
+use crate::refusal::Refusal;
+
+/// Everything that an agent must know to start its ranks. Holds no secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct AgentConfig {
+    pub(crate) program: Program,
+    #[serde(with = "text::list")]
+    pub(crate) arguments: Vec<OsString>,
+    #[serde(with = "text::one")]
+    pub(crate) working_directory: PathBuf,
+    /// Variables that every rank gets.
+    #[serde(with = "text::pairs")]
+    pub(crate) variables: Vec<(OsString, OsString)>,
+    /// Variables that every rank gets unless the agent's environment has them.
+    #[serde(with = "text::pairs")]
+    pub(crate) default_variables: Vec<(OsString, OsString)>,
+    pub(crate) ranks: Vec<RankConfig>,
+    /// Between SIGTERM and SIGKILL.
+    pub(crate) grace: Duration,
+}
+
+/// What one rank has of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RankConfig {
+    pub(crate) rank: u32,
+    #[serde(with = "text::pairs")]
+    pub(crate) variables: Vec<(OsString, OsString)>,
+}
+
+/// From the launcher to an agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// The run's secret; comes before `Start`.
+    Secret(Zeroizing<Vec<u8>>),
+    /// Start the ranks.
+    Start(Box<AgentConfig>),
+    /// Pass this signal on to every rank.
+    Signal(i32),
+    /// End the ranks: continue, terminate, kill after the grace.
+    Stop,
+    /// End the ranks now.
+    Kill,
+    /// So many more bytes of the stream may be sent.
+    Grant { rank: u32, stream: Stream, bytes: u32 },
+}
+
+/// From an agent to the launcher.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Report {
+    /// The agent runs.
+    Ready { pid: i32, host: String },
+    /// The ranks cannot be started; none of them runs.
+    Refused(Refusal),
+    /// A rank runs.
+    Started { rank: u32, pid: i32 },
+    /// Bytes of a rank.
+    Output { rank: u32, stream: Stream, bytes: Vec<u8> },
+    /// A rank's stream has ended.
+    Closed { rank: u32, stream: Stream },
+    /// A rank has ended and has been reaped.
+    Exited(RankExit),
+    /// Somebody asked the agent itself to stop.
+    Interrupted { signal: i32 },
+    /// All ranks have ended and these processes that they started had not; they are being ended.
+    LeftBehind(Vec<LeftBehind>),
+    /// Nothing runs any more, except these which even SIGKILL did not end.
+    Finished { survivors: Vec<ProcessName> },
+}
+
+/// How a rank ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RankExit {
+    /// The rank.
+    pub rank: u32,
+    /// Its process id on its host.
+    pub pid: i32,
+    /// How it ended.
+    pub ending: Ending,
+    /// How long it ran.
+    pub ran: Duration,
+    /// What it used.
+    pub usage: ResourceUsage,
+}
+
+/// A process that a rank started and did not end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeftBehind {
+    /// Which rank's environment it was started with, if that can be told.
+    pub rank: Option<u32>,
+    /// The process.
+    pub process: ProcessName,
+}
+
+/// Kinds of frames. The numbers are the wire format.
+mod kind {
+    pub(super) const SECRET: u8 = 1;
+    pub(super) const START: u8 = 2;
+    pub(super) const SIGNAL: u8 = 3;
+    pub(super) const STOP: u8 = 4;
+    pub(super) const KILL: u8 = 5;
+    pub(super) const GRANT: u8 = 6;
+    pub(super) const READY: u8 = 65;
+    pub(super) const REFUSED: u8 = 66;
+    pub(super) const STARTED: u8 = 67;
+    pub(super) const OUTPUT: u8 = 68;
+    pub(super) const CLOSED: u8 = 69;
+    pub(super) const EXITED: u8 = 70;
+    pub(super) const INTERRUPTED: u8 = 71;
+    pub(super) const LEFT_BEHIND: u8 = 72;
+    pub(super) const FINISHED: u8 = 73;
+}
+
+impl Order {
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) -> Result<(), FrameError> {
+        match self {
+            Self::Secret(secret) => codec::encode(kind::SECRET, &[secret], out),
+            Self::Start(config) => json(kind::START, config, out),
+            Self::Signal(number) => json(kind::SIGNAL, number, out),
+            Self::Stop => codec::encode(kind::STOP, &[], out),
+            Self::Kill => codec::encode(kind::KILL, &[], out),
+            Self::Grant { rank, stream, bytes } => json(kind::GRANT, &(rank, stream, bytes), out),
+        }
+    }
+
+    pub(crate) fn decode(frame: &Frame) -> Result<Self, FrameError> {
+        Ok(match frame.kind {
+            kind::SECRET => Self::Secret(Zeroizing::new(frame.body.clone())),
+            kind::START => Self::Start(Box::new(parse(frame)?)),
+            kind::SIGNAL => Self::Signal(parse(frame)?),
+            kind::STOP => Self::Stop,
+            kind::KILL => Self::Kill,
+            kind::GRANT => {
+                let (rank, stream, bytes) = parse(frame)?;
+                Self::Grant { rank, stream, bytes }
+            }
+            _ => return Err(malformed(frame, "no such type")),
+        })
+    }
+}
+
+impl Report {
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) -> Result<(), FrameError> {
+        match self {
+            Self::Ready { pid, host } => json(kind::READY, &(pid, host), out),
+            Self::Refused(refusal) => json(kind::REFUSED, refusal, out),
+            Self::Started { rank, pid } => json(kind::STARTED, &(rank, pid), out),
+            Self::Output { rank, stream, bytes } => {
+                let header = [&rank.to_le_bytes()[..], &[u8::from(*stream == Stream::Stderr)]];
+                codec::encode(kind::OUTPUT, &[header[0], header[1], bytes], out)
+            }
+            Self::Closed { rank, stream } => json(kind::CLOSED, &(rank, stream), out),
+            Self::Exited(exit) => json(kind::EXITED, exit, out),
+            Self::Interrupted { signal } => json(kind::INTERRUPTED, signal, out),
+            Self::LeftBehind(left) => json(kind::LEFT_BEHIND, left, out),
+            Self::Finished { survivors } => json(kind::FINISHED, survivors, out),
+        }
+    }
+
+    pub(crate) fn decode(frame: &Frame) -> Result<Self, FrameError> {
+        Ok(match frame.kind {
+            kind::READY => {
+                let (pid, host) = parse(frame)?;
+                Self::Ready { pid, host }
+            }
+            kind::REFUSED => Self::Refused(parse(frame)?),
+            kind::STARTED => {
+                let (rank, pid) = parse(frame)?;
+                Self::Started { rank, pid }
+            }
+            kind::OUTPUT => decode_output(frame)?,
+            kind::CLOSED => {
+                let (rank, stream) = parse(frame)?;
+                Self::Closed { rank, stream }
+            }
+            kind::EXITED => Self::Exited(parse(frame)?),
+            kind::INTERRUPTED => Self::Interrupted { signal: parse(frame)? },
+            kind::LEFT_BEHIND => Self::LeftBehind(parse(frame)?),
+            kind::FINISHED => Self::Finished { survivors: parse(frame)? },
+            _ => return Err(malformed(frame, "no such type")),
+        })
+    }
+}
+
+fn decode_output(frame: &Frame) -> Result<Report, FrameError> {
+    let Some((&[a, b, c, d, stream], bytes)) = frame.body.split_first_chunk::<5>() else {
+        return Err(malformed(frame, "shorter than its header"));
+    };
+    let stream = match stream {
+        0 => Stream::Stdout,
+        1 => Stream::Stderr,
+        _ => return Err(malformed(frame, "no such stream")),
+    };
+    Ok(Report::Output { rank: u32::from_le_bytes([a, b, c, d]), stream, bytes: bytes.to_vec() })
+}
+
+fn json(kind: u8, value: &impl Serialize, out: &mut Vec<u8>) -> Result<(), FrameError> {
+    let body = serde_json::to_vec(value)
+        .map_err(|error| FrameError::Malformed { kind, reason: error.to_string() })?;
+    codec::encode(kind, &[&body], out)
+}
+
+fn parse<T: DeserializeOwned>(frame: &Frame) -> Result<T, FrameError> {
+    serde_json::from_slice(&frame.body).map_err(|error| malformed(frame, &error.to_string()))
+}
+
+fn malformed(frame: &Frame, reason: &str) -> FrameError {
+    FrameError::Malformed { kind: frame.kind, reason: reason.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::ffi::OsStringExt;
+
+    use super::*;
+    use crate::protocol::codec::{Decoder, PREAMBLE};
+
+    fn frames(bytes: &[u8]) -> Vec<Frame> {
+        let mut decoder = Decoder::default();
+        decoder.push(&PREAMBLE);
+        decoder.push(bytes);
+        std::iter::from_fn(|| decoder.next().expect("well formed")).collect()
+    }
+
+    #[test]
+    fn orders_survive_the_wire_with_arguments_that_are_not_text() {
+        let odd = OsString::from_vec(vec![0xff, b'a', 0xfe]);
+        let orders = [
+            Order::Secret(Zeroizing::new(vec![1; 32])),
+            Order::Start(Box::new(AgentConfig {
+                program: Program::Command("train.py".into()),
+                arguments: vec!["--flag".into(), odd.clone()],
+                working_directory: "/tmp/".into(),
+                variables: vec![("A".into(), odd)],
+                default_variables: vec![],
+                ranks: vec![RankConfig { rank: 3, variables: vec![("R".into(), "3".into())] }],
+                grace: Duration::from_millis(1500),
+            })),
+            Order::Signal(10),
+            Order::Stop,
+            Order::Kill,
+            Order::Grant { rank: 1, stream: Stream::Stderr, bytes: 9 },
+        ];
+        let mut bytes = Vec::new();
+        for order in &orders {
+            order.encode(&mut bytes).expect("small");
+        }
+        let back: Vec<Order> =
+            frames(&bytes).iter().map(|frame| Order::decode(frame).expect("valid")).collect();
+        assert_eq!(back, orders);
+    }
+
+    #[test]
+    fn reports_survive_the_wire() {
+        let exit = RankExit {
+            rank: 2,
+            pid: 77,
+            ending: Ending::Signal(9),
+            ran: Duration::from_millis(12_345),
+            usage: ResourceUsage::default(),
+        };
+        let process = ProcessName { pid: 5, name: "sleep".into() };
+        let reports = [
+            Report::Ready { pid: 4, host: "node1".into() },
+            Report::Refused(Refusal::NotFound { program: "nope".into(), host: "node1".into() }),
+            Report::Started { rank: 2, pid: 77 },
+            Report::Output { rank: 2, stream: Stream::Stderr, bytes: vec![0, 255, 10] },
+            Report::Closed { rank: 2, stream: Stream::Stdout },
+            Report::Exited(exit),
+            Report::Interrupted { signal: 15 },
+            Report::LeftBehind(vec![LeftBehind { rank: Some(1), process: process.clone() }]),
+            Report::Finished { survivors: vec![process] },
+        ];
+        let mut bytes = Vec::new();
+        for report in &reports {
+            report.encode(&mut bytes).expect("small");
+        }
+        let back: Vec<Report> =
+            frames(&bytes).iter().map(|frame| Report::decode(frame).expect("valid")).collect();
+        assert_eq!(back, reports);
+    }
+
+    #[test]
+    fn unknown_types_and_short_bodies_are_refused() {
+        assert!(Order::decode(&Frame { kind: 99, body: vec![] }).is_err());
+        assert!(Report::decode(&Frame { kind: kind::OUTPUT, body: vec![0; 4] }).is_err());
+        assert!(Report::decode(&Frame { kind: kind::OUTPUT, body: vec![0, 0, 0, 0, 7] }).is_err());
+        assert!(Report::decode(&Frame { kind: kind::EXITED, body: b"{}".to_vec() }).is_err());
+    }
+}

@@ -1,0 +1,146 @@
+//! The launcher's end of an agent.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use rustix::process::{PidfdFlags, Signal, kill_process, pidfd_open};
+use tokio::sync::mpsc;
+
+use super::RunError;
+use crate::process::descendants::killable;
+use crate::process::wait::Ending;
+use crate::protocol::link::{self, FrameReader, LinkError};
+use crate::protocol::messages::{Order, Report};
+
+/// How an agent is started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AgentCommand {
+    /// The binary.
+    pub program: PathBuf,
+    /// Its arguments. They must never hold a secret: everybody may read them.
+    pub arguments: Vec<OsString>,
+}
+
+impl AgentCommand {
+    /// This very binary, whose `agent` subcommand must call [`crate::run_agent`].
+    ///
+    /// It is addressed through /proc, so it is the same even if the file was replaced.
+    pub fn this_program() -> Self {
+        Self { program: "/proc/self/exe".into(), arguments: vec!["agent".into()] }
+    }
+}
+
+/// What comes from an agent.
+#[derive(Debug)]
+pub(super) enum FromAgent {
+    Report(Report),
+    /// Its stream has ended, or makes no sense for the reason given.
+    Closed(Option<LinkError>),
+}
+
+/// A running agent.
+#[derive(Debug)]
+pub(super) struct Agent {
+    child: Child,
+    /// Encoded orders; dropped to close the agent's input.
+    orders: Option<mpsc::UnboundedSender<Vec<u8>>>,
+}
+
+impl Agent {
+    /// Starts an agent on this host.
+    pub(super) fn start(
+        command: &AgentCommand,
+        on_event: impl Fn(FromAgent) + Send + 'static,
+    ) -> Result<Self, RunError> {
+        let failed = |source| RunError::StartAgent { program: command.program.clone(), source };
+        let mut child = Command::new(&command.program)
+            .arg0("paceline")
+            .args(&command.arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(failed)?;
+        let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
+            unreachable!("both streams were piped")
+        };
+        let input = link::asynchronous(OwnedFd::from(input))?;
+        let reader = FrameReader::new(OwnedFd::from(output))?;
+        let (orders, queue) = mpsc::unbounded_channel();
+        // An error there means that the agent is gone, which its output says too.
+        tokio::spawn(async move { link::write_frames(input, queue).await.ok() });
+        tokio::spawn(read_reports(reader, on_event));
+        Ok(Self { child, orders: Some(orders) })
+    }
+
+    pub(super) fn pid(&self) -> i32 {
+        i32::try_from(self.child.id()).unwrap_or(0)
+    }
+
+    pub(super) fn send(&self, order: &Order) -> Result<(), LinkError> {
+        let mut bytes = Vec::new();
+        order.encode(&mut bytes)?;
+        if let Some(orders) = &self.orders {
+            // If the agent is gone, its output says so.
+            let _ = orders.send(bytes);
+        }
+        Ok(())
+    }
+
+    /// Kills the agent; the kernel then kills its ranks.
+    pub(super) fn kill(&self) {
+        if let Some(pid) = killable(self.pid()) {
+            // It has not been reaped (only `ended` does that), so the id is still its own.
+            let _ = kill_process(pid, Signal::KILL);
+        }
+    }
+
+    /// Closes its input and waits until it has ended; kills it if it takes too long.
+    pub(super) async fn ended(mut self, patience: Duration) -> Option<Ending> {
+        self.orders = None;
+        if tokio::time::timeout(patience, self.exit()).await.is_err() {
+            self.kill();
+            self.exit().await;
+        }
+        self.child.wait().ok().and_then(Ending::from_status)
+    }
+
+    /// Waits for the end without reaping.
+    async fn exit(&self) {
+        let handle = killable(self.pid())
+            .ok_or(rustix::io::Errno::SRCH)
+            .and_then(|pid| pidfd_open(pid, PidfdFlags::NONBLOCK))
+            .map_err(io::Error::from)
+            .and_then(link::watch);
+        if let Ok(handle) = handle
+            && handle.readable().await.is_ok()
+        {
+            return;
+        }
+        // A kernel without process handles.
+        while let Some(entry) = crate::process::table::ProcessEntry::read(self.pid()) {
+            if entry.is_dead() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+async fn read_reports(mut reader: FrameReader, on_event: impl Fn(FromAgent) + Send + 'static) {
+    let reason = loop {
+        match reader.next().await {
+            Ok(Some(frame)) => match Report::decode(&frame) {
+                Ok(report) => on_event(FromAgent::Report(report)),
+                Err(error) => break Some(error.into()),
+            },
+            Ok(None) => break None,
+            Err(error) => break Some(error),
+        }
+    };
+    on_event(FromAgent::Closed(reason));
+}

@@ -1,0 +1,332 @@
+//! Doing what the [`Director`] decides.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use paceline_rendezvous::Secret;
+use paceline_rendezvous::coordinator::{self, Server, ServerConfig};
+use paceline_rendezvous::env;
+use rustix::process::Signal;
+use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
+use zeroize::Zeroizing;
+
+use super::agents::{Agent, AgentCommand, FromAgent};
+use super::director::{Action, Director, Limits};
+use super::outcome::{Outcome, Verdict};
+use super::{RunError, terminal};
+use crate::output::writer::{Destination, StreamWriter, WriterEvent};
+use crate::output::{Stream, files};
+use crate::plan::LaunchPlan;
+use crate::process::descendants::{Family, ProcessName, signal_entry};
+use crate::protocol::messages::{Order, Report};
+
+/// How long an agent that has finished may take to exit.
+const AGENT_EXIT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long adopted processes are killed before they are reported as survivors.
+const ORPHAN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long output may take to leave after the user asked us to stop.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Between telling the ranks of ^Z and stopping ourselves.
+const STOP_DELAY: Duration = Duration::from_millis(20);
+
+enum Event {
+    Agent(usize, FromAgent),
+    Writer(WriterEvent),
+    Signal(i32),
+    Coordinator(coordinator::Event),
+}
+
+/// Runs the plan to its end.
+pub(super) async fn conduct(
+    plan: LaunchPlan,
+    command: &AgentCommand,
+    secret: Secret,
+) -> Result<Outcome, RunError> {
+    let family = Family::of_this_process(env::RUN_ID.name, plan.run_id.to_string());
+    let (events, mut happenings) = mpsc::unbounded_channel();
+    let writers = start_writers(&plan, &events)?;
+    let signal_events = events.clone();
+    terminal::listen(move |number| {
+        let _ = signal_events.send(Event::Signal(number));
+    })?;
+    let server = start_coordinator(&plan, &secret, &events)?;
+    let mut conductor = Conductor {
+        director: director(&plan),
+        agents: Vec::new(),
+        writers,
+        server,
+        stopping: false,
+    };
+    conductor.start_agents(&plan, command, &secret, &events)?;
+    drop(secret);
+    conductor.follow(&mut happenings).await;
+    Ok(conductor.wind_up(&family, &mut happenings).await)
+}
+
+fn director(plan: &LaunchPlan) -> Director {
+    let members = |node: &crate::plan::NodePlan| {
+        (node.host.clone(), node.config.ranks.iter().map(|rank| rank.rank).collect())
+    };
+    let nodes: Vec<_> = plan.nodes.iter().map(members).collect();
+    let limits =
+        Limits { grace: plan.grace, timeout: plan.timeout, start_timeout: plan.start_timeout };
+    Director::new(&nodes, limits, Instant::now())
+}
+
+fn start_coordinator(
+    plan: &LaunchPlan,
+    secret: &Secret,
+    events: &UnboundedSender<Event>,
+) -> Result<Server, RunError> {
+    let config = ServerConfig::new(plan.run_id, secret.clone(), plan.world_size);
+    let events = events.clone();
+    let on_event = move |event| {
+        let _ = events.send(Event::Coordinator(event));
+    };
+    Ok(Server::start(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), config, on_event)?)
+}
+
+fn start_writers(
+    plan: &LaunchPlan,
+    events: &UnboundedSender<Event>,
+) -> Result<HashMap<Stream, StreamWriter>, RunError> {
+    let system = |source| RunError::System { operation: "set up the ranks' output", source };
+    let mut writers = HashMap::new();
+    for stream in Stream::BOTH {
+        let destination = Destination {
+            shared: Some(own_descriptor(stream).map_err(system)?),
+            files: output_files(plan, stream)?,
+            prefix: plan.output.prefix,
+        };
+        let events = events.clone();
+        let on_event = move |event| {
+            let _ = events.send(Event::Writer(event));
+        };
+        let writer = StreamWriter::start(stream, plan.world_size, destination, on_event);
+        writers.insert(stream, writer.map_err(system)?);
+    }
+    Ok(writers)
+}
+
+fn own_descriptor(stream: Stream) -> io::Result<OwnedFd> {
+    match stream {
+        Stream::Stdout => io::stdout().as_fd().try_clone_to_owned(),
+        Stream::Stderr => io::stderr().as_fd().try_clone_to_owned(),
+    }
+}
+
+fn output_files(
+    plan: &LaunchPlan,
+    stream: Stream,
+) -> Result<Vec<(std::path::PathBuf, std::fs::File)>, RunError> {
+    let Some(directory) = &plan.output.directory else { return Ok(Vec::new()) };
+    files::create_all(directory, plan.world_size, stream)
+        .map_err(|(path, source)| RunError::OutputFile { path, source })
+}
+
+struct Conductor {
+    director: Director,
+    agents: Vec<Agent>,
+    writers: HashMap<Stream, StreamWriter>,
+    server: Server,
+    /// The job does not end by itself.
+    stopping: bool,
+}
+
+impl Conductor {
+    fn start_agents(
+        &mut self,
+        plan: &LaunchPlan,
+        command: &AgentCommand,
+        secret: &Secret,
+        events: &UnboundedSender<Event>,
+    ) -> Result<(), RunError> {
+        let rendezvous = self.server.local_addr().to_string();
+        for (number, node) in plan.nodes.iter().enumerate() {
+            let events = events.clone();
+            let agent = Agent::start(command, move |event| {
+                let _ = events.send(Event::Agent(number, event));
+            })?;
+            let mut config = node.config.clone();
+            config.variables.push((env::RENDEZVOUS.name.into(), rendezvous.clone().into()));
+            let hex = secret.to_hex();
+            agent.send(&Order::Secret(Zeroizing::new(hex.as_bytes().to_vec())))?;
+            agent.send(&Order::Start(Box::new(config)))?;
+            self.agents.push(agent);
+        }
+        Ok(())
+    }
+
+    /// Until every agent has reported its end or is gone.
+    async fn follow(&mut self, happenings: &mut UnboundedReceiver<Event>) {
+        while !self.director.is_over() {
+            let event = match self.director.deadline() {
+                Some(at) => tokio::time::timeout_at(at.into(), happenings.recv()).await.ok(),
+                None => Some(happenings.recv().await),
+            };
+            // The channel cannot close: the listeners for signals hold it open.
+            if let Some(Some(event)) = event {
+                self.handle(event).await;
+            }
+            self.director.tick(Instant::now());
+            self.act();
+        }
+    }
+
+    async fn handle(&mut self, event: Event) {
+        match event {
+            Event::Agent(node, FromAgent::Report(report)) => self.take_report(node, report),
+            Event::Agent(node, FromAgent::Closed(error)) => self.agent_closed(node, error).await,
+            Event::Writer(event) => self.take_writer_event(event),
+            Event::Signal(number) if terminal::ends_job(number) => {
+                self.director.interrupt(number, Instant::now());
+            }
+            Event::Signal(number) => self.pass_on(number).await,
+            Event::Coordinator(event) => self.take_coordinator_event(&event),
+        }
+    }
+
+    fn take_report(&mut self, node: usize, report: Report) {
+        match report {
+            Report::Output { rank, stream, bytes } => {
+                if stream == Stream::Stderr {
+                    self.director.error_output(rank, &bytes);
+                }
+                if let Some(writer) = self.writers.get(&stream) {
+                    writer.write(rank, bytes);
+                }
+            }
+            Report::Closed { rank, stream } => {
+                if let Some(writer) = self.writers.get(&stream) {
+                    writer.ended(rank);
+                }
+            }
+            other => self.director.report(node, other, Instant::now()),
+        }
+    }
+
+    async fn agent_closed(&mut self, node: usize, error: Option<crate::protocol::link::LinkError>) {
+        if self.director.has_finished(node) {
+            return;
+        }
+        let Some(agent) = self.agents.get(node) else { return };
+        // An agent that talks nonsense, or not at all, supervises nothing.
+        agent.kill();
+        let pid = agent.pid();
+        let reason = error.map(|error| error.to_string());
+        let ending = match reason {
+            // It had closed its output before we killed it: most likely it had been killed.
+            None => crate::process::wait::peek(pid),
+            Some(_) => None,
+        };
+        self.director.agent_lost(node, pid, ending, reason, Instant::now());
+    }
+
+    fn take_writer_event(&mut self, event: WriterEvent) {
+        let now = Instant::now();
+        match event {
+            WriterEvent::Written { rank, stream, bytes } => {
+                self.tell_all(&Order::Grant { rank, stream, bytes });
+            }
+            WriterEvent::StreamFailed { error } => {
+                let verdict = match error.kind() {
+                    io::ErrorKind::BrokenPipe => Verdict::OutputClosed,
+                    _ => Verdict::OutputFailed { path: None, reason: error.to_string() },
+                };
+                self.director.stop_because(verdict, now);
+            }
+            WriterEvent::FileFailed { path, error } => {
+                let verdict = Verdict::OutputFailed { path: Some(path), reason: error.to_string() };
+                self.director.stop_because(verdict, now);
+            }
+            WriterEvent::Finished => {}
+        }
+    }
+
+    fn take_coordinator_event(&mut self, event: &coordinator::Event) {
+        if let coordinator::Event::Aborted { abort } = event
+            && let Some(culprit) = abort.culprit
+        {
+            self.director.blame(culprit);
+        }
+    }
+
+    async fn pass_on(&self, number: i32) {
+        self.tell_all(&Order::Signal(number));
+        if number == Signal::TSTP.as_raw() {
+            tokio::time::sleep(STOP_DELAY).await;
+            terminal::stop_if_asked(number);
+        }
+    }
+
+    fn tell_all(&self, order: &Order) {
+        for agent in &self.agents {
+            // Only a plan can be too large for a frame, and that one has been sent.
+            let _ = agent.send(order);
+        }
+    }
+
+    fn act(&mut self) {
+        for action in self.director.take_actions() {
+            match action {
+                Action::Stop => {
+                    self.stopping = true;
+                    self.tell_all(&Order::Stop);
+                }
+                Action::Kill => self.tell_all(&Order::Kill),
+                Action::AbandonAgents => self.agents.iter().for_each(Agent::kill),
+                Action::RankLost { rank, reason } => self.server.rank_lost(rank, &reason),
+            }
+        }
+    }
+
+    /// Ends what is left: agents, orphans, output.
+    async fn wind_up(self, family: &Family, happenings: &mut UnboundedReceiver<Event>) -> Outcome {
+        for agent in self.agents {
+            agent.ended(AGENT_EXIT_TIMEOUT).await;
+        }
+        let survivors = end_orphans(family).await;
+        // Without senders the writers write what they have and end.
+        let mut running = self.writers.len();
+        drop(self.writers);
+        let patience = self.stopping.then_some(DRAIN_TIMEOUT);
+        let drained = async {
+            while running > 0 {
+                match happenings.recv().await {
+                    Some(Event::Writer(WriterEvent::Finished)) => running -= 1,
+                    Some(Event::Signal(number)) if terminal::ends_job(number) => break,
+                    Some(_) => {}
+                    None => break,
+                }
+            }
+        };
+        match patience {
+            Some(patience) => drop(tokio::time::timeout(patience, drained).await),
+            None => drained.await,
+        }
+        self.server.shutdown();
+        self.director.finish(survivors)
+    }
+}
+
+/// Kills what a dead agent left to us, until nothing is left or it is clear that it cannot be.
+async fn end_orphans(family: &Family) -> Vec<ProcessName> {
+    let give_up_at = Instant::now() + ORPHAN_TIMEOUT;
+    loop {
+        let living = family.living();
+        for entry in &living {
+            signal_entry(entry, Signal::KILL);
+        }
+        family.bury_dead_children();
+        if living.is_empty() || Instant::now() >= give_up_at {
+            return living.iter().map(ProcessName::from).collect();
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}

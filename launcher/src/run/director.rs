@@ -1,0 +1,351 @@
+//! The launcher's decisions: who failed first, when everybody is stopped, when it is over.
+//!
+//! A pure state machine: events and the time go in, orders come out. [`super::conductor`] carries
+//! them out.
+
+use std::time::{Duration, Instant};
+
+use super::outcome::{Outcome, RankFailure, RankOutcome, Verdict};
+use crate::output::tail::Tail;
+use crate::process::descendants::ProcessName;
+use crate::process::wait::Ending;
+use crate::protocol::messages::{LeftBehind, RankExit, Report};
+
+/// After the first failure is seen, others may still be on their way that happened before it (on
+/// another host) or that name its cause. So long the verdict waits.
+const SETTLE_TIME: Duration = Duration::from_millis(50);
+
+/// Beyond the grace, an agent needs this long at most to kill, drain and report.
+const AGENT_OVERTIME: Duration = Duration::from_secs(15);
+
+/// Lines of standard error in the report of a failure.
+const LAST_LINES: usize = 20;
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Action {
+    /// Tell every agent to stop its ranks.
+    Stop,
+    /// Tell every agent to kill its ranks.
+    Kill,
+    /// Kill the agents themselves; the kernel kills their ranks.
+    AbandonAgents,
+    /// Tell the coordinator, which tells the other ranks.
+    RankLost { rank: u32, reason: String },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Running,
+    /// A rank has failed; the verdict comes at this time.
+    Settling {
+        until: Instant,
+    },
+    /// Agents have been told to stop and are given up at this time.
+    Stopping {
+        abandon_at: Instant,
+    },
+    Abandoned,
+}
+
+#[derive(Debug, Default)]
+struct RankRecord {
+    node: usize,
+    started: bool,
+    exit: Option<RankExit>,
+    /// It ended after we had ordered its end.
+    after_stop: bool,
+    errors: Tail,
+}
+
+#[derive(Debug)]
+struct NodeRecord {
+    host: String,
+    finished: bool,
+}
+
+/// Limits of time of a job.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    pub(super) grace: Duration,
+    pub(super) timeout: Option<Duration>,
+    pub(super) start_timeout: Duration,
+}
+
+#[derive(Debug)]
+pub(super) struct Director {
+    limits: Limits,
+    began: Instant,
+    phase: Phase,
+    verdict: Option<Verdict>,
+    ranks: Vec<RankRecord>,
+    nodes: Vec<NodeRecord>,
+    /// Ranks that failed before any stop, in the order in which they did.
+    failures: Vec<u32>,
+    /// The rank that the coordinator holds responsible.
+    culprit: Option<u32>,
+    left_behind: Vec<LeftBehind>,
+    survivors: Vec<ProcessName>,
+    actions: Vec<Action>,
+}
+
+impl Director {
+    /// A job whose ranks `0..` run on the nodes named, so many on each.
+    pub(super) fn new(nodes: &[(String, Vec<u32>)], limits: Limits, now: Instant) -> Self {
+        let mut ranks: Vec<RankRecord> = Vec::new();
+        for (node, (_, members)) in nodes.iter().enumerate() {
+            ranks.extend(members.iter().map(|_| RankRecord { node, ..RankRecord::default() }));
+        }
+        let record = |(host, _): &(String, _)| NodeRecord { host: host.clone(), finished: false };
+        Self {
+            limits,
+            began: now,
+            phase: Phase::Running,
+            verdict: None,
+            ranks,
+            nodes: nodes.iter().map(record).collect(),
+            failures: Vec::new(),
+            culprit: None,
+            left_behind: Vec::new(),
+            survivors: Vec::new(),
+            actions: Vec::new(),
+        }
+    }
+
+    /// What is to be done now; empties the list.
+    pub(super) fn take_actions(&mut self) -> Vec<Action> {
+        std::mem::take(&mut self.actions)
+    }
+
+    /// Whether every agent has reported its end, or will not any more.
+    pub(super) fn is_over(&self) -> bool {
+        self.nodes.iter().all(|node| node.finished)
+    }
+
+    /// Whether the node has reported its end.
+    pub(super) fn has_finished(&self, node: usize) -> bool {
+        self.nodes.get(node).is_some_and(|node| node.finished)
+    }
+
+    /// When [`Director::tick`] must be called at the latest.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        match self.phase {
+            Phase::Running => {
+                let start = (!self.all_started()).then(|| self.began + self.limits.start_timeout);
+                let end = self.limits.timeout.map(|timeout| self.began + timeout);
+                start.into_iter().chain(end).min()
+            }
+            Phase::Settling { until } => Some(until),
+            Phase::Stopping { abandon_at } => Some(abandon_at),
+            Phase::Abandoned => None,
+        }
+    }
+
+    /// Time has passed.
+    pub(super) fn tick(&mut self, now: Instant) {
+        match self.phase {
+            Phase::Running => self.check_timeouts(now),
+            Phase::Settling { until } if now >= until => self.conclude_failure(now),
+            Phase::Stopping { abandon_at } if now >= abandon_at => self.abandon(),
+            _ => {}
+        }
+    }
+
+    fn check_timeouts(&mut self, now: Instant) {
+        let since = now.saturating_duration_since(self.began);
+        if let Some(limit) = self.limits.timeout.filter(|limit| since >= *limit) {
+            self.stop_because(Verdict::TimedOut { limit }, now);
+        } else if since >= self.limits.start_timeout && !self.all_started() {
+            let late = |rank: &RankRecord| (!rank.started).then_some(rank.node);
+            let mut nodes: Vec<usize> = self.ranks.iter().filter_map(late).collect();
+            nodes.dedup();
+            let host = |node: usize| self.nodes.get(node).map(|node| node.host.clone());
+            let hosts = nodes.into_iter().filter_map(host).collect();
+            let limit = self.limits.start_timeout;
+            self.stop_because(Verdict::StartTimedOut { limit, hosts }, now);
+        }
+    }
+
+    fn all_started(&self) -> bool {
+        self.ranks.iter().all(|rank| rank.started)
+    }
+
+    /// An agent has something to say. `Output` is only looked at, for the failure report.
+    pub(super) fn report(&mut self, node: usize, report: Report, now: Instant) {
+        match report {
+            Report::Started { rank, .. } => {
+                if let Some(record) = self.record(rank) {
+                    record.started = true;
+                }
+            }
+            Report::Exited(exit) => self.rank_ended(exit, now),
+            Report::Refused(refusal) => self.stop_because(Verdict::Refused(refusal), now),
+            Report::Interrupted { signal } => {
+                let host = self.nodes.get(node).map(|node| node.host.clone()).unwrap_or_default();
+                self.stop_because(Verdict::AgentInterrupted { host, signal }, now);
+            }
+            Report::LeftBehind(processes) => self.left_behind.extend(processes),
+            Report::Finished { survivors } => {
+                self.survivors.extend(survivors);
+                if let Some(node) = self.nodes.get_mut(node) {
+                    node.finished = true;
+                }
+            }
+            Report::Ready { .. } | Report::Output { .. } | Report::Closed { .. } => {}
+        }
+    }
+
+    /// Remembers the end of what a rank writes to standard error.
+    pub(super) fn error_output(&mut self, rank: u32, bytes: &[u8]) {
+        if let Some(record) = self.record(rank) {
+            record.errors.push(bytes);
+        }
+    }
+
+    fn rank_ended(&mut self, exit: RankExit, now: Instant) {
+        let stopping = !matches!(self.phase, Phase::Running | Phase::Settling { .. });
+        let Some(record) = self.record(exit.rank) else { return };
+        record.exit = Some(exit);
+        record.after_stop = stopping;
+        if exit.ending.is_success() {
+            return;
+        }
+        let reason = format!("rank {} {}", exit.rank, exit.ending);
+        self.actions.push(Action::RankLost { rank: exit.rank, reason });
+        if !stopping {
+            self.failures.push(exit.rank);
+        }
+        if self.phase == Phase::Running {
+            self.phase = Phase::Settling { until: now + SETTLE_TIME };
+        }
+    }
+
+    /// The coordinator knows which rank made the others fail.
+    pub(super) fn blame(&mut self, rank: u32) {
+        self.culprit.get_or_insert(rank);
+    }
+
+    /// A signal that asks us to stop.
+    pub(super) fn interrupt(&mut self, signal: i32, now: Instant) {
+        match self.phase {
+            Phase::Running | Phase::Settling { .. } => {
+                self.stop_because(Verdict::Interrupted { signal }, now);
+            }
+            // The user is impatient.
+            Phase::Stopping { .. } if self.actions.contains(&Action::Kill) => {}
+            Phase::Stopping { .. } => {
+                self.phase = Phase::Stopping { abandon_at: now + AGENT_OVERTIME };
+                self.actions.push(Action::Kill);
+            }
+            Phase::Abandoned => {}
+        }
+    }
+
+    /// The job cannot go on, for a reason that is not a rank's.
+    pub(super) fn stop_because(&mut self, verdict: Verdict, now: Instant) {
+        if matches!(self.phase, Phase::Running | Phase::Settling { .. }) {
+            self.verdict.get_or_insert(verdict);
+            self.phase = Phase::Stopping { abandon_at: now + self.limits.grace + AGENT_OVERTIME };
+            self.actions.push(Action::Stop);
+        }
+    }
+
+    /// The agent of a node is gone; nothing more will come from it.
+    pub(super) fn agent_lost(
+        &mut self,
+        node: usize,
+        pid: i32,
+        ending: Option<Ending>,
+        reason: Option<String>,
+        now: Instant,
+    ) {
+        let Some(record) = self.nodes.get_mut(node) else { return };
+        if record.finished {
+            return;
+        }
+        record.finished = true;
+        let host = record.host.clone();
+        for rank in (0..).zip(&self.ranks).filter(|(_, rank)| rank.node == node).map(|(n, _)| n) {
+            let reason = format!("the agent on {host} is lost");
+            self.actions.push(Action::RankLost { rank, reason });
+        }
+        self.stop_because(Verdict::AgentLost { host, pid, ending, reason }, now);
+    }
+
+    fn abandon(&mut self) {
+        self.phase = Phase::Abandoned;
+        self.actions.push(Action::AbandonAgents);
+    }
+
+    fn conclude_failure(&mut self, now: Instant) {
+        if let Some(failure) = self.first_failure() {
+            self.stop_because(Verdict::RankFailed(failure), now);
+        }
+    }
+
+    /// The rank that the coordinator blames, if it has failed itself, else the one that ended first.
+    fn first_failure(&self) -> Option<RankFailure> {
+        let blamed = self.culprit.filter(|culprit| self.failures.contains(culprit));
+        let rank = blamed.or_else(|| self.failures.first().copied())?;
+        let record = self.ranks.get(usize::try_from(rank).ok()?)?;
+        let left_early = self.culprit.filter(|&culprit| culprit != rank && self.succeeded(culprit));
+        Some(RankFailure {
+            exit: record.exit?,
+            host: self.nodes.get(record.node)?.host.clone(),
+            last_lines: Vec::new(),
+            left_early,
+        })
+    }
+
+    fn succeeded(&self, rank: u32) -> bool {
+        let record = usize::try_from(rank).ok().and_then(|index| self.ranks.get(index));
+        record.and_then(|record| record.exit).is_some_and(|exit| exit.ending.is_success())
+    }
+
+    fn record(&mut self, rank: u32) -> Option<&mut RankRecord> {
+        usize::try_from(rank).ok().and_then(|index| self.ranks.get_mut(index))
+    }
+
+    /// The end. `survivors` are processes that the launcher itself found.
+    pub(super) fn finish(mut self, survivors: Vec<ProcessName>) -> Outcome {
+        let mut verdict = match self.verdict.take() {
+            Some(verdict) => verdict,
+            None => self.first_failure().map_or(Verdict::Success, Verdict::RankFailed),
+        };
+        let first = match &mut verdict {
+            Verdict::RankFailed(failure) => {
+                // Only now: its last words may come after its death.
+                if let Some(record) = self.record(failure.exit.rank) {
+                    failure.last_lines = record.errors.lines(LAST_LINES);
+                }
+                Some(failure.exit.rank)
+            }
+            _ => None,
+        };
+        for survivor in survivors {
+            if !self.survivors.contains(&survivor) {
+                self.survivors.push(survivor);
+            }
+        }
+        let ranks = self.ranks.iter().zip(0..).map(|(record, rank)| match record.exit {
+            None if record.started => RankOutcome::Unknown,
+            None => RankOutcome::NotStarted,
+            Some(exit) if record.after_stop => RankOutcome::Stopped(exit),
+            Some(exit) if exit.ending.is_success() || first == Some(rank) => {
+                RankOutcome::Ended(exit)
+            }
+            Some(exit) => RankOutcome::FailedAfter(exit),
+        });
+        Outcome {
+            ranks: ranks.collect(),
+            verdict,
+            left_behind: self.left_behind,
+            survivors: self.survivors,
+            grace: self.limits.grace,
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "director_tests.rs"]
+mod tests;

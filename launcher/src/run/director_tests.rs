@@ -1,0 +1,206 @@
+use super::*;
+use crate::ExitCode;
+use crate::process::wait::ResourceUsage;
+use crate::refusal::Refusal;
+
+const LIMITS: Limits = Limits {
+    grace: Duration::from_secs(10),
+    timeout: Some(Duration::from_secs(100)),
+    start_timeout: Duration::from_secs(30),
+};
+
+struct Job {
+    director: Director,
+    now: Instant,
+}
+
+impl Job {
+    fn of(ranks: u32) -> Self {
+        let now = Instant::now();
+        let nodes = [("node1".to_owned(), (0..ranks).collect())];
+        let mut job = Self { director: Director::new(&nodes, LIMITS, now), now };
+        for rank in 0..ranks {
+            job.report(Report::Started { rank, pid: 100 });
+        }
+        job
+    }
+
+    fn report(&mut self, report: Report) {
+        self.director.report(0, report, self.now);
+    }
+
+    fn exit(&mut self, rank: u32, ending: Ending) {
+        let usage = ResourceUsage::default();
+        self.report(Report::Exited(RankExit {
+            rank,
+            pid: 100,
+            ending,
+            ran: self.now - self.director.began,
+            usage,
+        }));
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.now += time;
+        self.director.tick(self.now);
+    }
+
+    fn settle(&mut self) {
+        self.pass(SETTLE_TIME);
+    }
+
+    fn finish(mut self) -> Outcome {
+        self.report(Report::Finished { survivors: vec![] });
+        assert!(self.director.is_over());
+        self.director.finish(vec![])
+    }
+}
+
+fn first_failure(outcome: &Outcome) -> u32 {
+    match &outcome.verdict {
+        Verdict::RankFailed(failure) => failure.exit.rank,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn all_zero_is_success_however_far_apart() {
+    let mut job = Job::of(2);
+    job.exit(0, Ending::Code(0));
+    job.pass(Duration::from_secs(60));
+    job.exit(1, Ending::Code(0));
+    assert!(job.director.take_actions().is_empty());
+    assert_eq!(job.finish().exit_code(), ExitCode::Success);
+}
+
+#[test]
+fn the_first_failure_stops_the_rest_and_gives_the_code() {
+    let mut job = Job::of(3);
+    job.director.error_output(2, b"Traceback\nboom\n");
+    job.exit(2, Ending::Code(7));
+    job.settle();
+    let actions = job.director.take_actions();
+    assert!(matches!(actions[..], [Action::RankLost { rank: 2, .. }, Action::Stop]), "{actions:?}");
+    job.exit(0, Ending::Signal(15));
+    job.exit(1, Ending::Code(1));
+    let outcome = job.finish();
+    assert_eq!(outcome.exit_code(), ExitCode::Worker(7));
+    assert!(matches!(outcome.ranks[0], RankOutcome::Stopped(_)));
+    assert!(matches!(outcome.ranks[1], RankOutcome::Stopped(_)));
+    let Verdict::RankFailed(failure) = &outcome.verdict else { panic!("{outcome:?}") };
+    assert_eq!(failure.last_lines, ["Traceback", "boom"]);
+}
+
+#[test]
+fn a_later_failure_within_the_settling_time_is_a_consequence() {
+    let mut job = Job::of(2);
+    job.exit(1, Ending::Signal(9));
+    job.exit(0, Ending::Code(1));
+    job.settle();
+    let outcome = job.finish();
+    assert_eq!(first_failure(&outcome), 1);
+    assert_eq!(outcome.exit_code().code(), 137);
+    assert!(matches!(outcome.ranks[0], RankOutcome::FailedAfter(_)));
+}
+
+#[test]
+fn the_coordinator_may_know_better_who_was_first() {
+    let mut job = Job::of(2);
+    job.exit(0, Ending::Code(1));
+    job.exit(1, Ending::Signal(11));
+    job.director.blame(1);
+    job.settle();
+    assert_eq!(first_failure(&job.finish()), 1);
+}
+
+#[test]
+fn a_rank_that_left_early_is_named_but_does_not_decide() {
+    let mut job = Job::of(2);
+    job.exit(1, Ending::Code(0));
+    job.director.blame(1);
+    job.exit(0, Ending::Code(4));
+    job.settle();
+    let outcome = job.finish();
+    let Verdict::RankFailed(failure) = &outcome.verdict else { panic!("{outcome:?}") };
+    assert_eq!((failure.exit.rank, failure.left_early), (0, Some(1)));
+}
+
+#[test]
+fn everybody_failing_at_once_needs_no_stop() {
+    let mut job = Job::of(2);
+    job.exit(0, Ending::Code(5));
+    job.exit(1, Ending::Code(6));
+    let outcome = job.finish();
+    assert_eq!(outcome.exit_code(), ExitCode::Worker(5));
+}
+
+#[test]
+fn interrupts_stop_then_kill_and_agents_that_hang_are_abandoned() {
+    let mut job = Job::of(2);
+    job.director.interrupt(2, job.now);
+    assert_eq!(job.director.take_actions(), [Action::Stop]);
+    job.director.interrupt(2, job.now);
+    assert_eq!(job.director.take_actions(), [Action::Kill]);
+    job.pass(AGENT_OVERTIME);
+    assert_eq!(job.director.take_actions(), [Action::AbandonAgents]);
+    job.exit(0, Ending::Signal(9));
+    assert_eq!(job.finish().exit_code().code(), 130);
+}
+
+#[test]
+fn a_failure_while_stopping_does_not_change_the_verdict() {
+    let mut job = Job::of(2);
+    job.director.interrupt(15, job.now);
+    job.exit(0, Ending::Code(3));
+    job.pass(SETTLE_TIME);
+    assert_eq!(job.finish().exit_code().code(), 143);
+}
+
+#[test]
+fn time_runs_out() {
+    let mut job = Job::of(1);
+    assert_eq!(job.director.deadline(), Some(job.director.began + Duration::from_secs(100)));
+    job.pass(Duration::from_secs(100));
+    assert_eq!(job.director.take_actions(), [Action::Stop]);
+    assert_eq!(job.finish().exit_code(), ExitCode::TimedOut);
+}
+
+#[test]
+fn a_start_that_takes_too_long_names_the_host() {
+    let now = Instant::now();
+    let nodes = [("a".to_owned(), vec![0]), ("b".to_owned(), vec![1])];
+    let mut director = Director::new(&nodes, LIMITS, now);
+    director.report(0, Report::Started { rank: 0, pid: 9 }, now);
+    director.tick(now + LIMITS.start_timeout);
+    assert_eq!(director.take_actions(), [Action::Stop]);
+    let outcome = director.finish(vec![]);
+    let expected = Verdict::StartTimedOut { limit: LIMITS.start_timeout, hosts: vec!["b".into()] };
+    assert_eq!(outcome.verdict, expected);
+    assert!(matches!(outcome.ranks[..], [RankOutcome::Unknown, RankOutcome::NotStarted]));
+}
+
+#[test]
+fn a_lost_agent_and_a_refusal_have_codes_of_their_own() {
+    let mut job = Job::of(2);
+    job.director.agent_lost(0, 50, Some(Ending::Signal(9)), None, job.now);
+    assert!(job.director.is_over());
+    let lost = job.director.take_actions();
+    assert_eq!(lost.iter().filter(|a| matches!(a, Action::RankLost { .. })).count(), 2);
+    let outcome = job.director.finish(vec![ProcessName { pid: 1234, name: "stuck".into() }]);
+    assert_eq!(outcome.exit_code(), ExitCode::LauncherFailed);
+    assert_eq!(outcome.survivors.len(), 1);
+
+    let mut job = Job::of(1);
+    let host = "node1".to_owned();
+    job.report(Report::Refused(Refusal::NotFound { program: "x".into(), host }));
+    assert_eq!(job.finish().exit_code(), ExitCode::NotFound);
+}
+
+#[test]
+fn unknown_ranks_are_ignored() {
+    let mut job = Job::of(1);
+    job.exit(7, Ending::Code(1));
+    job.settle();
+    job.exit(0, Ending::Code(0));
+    assert_eq!(job.finish().exit_code(), ExitCode::Success);
+}

@@ -1,0 +1,108 @@
+//! Carrying out a plan: agents started, output moved, signals passed on, everything ended.
+
+mod agents;
+mod conductor;
+mod director;
+mod outcome;
+mod report;
+mod terminal;
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use paceline_rendezvous::coordinator::ServerError;
+use paceline_rendezvous::{Secret, SecretError};
+use rustix::process::{getpid, set_child_subreaper};
+use thiserror::Error;
+
+pub use agents::AgentCommand;
+pub use outcome::{Outcome, RankFailure, RankOutcome, Verdict};
+
+use crate::ExitCode;
+use crate::plan::LaunchPlan;
+use crate::protocol::link::LinkError;
+
+/// Why a job was not even started.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum RunError {
+    /// The kernel refuses what supervision needs.
+    #[error("failed to {operation}")]
+    System {
+        /// What, as the end of "failed to".
+        operation: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The agent's binary cannot be started.
+    #[error("failed to start the agent {}", program.display())]
+    StartAgent {
+        /// The binary.
+        program: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The agent cannot be talked to.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    /// A file for a rank's output cannot be created.
+    #[error("failed to create {}", path.display())]
+    OutputFile {
+        /// The file or directory.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// No secret could be made.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    /// The coordinator cannot be started.
+    #[error(transparent)]
+    Coordinator(#[from] ServerError),
+}
+
+impl RunError {
+    /// What the launcher returns for it.
+    pub fn exit_code(&self) -> ExitCode {
+        ExitCode::LauncherFailed
+    }
+
+    /// What the user may do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::OutputFile { .. } => {
+                Some("--output-filename DIR needs a directory that can be written".into())
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Runs a job to its end. Blocks; returns when no process of the job is left.
+///
+/// The calling process becomes a subreaper, takes SIGINT, SIGTERM, SIGHUP, SIGQUIT and the signals
+/// that are passed on, and must not start other children meanwhile. Ranks' output goes to this
+/// process's standard output and error.
+///
+/// # Errors
+/// The job was not started; nothing is left behind. Failures after the start are in the
+/// [`Outcome`].
+pub fn run(plan: LaunchPlan, agent: &AgentCommand) -> Result<Outcome, RunError> {
+    let system = |operation| move |source| RunError::System { operation, source };
+    // If an agent dies, what it had started becomes ours to end.
+    set_child_subreaper(Some(getpid()))
+        .map_err(|error| system("become the parent of orphans")(error.into()))?;
+    let secret = Secret::random()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(system("start the supervisor"))?;
+    let outcome = runtime.block_on(conductor::conduct(plan, agent, secret));
+    // A thread that is stuck in a write must not keep us.
+    runtime.shutdown_timeout(Duration::ZERO);
+    outcome
+}

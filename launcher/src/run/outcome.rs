@@ -1,0 +1,140 @@
+//! What became of a job.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::ExitCode;
+use crate::process::descendants::ProcessName;
+use crate::process::wait::Ending;
+use crate::protocol::messages::{LeftBehind, RankExit};
+use crate::refusal::Refusal;
+
+/// Why a job ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Verdict {
+    /// Every rank exited with 0.
+    Success,
+    /// This rank failed before any other did.
+    RankFailed(RankFailure),
+    /// A host could not start its ranks.
+    Refused(Refusal),
+    /// A signal to the launcher.
+    Interrupted {
+        /// Its number.
+        signal: i32,
+    },
+    /// A signal to an agent.
+    AgentInterrupted {
+        /// The agent's host.
+        host: String,
+        /// Number of the signal.
+        signal: i32,
+    },
+    /// The job took longer than allowed.
+    TimedOut {
+        /// What was allowed.
+        limit: Duration,
+    },
+    /// Not all ranks had been started in time.
+    StartTimedOut {
+        /// What was allowed.
+        limit: Duration,
+        /// Hosts whose ranks had not.
+        hosts: Vec<String>,
+    },
+    /// Nobody reads our standard output any more.
+    OutputClosed,
+    /// Output could not be written.
+    OutputFailed {
+        /// The file, or `None` for one of our own streams.
+        path: Option<PathBuf>,
+        /// The system's words.
+        reason: String,
+    },
+    /// An agent ended, or stopped making sense, while ranks ran.
+    AgentLost {
+        /// The agent's host.
+        host: String,
+        /// The agent's process id here.
+        pid: i32,
+        /// How it ended, where that is known.
+        ending: Option<Ending>,
+        /// What it said that made no sense.
+        reason: Option<String>,
+    },
+}
+
+impl Verdict {
+    /// What the launcher returns for it.
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Success => ExitCode::Success,
+            Self::RankFailed(failure) => match failure.exit.ending {
+                Ending::Code(code) => ExitCode::Worker(code),
+                Ending::Signal(signal) => ExitCode::WorkerSignal(signal),
+            },
+            Self::Refused(refusal) => refusal.exit_code(),
+            Self::Interrupted { signal } => {
+                ExitCode::Interrupted(u8::try_from(*signal).unwrap_or(0))
+            }
+            Self::TimedOut { .. } | Self::StartTimedOut { .. } => ExitCode::TimedOut,
+            // What a program gets that writes to a pipe without a reader: SIGPIPE.
+            Self::OutputClosed => ExitCode::Interrupted(13),
+            Self::AgentInterrupted { .. } | Self::OutputFailed { .. } | Self::AgentLost { .. } => {
+                ExitCode::LauncherFailed
+            }
+        }
+    }
+}
+
+/// The first rank that failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RankFailure {
+    /// How it ended.
+    pub exit: RankExit,
+    /// Its host.
+    pub host: String,
+    /// The last lines that it wrote to standard error, oldest first.
+    pub last_lines: Vec<String>,
+    /// A rank that had left the job with code 0 while this one still needed it.
+    pub left_early: Option<u32>,
+}
+
+/// What became of one rank.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RankOutcome {
+    /// It was never started.
+    NotStarted,
+    /// It ended by itself, before anything failed or with code 0.
+    Ended(RankExit),
+    /// It failed by itself, after the first failure.
+    FailedAfter(RankExit),
+    /// We ended it.
+    Stopped(RankExit),
+    /// It was started and nobody knows more: its agent was lost.
+    Unknown,
+}
+
+/// What became of a job.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// Why it ended.
+    pub verdict: Verdict,
+    /// What became of each rank, in order.
+    pub ranks: Vec<RankOutcome>,
+    /// Processes that ranks had started and that outlived them; they were ended.
+    pub left_behind: Vec<LeftBehind>,
+    /// Processes of the job that even SIGKILL did not end.
+    pub survivors: Vec<ProcessName>,
+    /// Between SIGTERM and SIGKILL, as the user had chosen.
+    pub grace: Duration,
+}
+
+impl Outcome {
+    /// What the launcher returns.
+    pub fn exit_code(&self) -> ExitCode {
+        self.verdict.exit_code()
+    }
+}

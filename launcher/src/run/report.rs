@@ -1,0 +1,199 @@
+//! The end of a job in words.
+
+use std::fmt::Write;
+
+use super::outcome::{Outcome, RankFailure, RankOutcome, Verdict};
+use crate::process::signals;
+use crate::process::wait::Ending;
+
+impl Outcome {
+    /// What to tell the user, one line each; empty when there is nothing to tell.
+    pub fn report(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        match &self.verdict {
+            // Nobody reads any more: whoever closed the pipe knows why.
+            Verdict::Success | Verdict::OutputClosed => {}
+            Verdict::RankFailed(failure) => self.describe_failure(failure, &mut lines),
+            Verdict::Refused(refusal) => {
+                lines.push(refusal.to_string());
+                lines.extend(refusal.hint().map(|hint| format!("hint: {hint}")));
+            }
+            other => lines.push(describe(other)),
+        }
+        self.describe_leftovers(&mut lines);
+        lines
+    }
+
+    fn describe_failure(&self, failure: &RankFailure, lines: &mut Vec<String>) {
+        let exit = &failure.exit;
+        lines.push(format!(
+            "first failure: rank {} (pid {} on {}) {} after {:.1} s",
+            exit.rank,
+            exit.pid,
+            failure.host,
+            exit.ending,
+            exit.ran.as_secs_f64()
+        ));
+        if let Some(rank) = failure.left_early {
+            lines.push(format!("rank {rank} had exited with code 0 while others needed it"));
+        }
+        if !failure.last_lines.is_empty() {
+            lines.push(format!("last lines of rank {} on standard error:", exit.rank));
+            lines.extend(failure.last_lines.iter().map(|line| format!("  | {line}")));
+        }
+        if exit.ending == Ending::Signal(9) {
+            lines.push(
+                "hint: a SIGKILL that nobody sent is usually the kernel's, out of memory: see dmesg"
+                    .to_owned(),
+            );
+        }
+        lines.extend(self.consequences(exit.rank));
+    }
+
+    /// One line for everything that followed from the first failure.
+    fn consequences(&self, first: u32) -> Option<String> {
+        let mut stopped = Vec::new();
+        let mut others = String::new();
+        for (rank, outcome) in (0..).zip(&self.ranks).filter(|(rank, _)| *rank != first) {
+            match outcome {
+                RankOutcome::Stopped(_) => stopped.push(rank),
+                RankOutcome::FailedAfter(exit) => {
+                    // Writing to a String cannot fail.
+                    let _ = write!(others, "; rank {rank} {}", exit.ending);
+                }
+                _ => {}
+            }
+        }
+        let ended = match stopped.len() {
+            0 => String::new(),
+            1 => format!("; rank {} ended by paceline after the first failure", stopped[0]),
+            _ => format!("; ranks {} ended by paceline after the first failure", ranges(&stopped)),
+        };
+        let text = ended + &others;
+        text.strip_prefix("; ").map(|text| format!("consequences: {text}"))
+    }
+
+    fn describe_leftovers(&self, lines: &mut Vec<String>) {
+        // When a job is stopped, that its ranks' children end with it is what was asked for.
+        if self.verdict == Verdict::Success {
+            for left in &self.left_behind {
+                let rank =
+                    left.rank.map_or_else(|| "a rank".to_owned(), |rank| format!("rank {rank}"));
+                lines.push(format!("{rank} left {} behind; it was ended", left.process));
+            }
+        }
+        for survivor in &self.survivors {
+            lines.push(format!("still running after SIGKILL: {survivor}"));
+        }
+    }
+}
+
+fn describe(verdict: &Verdict) -> String {
+    match verdict {
+        Verdict::Interrupted { signal } => format!("stopped by {}", signals::name(*signal)),
+        Verdict::AgentInterrupted { host, signal } => {
+            format!("the agent on {host} was stopped by {}", signals::name(*signal))
+        }
+        Verdict::TimedOut { limit } => {
+            format!("the job was stopped: it took longer than --timeout {}", limit.as_secs_f64())
+        }
+        Verdict::StartTimedOut { limit, hosts } => format!(
+            "not all ranks were started within {} s; missing on {}",
+            limit.as_secs_f64(),
+            hosts.join(", ")
+        ),
+        Verdict::OutputFailed { path: Some(path), reason } => {
+            format!("failed to write {}: {reason}", path.display())
+        }
+        Verdict::OutputFailed { path: None, reason } => {
+            format!("failed to write the ranks' output: {reason}")
+        }
+        Verdict::AgentLost { host, pid, ending, reason } => {
+            let mut text = format!("the agent on {host} (pid {pid}) is lost");
+            if let Some(ending) = ending {
+                let _ = write!(text, ": it {ending}");
+            }
+            if let Some(reason) = reason {
+                let _ = write!(text, ": {reason}");
+            }
+            text
+        }
+        Verdict::Success | Verdict::OutputClosed => String::new(),
+        Verdict::RankFailed(failure) => format!("rank {} failed", failure.exit.rank),
+        Verdict::Refused(refusal) => refusal.to_string(),
+    }
+}
+
+/// `0-2, 5` for 0, 1, 2, 5. The numbers ascend.
+fn ranges(numbers: &[u32]) -> String {
+    let mut text = String::new();
+    let mut rest = numbers;
+    while let Some((&first, _)) = rest.split_first() {
+        let length = (first..).zip(rest).take_while(|(expected, found)| expected == *found).count();
+        let (run, after) = rest.split_at(length);
+        if !text.is_empty() {
+            text.push_str(", ");
+        }
+        let last = run.last().copied().unwrap_or(first);
+        let _ = match length {
+            1 => write!(text, "{first}"),
+            _ => write!(text, "{first}-{last}"),
+        };
+        rest = after;
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::process::wait::ResourceUsage;
+    use crate::protocol::messages::RankExit;
+
+    fn exit(rank: u32, ending: Ending) -> RankExit {
+        let (ran, usage) = (Duration::from_millis(12_340), ResourceUsage::default());
+        RankExit { rank, pid: 4711, ending, ran, usage }
+    }
+
+    #[test]
+    fn numbers_are_gathered() {
+        assert_eq!(ranges(&[0, 1, 2, 5, 7, 8]), "0-2, 5, 7-8");
+        assert_eq!(ranges(&[3]), "3");
+        assert_eq!(ranges(&[]), "");
+    }
+
+    #[test]
+    fn the_first_failure_comes_first_and_the_rest_on_one_line() {
+        let ended = Ending::Signal(15);
+        let outcome = Outcome {
+            verdict: Verdict::RankFailed(RankFailure {
+                exit: exit(3, Ending::Signal(9)),
+                host: "node1".into(),
+                last_lines: vec!["boom".into()],
+                left_early: None,
+            }),
+            ranks: vec![
+                RankOutcome::Stopped(exit(0, ended)),
+                RankOutcome::Stopped(exit(1, ended)),
+                RankOutcome::FailedAfter(exit(2, Ending::Code(1))),
+                RankOutcome::Ended(exit(3, Ending::Signal(9))),
+            ],
+            left_behind: vec![],
+            survivors: vec![],
+            grace: Duration::from_secs(10),
+        };
+        assert_eq!(
+            outcome.report(),
+            [
+                "first failure: rank 3 (pid 4711 on node1) was killed by SIGKILL after 12.3 s",
+                "last lines of rank 3 on standard error:",
+                "  | boom",
+                "hint: a SIGKILL that nobody sent is usually the kernel's, out of memory: see dmesg",
+                "consequences: ranks 0-1 ended by paceline after the first failure; \
+                 rank 2 exited with code 1",
+            ]
+        );
+    }
+}
