@@ -1,3 +1,58 @@
 //! The `paceline` command: arguments in, text, JSON and an exit code out.
 
-fn main() {}
+mod agent;
+mod arguments;
+mod console;
+mod run;
+
+use std::process::ExitCode as ProcessExitCode;
+
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use paceline_launcher::ExitCode;
+
+/// Distributed training: one command starts the ranks, collectives connect them, numbers are honest
+#[derive(Debug, Parser)]
+#[command(name = "paceline", version, max_term_width = 100, after_help = EXIT_CODES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Start N ranks of a program and watch over them
+    Run(Box<run::Arguments>),
+    /// The process that supervises the ranks of one host; started by paceline itself
+    #[command(hide = true)]
+    Agent,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0        every rank exited with 0
+  N        the code of the first rank that failed; 128+n if signal n killed it
+  1        a check was carried out and failed
+  2        the command line makes no sense
+  124      a time limit ran out
+  125      paceline itself failed
+  126      the program cannot be executed
+  127      the program does not exist
+  128+n    signal n stopped paceline";
+
+fn main() -> ProcessExitCode {
+    let command = Cli::command();
+    let arguments = arguments::normalise(std::env::args_os().collect(), &command);
+    let parsed = command.try_get_matches_from(arguments).and_then(|matches| {
+        Cli::from_arg_matches(&matches)
+    });
+    let code = match parsed {
+        Ok(Cli { command: Command::Run(arguments) }) => run::run(*arguments),
+        Ok(Cli { command: Command::Agent }) => agent::agent(),
+        Err(error) => {
+            // Help and version go to standard output and succeed; if that is closed, so be it.
+            let _ = error.print();
+            if error.use_stderr() { ExitCode::Usage } else { ExitCode::Success }
+        }
+    };
+    code.into()
+}

@@ -1,0 +1,25 @@
+//! What paceline itself says, on standard error.
+
+use std::error::Error;
+use std::io::{Write, stderr};
+
+/// Says one line.
+pub(crate) fn note(text: &str) {
+    // If standard error is closed there is nobody to tell.
+    let _ = writeln!(stderr(), "paceline: {text}");
+}
+
+/// Says why something failed, with causes, and what to do about it.
+pub(crate) fn failure(error: &dyn Error, hint: Option<String>) {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(source) = cause {
+        text.push_str(": ");
+        text.push_str(&source.to_string());
+        cause = source.source();
+    }
+    note(&text);
+    if let Some(hint) = hint {
+        note(&format!("hint: {hint}"));
+    }
+}

@@ -1,0 +1,294 @@
+//! `paceline run`: start N ranks of a program and watch over them.
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::num::NonZeroU32;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use paceline_launcher::{
+    AgentCommand, ExitCode, GRACE_DEFAULT, HostError, HostFacts, HostSlots, JobSpec, OutputOptions,
+    Program, START_TIMEOUT_DEFAULT,
+};
+use paceline_rendezvous::env::{self, Environment, ProcessEnvironment, Variable};
+use paceline_rendezvous::{RunId, SecretError};
+
+use crate::console;
+
+/// Options of `paceline run`.
+#[derive(Debug, Args)]
+#[command(override_usage = "paceline run -np N [OPTIONS] [--] PROGRAM [ARGS]...
+       paceline run -np N [OPTIONS] -m MODULE [ARGS]...")]
+pub(crate) struct Arguments {
+    /// Number of ranks; also spelled -np and --num-proc
+    #[arg(short = 'n', long = "np", visible_alias = "num-proc", value_name = "N")]
+    ranks: Option<NonZeroU32>,
+
+    /// Hosts and their slots, as in localhost:4
+    #[arg(short = 'H', long = "hosts", visible_alias = "host", value_name = "HOST[:SLOTS],...")]
+    hosts: Option<String>,
+
+    /// Run a Python module: python3 -m MODULE
+    #[arg(short, long, value_name = "MODULE")]
+    module: Option<OsString>,
+
+    /// Set a variable for every rank, or pass on the value it has here
+    #[arg(short = 'x', long = "env", value_name = "NAME[=VALUE]")]
+    exported: Vec<OsString>,
+
+    /// Do not put the rank before each line of output
+    #[arg(long)]
+    no_prefix: bool,
+
+    /// Also write DIR/rank.NN/stdout and DIR/rank.NN/stderr
+    #[arg(long, visible_alias = "log-dir", value_name = "DIR")]
+    output_filename: Option<PathBuf>,
+
+    /// Time between SIGTERM and SIGKILL when ranks are stopped [default: 10]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    grace: Option<Duration>,
+
+    /// Stop the job after this time
+    #[arg(long, value_name = "SECONDS", value_parser = positive_seconds)]
+    timeout: Option<Duration>,
+
+    /// Give up if not all ranks have started and met by then [default: 30]
+    #[arg(long, value_name = "SECONDS", value_parser = positive_seconds)]
+    start_timeout: Option<Duration>,
+
+    /// Who gets our standard input
+    #[arg(long, value_name = "WHO", default_value = "none")]
+    stdin: StdinChoice,
+
+    /// Show what would be run, and where, and do nothing
+    #[arg(long)]
+    dry_run: bool,
+
+    /// Say nothing about decisions made for you
+    #[arg(short, long)]
+    quiet: bool,
+
+    /// Transport between ranks
+    #[arg(long, value_name = "NAME")]
+    transport: Option<OsString>,
+
+    /// Algorithm of the collectives
+    #[arg(long, value_name = "NAME")]
+    algorithm: Option<OsString>,
+
+    /// Network interface to use, by name or by address range
+    #[arg(long, visible_alias = "network-interface", value_name = "NAME|CIDR")]
+    interface: Option<OsString>,
+
+    /// TCP ports that a rank may listen on
+    #[arg(long, value_name = "FIRST-LAST")]
+    port_range: Option<OsString>,
+
+    /// Longest time for one collective operation
+    #[arg(long, value_name = "SECONDS", value_parser = positive_seconds)]
+    op_timeout: Option<Duration>,
+
+    /// The program and its arguments. A .py file runs under python3, unless it is executable and
+    /// has a #! line
+    #[arg(trailing_var_arg = true, value_name = "PROGRAM", required_unless_present = "module")]
+    command: Vec<OsString>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum StdinChoice {
+    /// Nobody: every rank reads /dev/null
+    None,
+}
+
+/// What is wrong with the command line beyond its grammar.
+#[derive(Debug, thiserror::Error)]
+enum UsageError {
+    #[error("-x {text:?} has no name before the `=`")]
+    NamelessVariable { text: String },
+    #[error(transparent)]
+    Host(#[from] HostError),
+    #[error("failed to find out the current directory")]
+    CurrentDirectory {
+        #[source]
+        source: std::io::Error,
+    },
+    #[error(transparent)]
+    Environment(#[from] env::EnvironmentError),
+}
+
+/// Runs the job that the arguments describe.
+pub(crate) fn run(arguments: Arguments) -> ExitCode {
+    let (dry_run, quiet) = (arguments.dry_run, arguments.quiet);
+    let job = match job(arguments) {
+        Ok(job) => job,
+        Err(error) => {
+            console::failure(&error, None);
+            return ExitCode::Usage;
+        }
+    };
+    launch(&job, dry_run, quiet)
+}
+
+/// Plans the job and runs it, or only shows the plan.
+pub(crate) fn launch(job: &JobSpec, dry_run: bool, quiet: bool) -> ExitCode {
+    let run_id = match RunId::random() {
+        Ok(run_id) => run_id,
+        Err(error) => return no_random(&error),
+    };
+    let plan = HostFacts::of_this_host()
+        .and_then(|facts| paceline_launcher::plan(job, run_id, &facts, &ProcessEnvironment));
+    let plan = match plan {
+        Ok(plan) => plan,
+        Err(error) => {
+            console::failure(&error, error.hint());
+            return error.exit_code();
+        }
+    };
+    if dry_run {
+        // A reader that left has seen enough.
+        let _ = write!(std::io::stdout(), "{plan}");
+        return ExitCode::Success;
+    }
+    if !quiet {
+        plan.notices.iter().for_each(|notice| console::note(notice));
+    }
+    match paceline_launcher::run(plan, &AgentCommand::this_program()) {
+        Ok(outcome) => {
+            outcome.report().iter().for_each(|line| console::note(line));
+            outcome.exit_code()
+        }
+        Err(error) => {
+            console::failure(&error, error.hint());
+            error.exit_code()
+        }
+    }
+}
+
+fn no_random(error: &SecretError) -> ExitCode {
+    console::failure(error, error.hint());
+    ExitCode::LauncherFailed
+}
+
+fn job(arguments: Arguments) -> Result<JobSpec, UsageError> {
+    let environment = ProcessEnvironment;
+    let variables = variables(&arguments, &environment)?;
+    let start_timeout = match arguments.start_timeout {
+        Some(limit) => limit,
+        None => env::START_TIMEOUT.seconds(&environment)?.unwrap_or(START_TIMEOUT_DEFAULT),
+    };
+    let StdinChoice::None = arguments.stdin;
+    let mut words = arguments.command.into_iter();
+    let program = match (arguments.module, words.len()) {
+        (Some(module), _) => Program::Module(module),
+        // clap has required a program where there is no module.
+        (None, _) => Program::Command(words.next().unwrap_or_default()),
+    };
+    Ok(JobSpec {
+        rank_count: arguments.ranks,
+        hosts: match &arguments.hosts {
+            Some(hosts) => HostSlots::parse_list(hosts)?,
+            None => Vec::new(),
+        },
+        program,
+        arguments: words.collect(),
+        working_directory: std::env::current_dir()
+            .map_err(|source| UsageError::CurrentDirectory { source })?,
+        variables,
+        grace: arguments.grace.unwrap_or(GRACE_DEFAULT),
+        timeout: arguments.timeout,
+        start_timeout,
+        output: OutputOptions {
+            prefix: !arguments.no_prefix,
+            directory: arguments.output_filename,
+        },
+    })
+}
+
+/// `-x` first, then what options of ours say, which are more specific.
+fn variables(
+    arguments: &Arguments,
+    environment: &impl Environment,
+) -> Result<Vec<(OsString, OsString)>, UsageError> {
+    let mut variables = Vec::new();
+    for text in &arguments.exported {
+        variables.extend(exported(text, environment)?);
+    }
+    let seconds = |time: Duration| OsString::from(time.as_secs_f64().to_string());
+    let options: [(&Variable, Option<OsString>); 6] = [
+        (&env::TRANSPORT, arguments.transport.clone()),
+        (&env::ALGORITHM, arguments.algorithm.clone()),
+        (&env::INTERFACE, arguments.interface.clone()),
+        (&env::PORT_RANGE, arguments.port_range.clone()),
+        (&env::TIMEOUT, arguments.op_timeout.map(seconds)),
+        (&env::START_TIMEOUT, arguments.start_timeout.map(seconds)),
+    ];
+    let given = |(variable, value): (&Variable, Option<OsString>)| {
+        value.map(|value| (OsString::from(variable.name), value))
+    };
+    variables.extend(options.into_iter().filter_map(given));
+    Ok(variables)
+}
+
+/// `NAME=VALUE`, or the value that NAME has here; nothing, with a note, if it has none.
+fn exported(
+    text: &OsString,
+    environment: &impl Environment,
+) -> Result<Option<(OsString, OsString)>, UsageError> {
+    let bytes = text.as_bytes();
+    let (name, value) = match bytes.iter().position(|&byte| byte == b'=') {
+        Some(at) => (&bytes[..at], Some(OsString::from_vec(bytes[at + 1..].to_vec()))),
+        None => (bytes, None),
+    };
+    if name.is_empty() {
+        return Err(UsageError::NamelessVariable { text: text.display().to_string() });
+    }
+    let name = OsString::from_vec(name.to_vec());
+    let value = value.or_else(|| name.to_str().and_then(|name| environment.get(name)));
+    if value.is_none() {
+        console::note(&format!("-x {}: it has no value here; nothing is passed on", name.display()));
+    }
+    Ok(value.map(|value| (name, value)))
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let number: f64 = text.parse().map_err(|_| "expected a number of seconds".to_owned())?;
+    Duration::try_from_secs_f64(number).map_err(|_| "expected a number of seconds, 0 or more".to_owned())
+}
+
+fn positive_seconds(text: &str) -> Result<Duration, String> {
+    match seconds(text)? {
+        Duration::ZERO => Err("expected more than 0 seconds".to_owned()),
+        time => Ok(time),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+
+    #[test]
+    fn exported_variables_take_a_value_or_the_one_they_have() {
+        let environment = HashMap::from([("HOME", "/root")]);
+        let pair = |name: &str, value: &str| Some((name.into(), value.into()));
+        let export = |text: &str| exported(&text.into(), &environment).ok().flatten();
+        assert_eq!(export("A=b=c"), pair("A", "b=c"));
+        assert_eq!(export("A="), pair("A", ""));
+        assert_eq!(export("HOME"), pair("HOME", "/root"));
+        assert_eq!(export("ABSENT"), None);
+        assert!(exported(&"=x".into(), &environment).is_err());
+    }
+
+    #[test]
+    fn times_are_numbers_of_seconds() {
+        assert_eq!(seconds("0"), Ok(Duration::ZERO));
+        assert_eq!(seconds("1.5"), Ok(Duration::from_millis(1500)));
+        assert!(seconds("-1").is_err());
+        assert!(seconds("nan").is_err());
+        assert!(seconds("ten").is_err());
+        assert!(positive_seconds("0").is_err());
+    }
+}
