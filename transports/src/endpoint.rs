@@ -106,28 +106,28 @@ pub trait Endpoint: Send + std::fmt::Debug {
     ///
     /// # Errors
     /// [`Rejected`] gives the post back when the queue is full or the connection is dead.
-    #[expect(clippy::result_large_err, reason = "the rejected post is given back by value")]
     fn post_send(&mut self, post: SendPost) -> Result<(), Rejected<SendPost>>;
 
     /// Queues a receive, and lets the peer know where it needs to.
     ///
     /// # Errors
     /// [`Rejected`] gives the post back when the queue is full or the connection is dead.
-    #[expect(clippy::result_large_err, reason = "the rejected post is given back by value")]
     fn post_recv(&mut self, post: RecvPost) -> Result<(), Rejected<RecvPost>>;
 
     /// Moves bytes both ways and appends what ended to `events`. Returns whether anything moved.
     ///
     /// # Errors
     /// [`EndpointError`] when the connection is dead; the error is the same at every later call.
+    /// A call that fails appends nothing: what ended before the connection did was reported by an
+    /// earlier call, and everything still posted stays held until it is abandoned.
     fn poll(&mut self, events: &mut Vec<Event>) -> Result<bool, EndpointError>;
 
     /// Whether `poll` has anything to do: something posted, queued or owed to the peer.
     fn is_active(&self) -> bool;
 
     /// Gives up everything posted for a communicator and forgets its early messages. Afterwards no
-    /// slice of it is held. If a frame was half-sent the connection dies, because the peer could
-    /// not make sense of what follows.
+    /// slice of it is held, and its number must not be used again on this endpoint. If a frame was
+    /// half-sent the connection dies, because the peer could not make sense of what follows.
     fn abandon(&mut self, communicator: u32);
 
     /// What to wait for when `poll` moved nothing; appends nothing if the transport cannot wake.

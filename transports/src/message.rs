@@ -24,7 +24,7 @@ impl fmt::Display for MessageId {
 ///
 /// [`OpError`]: crate::OpError
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
-pub struct Signature(pub [u8; Signature::LEN]);
+pub struct Signature(pub [u8; Self::LEN]);
 
 impl Signature {
     /// Bytes of a signature.

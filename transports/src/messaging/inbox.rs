@@ -1,8 +1,11 @@
-use super::{CREDIT_FRAME_THRESHOLD, FrameHeader, eager_cost, flags};
+use super::{FrameHeader, HEADER_BYTES, eager_cost, flags};
 use crate::{EAGER_BYTES_MAX, EAGER_BYTES_OUTSTANDING_MAX, Event, MessageId, OpError, RecvPost};
 
 /// Communicators that one peer may have early messages in; more is a protocol violation.
 const COMMUNICATORS_MAX: usize = 1024;
+
+/// Empty buffers kept for early messages.
+const SPARE_BUFFERS_MAX: usize = 4;
 
 /// Receives, what arrived before its receive, and the credit owed to the peer.
 #[derive(Debug, Default)]
@@ -13,12 +16,18 @@ pub(crate) struct Inbox {
     early: Vec<EarlyFrame>,
     spare: Vec<Vec<u8>>,
     accounts: Vec<Account>,
+    /// Whether an account became full, so that grants may be due.
+    filled: bool,
 }
 
 #[derive(Debug)]
 struct Posted {
     post: RecvPost,
     landed: usize,
+    /// Bytes of the frames that have begun to land.
+    begun: usize,
+    /// Whether the peer was told that it may send without credit.
+    granted: bool,
     /// Whether any frame has arrived: what completes a message of no bytes.
     arrived: bool,
     generation: u32,
@@ -33,6 +42,20 @@ impl Posted {
         self.landed += bytes;
         self.arrived = true;
     }
+
+    /// Books the bytes of a frame that begins.
+    ///
+    /// # Errors
+    /// When the message has not so many.
+    fn take(&mut self, bytes: usize) -> Result<(), String> {
+        self.begun += bytes;
+        let (begun, length) = (self.begun, self.post.slice.len());
+        if begun <= length {
+            Ok(())
+        } else {
+            Err(format!("{begun} bytes of a message of {length} bytes ({})", self.post.id))
+        }
+    }
 }
 
 /// The payload of a frame that nobody has posted a receive for yet.
@@ -46,10 +69,29 @@ struct EarlyFrame {
 #[derive(Debug)]
 struct Account {
     communicator: u32,
-    /// Cost of the early frames held.
+    /// Cost of all eager frames whose credit was not given back.
+    outstanding: usize,
+    /// Cost of those among them that wait for their receive.
     held: usize,
-    /// Credit to give back to the peer.
+    /// Cost of those that have landed: credit to give back to the peer.
     owed: usize,
+}
+
+impl Account {
+    /// Whether early frames hold so much that the peer cannot send even the smallest frame.
+    fn is_full(&self) -> bool {
+        self.held + HEADER_BYTES > EAGER_BYTES_OUTSTANDING_MAX
+    }
+
+    /// Three quarters of what is not held: back-to-back 64 KiB exchanges never reach it (their
+    /// credit rides in the next operation's frame), one-way traffic does before its sender runs
+    /// dry. The second condition covers what is left when almost everything is held.
+    fn is_credit_due(&self) -> bool {
+        let free = EAGER_BYTES_OUTSTANDING_MAX.saturating_sub(self.held);
+        self.owed > 0
+            && (self.owed >= free / 4 * 3
+                || self.outstanding + HEADER_BYTES > EAGER_BYTES_OUTSTANDING_MAX)
+    }
 }
 
 /// Where the payload of a frame goes. Obtained at its header, used until its last byte.
@@ -75,28 +117,44 @@ impl Inbox {
 
     /// Takes a receive, gives it what arrived early, and says whether the peer needs a grant.
     pub(crate) fn post(&mut self, post: RecvPost, events: &mut Vec<Event>) -> bool {
-        let needs_grant = post.slice.len() > EAGER_BYTES_MAX;
+        let id = post.id;
+        let granted = post.slice.len() > EAGER_BYTES_MAX;
         self.generation = self.generation.wrapping_add(1);
-        let mut posted = Posted { post, landed: 0, arrived: false, generation: self.generation };
-        if !self.early.is_empty()
-            && let Err(error) = self.deliver_early(&mut posted)
-        {
-            events.push(Event::Failed { token: posted.post.token, error });
-            return false;
+        let generation = self.generation;
+        let mut posted = Posted { post, landed: 0, begun: 0, granted, arrived: false, generation };
+        if !self.early.is_empty() {
+            if let Err(error) = self.deliver_early(&mut posted) {
+                events.push(Event::Failed { token: posted.post.token, error });
+                return false;
+            }
+            if self.account(id.communicator).is_full() {
+                posted.granted = true;
+            }
         }
         if posted.is_complete() {
             events.push(Event::Received { token: posted.post.token });
             return false;
         }
+        let granted = posted.granted;
         self.posted_count += 1;
         match self.posted.iter_mut().find(|slot| slot.is_none()) {
             Some(slot) => *slot = Some(posted),
             None => self.posted.push(Some(posted)),
         }
-        needs_grant
+        granted
     }
 
+    /// Gives a receive what has arrived early. If it disagrees with its sender's message, the
+    /// early frames of the message are dropped.
     fn deliver_early(&mut self, posted: &mut Posted) -> Result<(), OpError> {
+        let outcome = self.copy_early(posted);
+        if outcome.is_err() {
+            self.drop_early(posted.post.id);
+        }
+        outcome
+    }
+
+    fn copy_early(&mut self, posted: &mut Posted) -> Result<(), OpError> {
         let id = posted.post.id;
         let mut at = 0;
         while at < self.early.len() {
@@ -120,14 +178,31 @@ impl Inbox {
                 .slice
                 .bytes_mut(start..start + frame.bytes.len())
                 .copy_from_slice(&frame.bytes);
+            posted.begun += frame.bytes.len();
             posted.land(frame.bytes.len());
-            let cost = eager_cost(frame.bytes.len());
-            let account = self.account(id.communicator);
-            account.held -= cost;
-            account.owed += cost;
-            self.recycle(frame.bytes);
+            self.release_early(frame);
         }
         Ok(())
+    }
+
+    fn drop_early(&mut self, id: MessageId) {
+        while let Some(at) = self.early.iter().position(|frame| frame.header.id == id) {
+            let frame = self.early.remove(at);
+            self.release_early(frame);
+        }
+    }
+
+    /// The frame's bytes are no longer needed: the peer gets its credit back.
+    fn release_early(&mut self, frame: EarlyFrame) {
+        let cost = eager_cost(frame.bytes.len());
+        let account = self.account(frame.header.id.communicator);
+        account.held = account.held.saturating_sub(cost);
+        account.owed += cost;
+        // Early messages are the exception; a few spare buffers make the steady state free of
+        // allocation without keeping a burst's memory for ever.
+        if self.spare.len() < SPARE_BUFFERS_MAX {
+            self.spare.push(frame.bytes);
+        }
     }
 
     /// Decides where a data frame goes.
@@ -139,8 +214,11 @@ impl Inbox {
         header: &FrameHeader,
         events: &mut Vec<Event>,
     ) -> Result<Landing, String> {
+        if header.flags & flags::EAGER != 0 {
+            self.charge(header)?;
+        }
         if let Some(slot) = self.find(header.id) {
-            let posted = self.posted[slot].as_ref().expect("found slots are taken");
+            let posted = self.posted[slot].as_mut().expect("found slots are taken");
             let token = posted.post.token;
             let error = if posted.post.signature == header.signature {
                 check_length(&posted.post, header).err()
@@ -153,6 +231,7 @@ impl Inbox {
                 events.push(Event::Failed { token, error });
                 return Ok(Landing::Discard);
             }
+            posted.take(header.length as usize)?;
             let offset =
                 usize::try_from(header.offset).map_err(|_| "offset overflows".to_owned())?;
             return Ok(Landing::Posted { slot, generation: posted.generation, offset });
@@ -169,19 +248,13 @@ impl Inbox {
             // A granted message whose receive is gone: the operation was abandoned here.
             return Ok(Landing::Discard);
         }
-        let length = header.length as usize;
-        if self.accounts.len() >= COMMUNICATORS_MAX
-            && !self.accounts.iter().any(|account| account.communicator == header.id.communicator)
-        {
-            return Err(format!("early messages in more than {COMMUNICATORS_MAX} communicators"));
+        if self.early_frame(header.id, header.offset).is_some() {
+            return Err(format!("the bytes at offset {} twice ({})", header.offset, header.id));
         }
+        let length = header.length as usize;
         let account = self.account(header.id.communicator);
         account.held += eager_cost(length);
-        if account.held > EAGER_BYTES_OUTSTANDING_MAX {
-            return Err(format!(
-                "more than {EAGER_BYTES_OUTSTANDING_MAX} bytes sent without a grant"
-            ));
-        }
+        self.filled |= account.is_full();
         if header.offset == 0 {
             events.push(Event::Early { id: header.id, signature: header.signature });
         }
@@ -189,6 +262,27 @@ impl Inbox {
         bytes.resize(length, 0);
         self.early.push(EarlyFrame { header: *header, bytes, landed: 0 });
         Ok(Landing::Early { id: header.id, offset: header.offset })
+    }
+
+    /// Books an eager frame in its communicator's account.
+    ///
+    /// # Errors
+    /// When the peer has no credit for it.
+    fn charge(&mut self, header: &FrameHeader) -> Result<(), String> {
+        let communicator = header.id.communicator;
+        if self.accounts.len() >= COMMUNICATORS_MAX
+            && !self.accounts.iter().any(|account| account.communicator == communicator)
+        {
+            return Err(format!("early messages in more than {COMMUNICATORS_MAX} communicators"));
+        }
+        let account = self.account(communicator);
+        account.outstanding += eager_cost(header.length as usize);
+        if account.outstanding > EAGER_BYTES_OUTSTANDING_MAX {
+            return Err(format!(
+                "more than {EAGER_BYTES_OUTSTANDING_MAX} bytes sent without a grant"
+            ));
+        }
+        Ok(())
     }
 
     /// The bytes to fill next for a frame of which `done` of `length` payload bytes have landed;
@@ -269,14 +363,36 @@ impl Inbox {
 
     /// Takes the credit to put into the header of a frame of this communicator.
     pub(crate) fn take_credit(&mut self, communicator: u32) -> u32 {
-        let owed = &mut self.account(communicator).owed;
-        u32::try_from(std::mem::take(owed)).expect("bounded by what may be outstanding")
+        let account = self.account(communicator);
+        // Frames that began before the communicator was abandoned here are not booked any more.
+        account.outstanding = account.outstanding.saturating_sub(account.owed);
+        let owed = std::mem::take(&mut account.owed);
+        u32::try_from(owed).expect("bounded by what may be outstanding")
     }
 
     /// A communicator whose credit must be given back in a frame of its own.
     pub(crate) fn credit_due(&self) -> Option<u32> {
-        let due = |account: &&Account| account.owed >= CREDIT_FRAME_THRESHOLD;
-        self.accounts.iter().find(due).map(|account| account.communicator)
+        let due = self.accounts.iter().find(|account| account.is_credit_due());
+        due.map(|account| account.communicator)
+    }
+
+    /// A posted message that the peer cannot send for want of credit, since early messages hold
+    /// all of it, and that it must therefore be granted. Each is returned once.
+    pub(crate) fn grant_due(&mut self) -> Option<MessageId> {
+        if !self.filled {
+            return None;
+        }
+        for posted in self.posted.iter_mut().flatten().filter(|posted| !posted.granted) {
+            let id = posted.post.id;
+            let mut accounts = self.accounts.iter();
+            if accounts.any(|account| account.communicator == id.communicator && account.is_full())
+            {
+                posted.granted = true;
+                return Some(id);
+            }
+        }
+        self.filled = false;
+        None
     }
 
     /// Drops everything of a communicator.
@@ -314,18 +430,10 @@ impl Inbox {
     fn account(&mut self, communicator: u32) -> &mut Account {
         let found = self.accounts.iter().position(|account| account.communicator == communicator);
         let at = found.unwrap_or_else(|| {
-            self.accounts.push(Account { communicator, held: 0, owed: 0 });
+            self.accounts.push(Account { communicator, outstanding: 0, held: 0, owed: 0 });
             self.accounts.len() - 1
         });
         &mut self.accounts[at]
-    }
-
-    fn recycle(&mut self, bytes: Vec<u8>) {
-        // Early messages are the exception; a few spare buffers make the steady state free of
-        // allocation without keeping a burst's memory for ever.
-        if self.spare.len() < 4 {
-            self.spare.push(bytes);
-        }
     }
 }
 

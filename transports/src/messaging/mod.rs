@@ -1,16 +1,20 @@
 //! The message layer that stream-like transports share: frame headers, matching, credits, grants.
 //!
 //! Sans I/O: [`Inbox`] says where the payload of an incoming frame goes, [`Outbox`] says which
-//! frame goes out next; the transport moves the bytes. Sender and receiver keep one account per
-//! communicator:
+//! frame goes out next, and [`StreamEndpoint`] drives both over any [`ByteStream`]s, which is all
+//! that a transport has to bring. Sender and receiver keep one account per communicator:
 //!
 //! * up to [`EAGER_BYTES_OUTSTANDING_MAX`] bytes may be under way that no receive was posted for;
 //!   such frames carry [`flags::EAGER`] and their cost ([`eager_cost`]) is the sender's debt;
 //! * the receiver gives the credit back when the bytes have landed in a posted receive: inside the
-//!   header of any frame that it sends anyway, or in a frame of its own beyond
-//!   [`CREDIT_FRAME_THRESHOLD`];
+//!   header of any frame that it sends anyway, or in a frame of its own before the sender runs dry
+//!   ([`Inbox::credit_due`]);
 //! * a message longer than [`EAGER_BYTES_MAX`] is granted when its receive is posted, and granted
-//!   bytes cost nothing, since there is a place for them.
+//!   bytes cost nothing, since there is a place for them. So is a shorter one when early messages
+//!   hold the whole credit, since it could not come otherwise ([`Inbox::grant_due`]).
+//!
+//! An abandoned communicator's number must not be used again on the same connection: the two ends
+//! would disagree about its account.
 //!
 //! So nobody buffers more than the eager limit for a peer, whatever the peer does, and data for
 //! one communicator can always be taken off a connection that another one shares.
@@ -18,19 +22,17 @@
 //! [`EAGER_BYTES_MAX`]: crate::EAGER_BYTES_MAX
 //! [`EAGER_BYTES_OUTSTANDING_MAX`]: crate::EAGER_BYTES_OUTSTANDING_MAX
 
+mod endpoint;
 mod header;
 mod inbox;
 mod outbox;
+mod stream;
 
+pub(crate) use endpoint::{StreamEndpoint, stream_capabilities};
 pub(crate) use header::{FrameHeader, FrameKind, HEADER_BYTES, flags};
 pub(crate) use inbox::{Inbox, Landing};
 pub(crate) use outbox::{OutFrame, Outbox};
-
-/// Unreturned credit at which a receiver with nothing else to send says so in a frame of its own.
-///
-/// Three quarters of the outstanding limit: back-to-back 64 KiB exchanges never reach it (their
-/// credit rides in the next operation's frame), one-way traffic does before its sender runs dry.
-pub(crate) const CREDIT_FRAME_THRESHOLD: usize = crate::EAGER_BYTES_OUTSTANDING_MAX / 4 * 3;
+pub(crate) use stream::ByteStream;
 
 /// What an eager frame costs: its payload, but at least its header, so that empty messages are
 /// bounded too.

@@ -50,8 +50,7 @@ impl Outbox {
     }
 
     pub(crate) fn post(&mut self, post: SendPost) {
-        let needs_grant = post.slice.len() > EAGER_BYTES_MAX;
-        let early = needs_grant.then(|| self.grants.iter().position(|id| *id == post.id)).flatten();
+        let early = self.grants.iter().position(|id| *id == post.id);
         if let Some(at) = early {
             self.grants.swap_remove(at);
         }
@@ -74,7 +73,8 @@ impl Outbox {
     /// # Errors
     /// What the peer did wrong, if it broke the protocol.
     pub(crate) fn granted(&mut self, id: MessageId) -> Result<(), String> {
-        if let Some(sending) = self.sends.iter_mut().find(|sending| sending.post.id == id) {
+        let waiting = |sending: &&mut Sending| sending.post.id == id && !sending.finished;
+        if let Some(sending) = self.sends.iter_mut().find(waiting) {
             sending.granted = true;
         } else if self.grants.len() < GRANTS_MAX {
             self.grants.push(id);
@@ -164,10 +164,7 @@ impl Outbox {
         if sending.in_flight == 0 && sending.framed == sending.post.slice.len() {
             sending.finished = true;
             events.push(Event::Sent { token: sending.post.token });
-            while self.sends.front().is_some_and(|sending| sending.finished) {
-                self.sends.pop_front();
-                self.first += 1;
-            }
+            self.drop_finished();
         }
     }
 
@@ -186,34 +183,28 @@ impl Outbox {
         }
     }
 
-    /// Drops every send of a communicator. Returns whether a frame of it was under way, so that
-    /// the stream is cut in the middle of a frame.
-    pub(crate) fn abandon(&mut self, communicator: u32) -> bool {
-        let ours = |sending: &Sending| sending.post.id.communicator == communicator;
-        let cut = self.sends.iter().any(|sending| ours(sending) && sending.in_flight > 0);
-        // Frames under way of other communicators name their send by number, so the numbers of
-        // what stays must not change unless the connection is given up anyway.
-        if !self.sends.iter().any(|sending| sending.in_flight > 0) || cut {
-            self.sends.retain(|sending| !ours(sending));
-        } else {
-            self.replace_by_finished(communicator);
+    /// Drops every send of a communicator. Its frames must not be written any further.
+    pub(crate) fn abandon(&mut self, communicator: u32) {
+        let nothing = crate::Region::empty();
+        let ours = |sending: &&mut Sending| sending.post.id.communicator == communicator;
+        // Frames under way of other communicators name their send by number, so what stays must
+        // keep its place: the entries end here but leave the queue only from its front.
+        for sending in self.sends.iter_mut().filter(ours) {
+            // SAFETY: the slice has no bytes.
+            sending.post.slice = unsafe { nothing.slice(0..0) };
+            sending.framed = 0;
+            sending.started = true;
+            sending.finished = true;
         }
+        self.drop_finished();
         self.grants.retain(|id| id.communicator != communicator);
         self.accounts.retain(|account| account.communicator != communicator);
-        cut
     }
 
-    /// Marks the sends of a communicator as finished with nothing left to hold.
-    fn replace_by_finished(&mut self, communicator: u32) {
-        let nothing = crate::Region::empty();
-        for sending in &mut self.sends {
-            if sending.post.id.communicator == communicator {
-                // SAFETY: the slice has no bytes.
-                sending.post.slice = unsafe { nothing.slice(0..0) };
-                sending.framed = 0;
-                sending.started = true;
-                sending.finished = true;
-            }
+    fn drop_finished(&mut self) {
+        while self.sends.front().is_some_and(|sending| sending.finished) {
+            self.sends.pop_front();
+            self.first += 1;
         }
     }
 

@@ -1,5 +1,5 @@
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -7,8 +7,9 @@ use paceline_rendezvous::env::PortRange;
 use paceline_rendezvous::hello::{self, Admission, Identity, Purpose};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::endpoint::{CAPABILITIES, TcpEndpoint};
+use super::socket::Socket;
 use super::{InterfaceChoice, address};
+use crate::messaging::{StreamEndpoint, stream_capabilities};
 use crate::{Capabilities, Endpoint, EstablishError, Group, Transport, TransportKind};
 
 /// How long a stranger may take over its handshake; members of the group answer in milliseconds.
@@ -16,6 +17,9 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Handshakes at the same time; beyond it connections wait in the kernel's backlog.
 const HANDSHAKES_MAX: usize = 64;
+
+/// How long a handshake may take when others wait for its place.
+const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How to listen and connect.
 #[derive(Clone, Debug)]
@@ -43,6 +47,59 @@ pub struct TcpTransport {
 /// A handshake that ended well: who, on which channel, over what.
 type Arrival = (u32, u16, TcpStream);
 
+/// The connections whose handshake is under way, by number. Dropping it hangs up on them, so that
+/// nobody who connects and says nothing delays the threads' end.
+#[derive(Debug, Default)]
+struct Shaking {
+    streams: Vec<Handshake>,
+    next: u64,
+}
+
+#[derive(Debug)]
+struct Handshake {
+    number: u64,
+    begun: Instant,
+    stream: TcpStream,
+}
+
+impl Shaking {
+    /// Returns the connection's number.
+    fn begin(&mut self, stream: &TcpStream) -> io::Result<u64> {
+        let number = self.next;
+        self.streams.push(Handshake { number, begun: Instant::now(), stream: stream.try_clone()? });
+        self.next += 1;
+        Ok(number)
+    }
+
+    fn end(&mut self, number: u64) {
+        self.streams.retain(|handshake| handshake.number != number);
+    }
+
+    /// Waits a little for room. Members of the group make room by themselves within milliseconds;
+    /// on strangers that stay silent it hangs up.
+    fn make_room(&self) {
+        for handshake in &self.streams {
+            if handshake.begun.elapsed() > HANDSHAKE_PATIENCE {
+                hang_up(&handshake.stream);
+            }
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn hang_up(stream: &TcpStream) {
+    // It may have hung up itself, which is as good.
+    let _ = stream.shutdown(Shutdown::Both);
+}
+
+impl Drop for Shaking {
+    fn drop(&mut self) {
+        for handshake in &self.streams {
+            hang_up(&handshake.stream);
+        }
+    }
+}
+
 impl TcpTransport {
     /// Opens the listening socket.
     ///
@@ -68,12 +125,12 @@ impl TcpTransport {
             what: "make the listening socket non-blocking",
             source,
         })?;
-        let (arrived, arrivals) = mpsc::channel::<Option<Arrival>>();
+        let (arrived, arrivals) = mpsc::channel::<(u64, Option<Arrival>)>();
         std::thread::scope(|scope| {
-            let mut shaking = 0;
+            let mut shaking = Shaking::default();
             while !mesh.is_complete() {
-                while let Ok(outcome) = arrivals.try_recv() {
-                    shaking -= 1;
+                while let Ok((number, outcome)) = arrivals.try_recv() {
+                    shaking.end(number);
                     // A stranger, or a second connection of somebody who is here: dropped.
                     if let Some((peer, channel, stream)) = outcome {
                         mesh.add(peer, channel, stream);
@@ -86,15 +143,19 @@ impl TcpTransport {
                     let waited_ms = started.elapsed().as_millis();
                     return Err(EstablishError::Missing { missing: mesh.missing(), waited_ms });
                 }
-                if shaking >= HANDSHAKES_MAX || !self.wait_for_connection(shaking > 0)? {
+                if shaking.streams.len() >= HANDSHAKES_MAX {
+                    shaking.make_room();
+                    continue;
+                }
+                if !self.wait_for_connection(!shaking.streams.is_empty())? {
                     continue;
                 }
                 let Ok((stream, _)) = self.listener.accept() else { continue };
-                shaking += 1;
+                let Ok(number) = shaking.begin(&stream) else { continue };
                 let arrived = arrived.clone();
                 let until = deadline.min(Instant::now() + HANDSHAKE_TIMEOUT);
                 let handshake = move || {
-                    let _ = arrived.send(welcome(stream, group, until));
+                    let _ = arrived.send((number, welcome(stream, group, until)));
                 };
                 std::thread::Builder::new()
                     .name("paceline-hello".to_owned())
@@ -211,7 +272,7 @@ impl Transport for TcpTransport {
     }
 
     fn capabilities(&self) -> Capabilities {
-        CAPABILITIES
+        stream_capabilities(true)
     }
 
     fn address(&self) -> Vec<u8> {
@@ -238,14 +299,15 @@ impl Transport for TcpTransport {
                 endpoints.push(None);
                 continue;
             }
-            let streams: Vec<TcpStream> = slots.into_iter().flatten().collect();
+            let sockets: Vec<Socket> = slots.into_iter().flatten().map(Socket).collect();
             let at = address::decode(peer, &group.addresses[peer as usize])?;
-            for stream in &streams {
-                stream
+            for socket in &sockets {
+                socket
+                    .0
                     .set_nodelay(true)
                     .map_err(|source| EstablishError::Os { what: "set TCP_NODELAY", source })?;
             }
-            let endpoint = TcpEndpoint::new(peer, at.to_string(), group.epoch, streams);
+            let endpoint = StreamEndpoint::new(peer, at.to_string(), group.epoch, sockets);
             endpoints.push(Some(Box::new(endpoint)));
         }
         Ok(endpoints)

@@ -13,7 +13,6 @@
 //! means the socket is drained, so no call is spent on hearing "try again".
 
 mod address;
-mod endpoint;
 mod interface;
 mod listener;
 mod socket;

@@ -1,320 +1,45 @@
-//! One non-blocking socket: what is half-written, what is half-read.
+//! One non-blocking socket as a stream of bytes.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::TcpStream;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::net::{
     RecvAncillaryBuffer, RecvFlags, SendAncillaryBuffer, SendFlags, recv, recvmsg, send, sendmsg,
 };
 
-use crate::Event;
-use crate::messaging::{FrameHeader, FrameKind, HEADER_BYTES, Inbox, Landing, OutFrame, Outbox};
+use crate::TransportKind;
+use crate::messaging::ByteStream;
 
-/// Payloads up to this size are copied behind their header: one contiguous `send` costs less than
-/// gathering, and the slice is free at once.
-const COPY_BYTES_MAX: usize = 4 << 10;
-
-/// Bytes of small frames gathered before a send; beyond it new frames wait for the socket.
-const QUEUED_BYTES_MAX: usize = 32 << 10;
-
-/// Staging for headers and small messages. A longer payload is read straight into its slice
-/// except for what arrived behind its header, so staging is kept small.
-const STAGING_BYTES: usize = 8 << 10;
-
-/// Payload bytes that one call of [`Socket::receive`] takes before it lets others have a turn:
-/// what is received is then still in the second-level cache when it is reduced.
-const RECEIVE_BYTES_TURN: usize = 512 << 10;
-
-/// What can go wrong on a stream.
+/// A connected socket. The flags of every call make it non-blocking whatever its mode.
 #[derive(Debug)]
-pub(super) enum StreamError {
-    /// The peer closed it; `orderly` if it said goodbye.
-    Closed {
-        orderly: bool,
-    },
-    Io(io::Error),
-    Protocol(String),
-}
+pub(super) struct Socket(pub(super) TcpStream);
 
-#[derive(Debug)]
-pub(super) struct Socket {
-    pub(super) stream: TcpStream,
-    /// Control frames and copied small messages, ready to write, from `queued_sent` on.
-    queued: Vec<u8>,
-    queued_sent: usize,
-    writing: Option<Writing>,
-    staging: Box<[u8]>,
-    staged: std::ops::Range<usize>,
-    reading: Option<Reading>,
-    goodbye: bool,
-    pub(super) bytes_sent: u64,
-    pub(super) bytes_received: u64,
-}
+impl ByteStream for Socket {
+    const KIND: TransportKind = TransportKind::Tcp;
 
-/// A frame whose payload is sent from its slice.
-#[derive(Debug)]
-struct Writing {
-    frame: OutFrame,
-    header: [u8; HEADER_BYTES],
-    /// Bytes written, header included.
-    written: usize,
-}
-
-/// A data frame whose header has arrived.
-#[derive(Debug)]
-struct Reading {
-    header: FrameHeader,
-    landing: Landing,
-    landed: usize,
-}
-
-impl Reading {
-    fn rest(&self) -> usize {
-        self.header.length as usize - self.landed
-    }
-}
-
-impl Socket {
-    pub(super) fn new(stream: TcpStream) -> Self {
-        Self {
-            stream,
-            queued: Vec::with_capacity(QUEUED_BYTES_MAX + COPY_BYTES_MAX + HEADER_BYTES),
-            queued_sent: 0,
-            writing: None,
-            staging: vec![0; STAGING_BYTES].into_boxed_slice(),
-            staged: 0..0,
-            reading: None,
-            goodbye: false,
-            bytes_sent: 0,
-            bytes_received: 0,
+    #[inline]
+    fn write(&mut self, parts: [&[u8]; 3]) -> io::Result<usize> {
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        // Most control frames and small messages come alone: `send` costs less than gathering.
+        if let [only, [], []] = parts {
+            return Ok(send(&self.0, only, flags)?);
         }
-    }
-
-    pub(super) fn has_unsent(&self) -> bool {
-        self.queued_sent < self.queued.len() || self.writing.is_some()
-    }
-
-    pub(super) fn is_mid_frame(&self) -> bool {
-        self.writing.as_ref().is_some_and(|writing| writing.written > 0)
-    }
-
-    pub(super) fn memory_bytes(&self) -> usize {
-        self.queued.capacity() + self.staging.len()
-    }
-
-    /// Queues a header without payload.
-    pub(super) fn queue_control(&mut self, header: &FrameHeader) {
-        self.queued.extend_from_slice(&header.encode());
-    }
-
-    /// Writes as much as the socket takes, making frames from the outbox as it goes.
-    pub(super) fn send(
-        &mut self,
-        outbox: &mut Outbox,
-        inbox: &mut Inbox,
-        fragment_max: usize,
-        events: &mut Vec<Event>,
-    ) -> Result<bool, StreamError> {
-        let mut moved = false;
-        loop {
-            self.next_frames(outbox, inbox, fragment_max, events);
-            if !self.has_unsent() {
-                return Ok(moved);
-            }
-            let (written, wanted) = match self.write_once(outbox) {
-                Ok(done) => done,
-                Err(error) if would_block(&error) => return Ok(moved),
-                Err(error) => return Err(StreamError::Io(error)),
-            };
-            moved = true;
-            self.bytes_sent += written as u64;
-            self.account_written(written, outbox, events);
-            if written < wanted {
-                return Ok(moved);
-            }
-        }
-    }
-
-    fn next_frames(
-        &mut self,
-        outbox: &mut Outbox,
-        inbox: &mut Inbox,
-        fragment_max: usize,
-        events: &mut Vec<Event>,
-    ) {
-        while self.writing.is_none() && self.queued.len() < QUEUED_BYTES_MAX {
-            let Some(mut frame) = outbox.next_frame(fragment_max) else { return };
-            frame.header.credit = inbox.take_credit(frame.header.id.communicator);
-            let header = frame.header.encode();
-            if frame.header.length as usize <= COPY_BYTES_MAX {
-                self.queued.extend_from_slice(&header);
-                self.queued.extend_from_slice(outbox.payload(&frame, 0));
-                outbox.written(&frame, events);
-            } else {
-                self.writing = Some(Writing { frame, header, written: 0 });
-            }
-        }
-    }
-
-    /// One system call. Returns what it wrote and what it was offered.
-    fn write_once(&mut self, outbox: &Outbox) -> io::Result<(usize, usize)> {
-        let queued = &self.queued[self.queued_sent..];
-        let sent = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-        let Some(writing) = &self.writing else {
-            return Ok((send(&self.stream, queued, sent)?, queued.len()));
-        };
-        let header = &writing.header[writing.written.min(HEADER_BYTES)..];
-        let payload = outbox.payload(&writing.frame, writing.written.saturating_sub(HEADER_BYTES));
-        // What was queued before the frame goes first, unless the frame is already under way.
-        let queued = if writing.written == 0 { queued } else { &[] };
-        let slices = [IoSlice::new(queued), IoSlice::new(header), IoSlice::new(payload)];
         let mut none = SendAncillaryBuffer::default();
-        let written = sendmsg(&self.stream, &slices, &mut none, sent)?;
-        Ok((written, queued.len() + header.len() + payload.len()))
+        Ok(sendmsg(&self.0, &parts.map(IoSlice::new), &mut none, flags)?)
     }
 
-    fn account_written(
-        &mut self,
-        mut written: usize,
-        outbox: &mut Outbox,
-        events: &mut Vec<Event>,
-    ) {
-        let queue_first = self.writing.as_ref().is_none_or(|writing| writing.written == 0);
-        if queue_first {
-            let queued = written.min(self.queued.len() - self.queued_sent);
-            self.queued_sent += queued;
-            written -= queued;
-            if self.queued_sent == self.queued.len() {
-                self.queued.clear();
-                self.queued_sent = 0;
-            }
+    #[inline]
+    fn read(&mut self, first: &mut [u8], second: &mut [u8]) -> io::Result<usize> {
+        if second.is_empty() {
+            return Ok(recv(&self.0, first, RecvFlags::DONTWAIT)?.0);
         }
-        if let Some(writing) = &mut self.writing {
-            writing.written += written;
-            if writing.written == HEADER_BYTES + writing.frame.header.length as usize {
-                outbox.written(&writing.frame, events);
-                self.writing = None;
-            }
-        }
+        let mut parts = [IoSliceMut::new(first), IoSliceMut::new(second)];
+        let mut none = RecvAncillaryBuffer::default();
+        Ok(recvmsg(&self.0, &mut parts, &mut none, RecvFlags::DONTWAIT)?.bytes)
     }
 
-    /// Reads what has arrived, up to one turn's worth.
-    pub(super) fn receive(
-        &mut self,
-        outbox: &mut Outbox,
-        inbox: &mut Inbox,
-        epoch: u32,
-        events: &mut Vec<Event>,
-    ) -> Result<bool, StreamError> {
-        let mut taken = 0;
-        loop {
-            let (read, wanted) = match self.read_once(inbox) {
-                Ok(done) => done,
-                Err(error) if would_block(&error) => return Ok(taken > 0),
-                Err(error) => return Err(StreamError::Io(error)),
-            };
-            if read == 0 {
-                return Err(StreamError::Closed { orderly: self.goodbye });
-            }
-            taken += read;
-            self.bytes_received += read as u64;
-            self.consume_staged(outbox, inbox, epoch, events)?;
-            if read < wanted || taken >= RECEIVE_BYTES_TURN {
-                return Ok(true);
-            }
-        }
+    fn wait_on(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.0.as_fd())
     }
-
-    /// One system call: the rest of a payload straight into its slice and the next header behind
-    /// it, or whatever comes into staging.
-    fn read_once(&mut self, inbox: &mut Inbox) -> io::Result<(usize, usize)> {
-        if self.staged.is_empty() {
-            self.staged = 0..0;
-        } else if self.staged.start > 0 {
-            self.staging.copy_within(self.staged.clone(), 0);
-            self.staged = 0..self.staged.len();
-        }
-        let free = &mut self.staging[self.staged.end..];
-        if let Some(reading) = &mut self.reading {
-            let length = reading.header.length as usize;
-            if let Some(target) = inbox.target(reading.landing, reading.landed, length) {
-                let behind = &mut free[..HEADER_BYTES];
-                let wanted = target.len() + behind.len();
-                let rest = target.len();
-                let mut slices = [IoSliceMut::new(target), IoSliceMut::new(behind)];
-                let mut none = RecvAncillaryBuffer::default();
-                let message = recvmsg(&self.stream, &mut slices, &mut none, RecvFlags::DONTWAIT)?;
-                reading.landed += message.bytes.min(rest);
-                self.staged.end += message.bytes.saturating_sub(rest);
-                return Ok((message.bytes, wanted));
-            }
-        }
-        let wanted = free.len();
-        let (read, _) = recv(&self.stream, free, RecvFlags::DONTWAIT)?;
-        self.staged.end += read;
-        Ok((read, wanted))
-    }
-
-    /// Parses and places everything in staging, and ends the frame that is complete.
-    fn consume_staged(
-        &mut self,
-        outbox: &mut Outbox,
-        inbox: &mut Inbox,
-        epoch: u32,
-        events: &mut Vec<Event>,
-    ) -> Result<(), StreamError> {
-        loop {
-            if let Some(reading) = &mut self.reading {
-                let length = reading.header.length as usize;
-                let take = reading.rest().min(self.staged.len());
-                if take > 0 {
-                    let bytes = &self.staging[self.staged.start..self.staged.start + take];
-                    if let Some(target) = inbox.target(reading.landing, reading.landed, length) {
-                        target[..take].copy_from_slice(bytes);
-                    }
-                    self.staged.start += take;
-                    reading.landed += take;
-                }
-                if reading.rest() > 0 {
-                    return Ok(());
-                }
-                inbox.finish(reading.landing, &reading.header, events);
-                self.reading = None;
-            }
-            let Some(header) = self.staging[self.staged.clone()].first_chunk::<HEADER_BYTES>()
-            else {
-                return Ok(());
-            };
-            let header = FrameHeader::decode(header, epoch)
-                .map_err(|error| StreamError::Protocol(error.to_string()))?;
-            self.staged.start += HEADER_BYTES;
-            self.begin(header, outbox, inbox, events).map_err(StreamError::Protocol)?;
-        }
-    }
-
-    fn begin(
-        &mut self,
-        header: FrameHeader,
-        outbox: &mut Outbox,
-        inbox: &mut Inbox,
-        events: &mut Vec<Event>,
-    ) -> Result<(), String> {
-        if header.credit > 0 {
-            outbox.credited(header.id.communicator, header.credit)?;
-        }
-        match header.kind {
-            FrameKind::Data => {
-                let landing = inbox.begin(&header, events)?;
-                self.reading = Some(Reading { header, landing, landed: 0 });
-            }
-            FrameKind::Grant => outbox.granted(header.id)?,
-            FrameKind::Credit => {}
-            FrameKind::Goodbye => self.goodbye = true,
-        }
-        Ok(())
-    }
-}
-
-fn would_block(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }

@@ -1,0 +1,239 @@
+use super::stream::{ByteStream, FrameStream, StreamError};
+use super::{FrameKind, Inbox, Outbox};
+use crate::{
+    Capabilities, Endpoint, EndpointError, Event, MessageId, RecvPost, Rejected, SendPost, Wakeup,
+};
+
+/// Sends and receives that may be posted at a time.
+const DEPTH_MAX: usize = 256;
+
+/// Largest payload of one frame when several streams share the work: small enough that a slow
+/// stream holds up little, large enough that the header and the call are noise.
+const FRAGMENT_BYTES_MAX: usize = 256 << 10;
+
+/// What endpoints over streams can do; `wakeup` says whether the streams have descriptors.
+pub(crate) const fn stream_capabilities(wakeup: bool) -> Capabilities {
+    Capabilities {
+        message_bytes_max: u32::MAX as usize,
+        send_depth_max: DEPTH_MAX,
+        recv_depth_max: DEPTH_MAX,
+        wakeup,
+    }
+}
+
+/// The streams to one peer.
+#[derive(Debug)]
+pub(crate) struct StreamEndpoint<S: ByteStream> {
+    peer: u32,
+    address: String,
+    epoch: u32,
+    streams: Vec<Stream<S>>,
+    inbox: Inbox,
+    outbox: Outbox,
+    pending_events: Vec<Event>,
+    dead: Option<EndpointError>,
+    /// Bytes sent and received on streams that are gone.
+    past_wire_bytes: (u64, u64),
+}
+
+#[derive(Debug)]
+struct Stream<S> {
+    frames: FrameStream<S>,
+    /// Whether the peer has closed it, and whether it said goodbye on it.
+    ended: Option<bool>,
+}
+
+impl<S: ByteStream> StreamEndpoint<S> {
+    /// An endpoint over `streams`, of which there is at least one.
+    pub(crate) fn new(peer: u32, address: String, epoch: u32, streams: Vec<S>) -> Self {
+        let with_frames = |stream| Stream { frames: FrameStream::new(stream), ended: None };
+        Self {
+            peer,
+            address,
+            epoch,
+            streams: streams.into_iter().map(with_frames).collect(),
+            inbox: Inbox::default(),
+            outbox: Outbox::new(epoch),
+            pending_events: Vec::new(),
+            dead: None,
+            past_wire_bytes: (0, 0),
+        }
+    }
+
+    fn move_bytes(&mut self, events: &mut Vec<Event>) -> Result<bool, StreamError> {
+        let fragment_max =
+            if self.streams.len() > 1 { FRAGMENT_BYTES_MAX } else { u32::MAX as usize };
+        let Self { streams, inbox, outbox, .. } = self;
+        let mut moved = false;
+        for stream in streams.iter_mut() {
+            moved |= stream.frames.send(outbox, inbox, fragment_max, events)?;
+        }
+        let mut ended = false;
+        for stream in streams.iter_mut() {
+            if stream.ended.is_none() {
+                match stream.frames.receive(outbox, inbox, self.epoch, events) {
+                    Ok(received) => moved |= received,
+                    Err(StreamError::Closed { orderly }) => stream.ended = Some(orderly),
+                    Err(error) => return Err(error),
+                }
+            }
+            ended |= stream.ended.is_some();
+        }
+        if ended {
+            self.check_end(moved)?;
+        }
+        self.return_credit();
+        Ok(moved)
+    }
+
+    /// Decides whether the peer is gone, now that at least one stream has ended. Whatever it sent
+    /// on the others before is taken first.
+    fn check_end(&self, moved: bool) -> Result<(), StreamError> {
+        let orderly = self.streams.iter().all(|stream| stream.ended != Some(false));
+        let open = self.streams.iter().any(|stream| stream.ended.is_none());
+        let expect_more = open && (orderly || moved);
+        if expect_more { Ok(()) } else { Err(StreamError::Closed { orderly }) }
+    }
+
+    fn return_credit(&mut self) {
+        while let Some(communicator) = self.inbox.credit_due() {
+            let id = MessageId { communicator, tag: 0, op_seq: 0 };
+            self.queue_control(FrameKind::Credit, id);
+        }
+        while let Some(id) = self.inbox.grant_due() {
+            self.queue_control(FrameKind::Grant, id);
+        }
+    }
+
+    fn queue_control(&mut self, kind: FrameKind, id: MessageId) {
+        let mut header = self.outbox.control(kind, id);
+        header.credit = self.inbox.take_credit(id.communicator);
+        // A stream that the peer has closed would never take it.
+        if let Some(stream) = self.streams.iter_mut().find(|stream| stream.ended.is_none()) {
+            stream.frames.queue_control(&header);
+        }
+    }
+
+    fn dies(&mut self, error: StreamError) {
+        let (peer, address) = (self.peer, self.address.clone());
+        self.die(match error {
+            StreamError::Closed { orderly } => EndpointError::Closed { peer, address, orderly },
+            StreamError::Io(error) => {
+                EndpointError::Io { peer, address, kind: error.kind(), message: error.to_string() }
+            }
+            StreamError::Protocol(what) => EndpointError::Protocol { peer, address, what },
+        });
+    }
+
+    /// Closes the streams, so that the peer learns of it too.
+    fn die(&mut self, error: EndpointError) {
+        self.dead = Some(error);
+        self.past_wire_bytes = self.wire_bytes();
+        self.streams.clear();
+    }
+}
+
+impl<S: ByteStream> Endpoint for StreamEndpoint<S> {
+    fn peer(&self) -> u32 {
+        self.peer
+    }
+
+    fn peer_description(&self) -> String {
+        format!("{} ({})", self.address, S::KIND)
+    }
+
+    fn post_send(&mut self, post: SendPost) -> Result<(), Rejected<SendPost>> {
+        if self.dead.is_some() {
+            return Err(Rejected::Dead(post));
+        }
+        if self.outbox.len() >= DEPTH_MAX {
+            return Err(Rejected::QueueFull(post));
+        }
+        self.outbox.post(post);
+        Ok(())
+    }
+
+    fn post_recv(&mut self, post: RecvPost) -> Result<(), Rejected<RecvPost>> {
+        if self.dead.is_some() {
+            return Err(Rejected::Dead(post));
+        }
+        if self.inbox.posted_count() >= DEPTH_MAX {
+            return Err(Rejected::QueueFull(post));
+        }
+        let id = post.id;
+        if self.inbox.post(post, &mut self.pending_events) {
+            self.queue_control(FrameKind::Grant, id);
+        }
+        Ok(())
+    }
+
+    fn poll(&mut self, events: &mut Vec<Event>) -> Result<bool, EndpointError> {
+        let before = events.len();
+        events.append(&mut self.pending_events);
+        if self.dead.is_none() {
+            match self.move_bytes(events) {
+                Ok(moved) => return Ok(moved || events.len() > before),
+                Err(error) => self.dies(error),
+            }
+        }
+        // What ended before the connection did is reported first, the error by the next call.
+        match &self.dead {
+            Some(error) if events.len() == before => Err(error.clone()),
+            _ => Ok(true),
+        }
+    }
+
+    fn is_active(&self) -> bool {
+        self.inbox.has_posted()
+            || self.outbox.len() > 0
+            || !self.pending_events.is_empty()
+            || self.streams.iter().any(|stream| stream.frames.has_unsent())
+    }
+
+    fn abandon(&mut self, communicator: u32) {
+        let mut cut = false;
+        for stream in &mut self.streams {
+            cut |= stream.frames.abandon(communicator);
+        }
+        self.inbox.abandon(communicator);
+        self.outbox.abandon(communicator);
+        if cut {
+            let (peer, address) = (self.peer, self.address.clone());
+            self.die(EndpointError::Abandoned { peer, address });
+        }
+    }
+
+    fn wakeups<'a>(&'a self, wakeups: &mut Vec<Wakeup<'a>>) {
+        wakeups.extend(self.streams.iter().filter(|stream| stream.ended.is_none()).filter_map(
+            |stream| {
+                let fd = stream.frames.wait_on()?;
+                Some(Wakeup { fd, writable: stream.frames.has_unsent() })
+            },
+        ));
+    }
+
+    fn wire_bytes(&self) -> (u64, u64) {
+        let sum = |(sent, received), stream: &Stream<S>| {
+            (sent + stream.frames.bytes_sent, received + stream.frames.bytes_received)
+        };
+        self.streams.iter().fold(self.past_wire_bytes, sum)
+    }
+
+    fn memory_bytes(&self) -> usize {
+        let streams: usize = self.streams.iter().map(|stream| stream.frames.memory_bytes()).sum();
+        streams + self.inbox.memory_bytes()
+    }
+}
+
+impl<S: ByteStream> Drop for StreamEndpoint<S> {
+    fn drop(&mut self) {
+        // The peer then knows that we ended in good order rather than died. It is said on every
+        // stream, because any of them may be the one whose end the peer sees first.
+        let goodbye = self
+            .outbox
+            .control(FrameKind::Goodbye, MessageId { communicator: 0, tag: 0, op_seq: 0 });
+        for stream in self.streams.iter_mut().filter(|stream| stream.ended.is_none()) {
+            stream.frames.say_goodbye(&goodbye, &self.outbox);
+        }
+    }
+}

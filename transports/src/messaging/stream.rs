@@ -1,0 +1,381 @@
+//! One byte stream to a peer: what is half-written, what is half-read.
+
+use std::fmt::Debug;
+use std::io;
+use std::os::fd::BorrowedFd;
+
+use super::{FrameHeader, FrameKind, HEADER_BYTES, Inbox, Landing, OutFrame, Outbox};
+use crate::{Event, TransportKind};
+
+/// Payloads up to this size are copied behind their header: one contiguous `send` costs less than
+/// gathering, and the slice is free at once.
+const COPY_BYTES_MAX: usize = 4 << 10;
+
+/// Bytes of small frames gathered before a send; beyond it new frames wait for the stream.
+const QUEUED_BYTES_MAX: usize = 32 << 10;
+
+/// Staging for headers and small messages. A longer payload is read straight into its slice
+/// except for what arrived behind its header, so staging is kept small.
+const STAGING_BYTES: usize = 8 << 10;
+
+/// Payload bytes that one call of [`FrameStream::receive`] takes before it lets others have a
+/// turn: what is received is then still in the second-level cache when it is reduced.
+const RECEIVE_BYTES_TURN: usize = 512 << 10;
+
+/// Unread bytes that are thrown away before a stream is closed.
+const UNREAD_BYTES_MAX: usize = 4 << 20;
+
+/// A non-blocking, ordered, two-way stream of bytes. "Nothing now" is `WouldBlock`, the end of the
+/// incoming bytes is a read of 0.
+pub(crate) trait ByteStream: Send + Debug {
+    /// The transport to which the stream belongs.
+    const KIND: TransportKind;
+
+    /// Writes from the parts in turn; some of them may be empty. A count below the sum of their
+    /// lengths means that the stream takes no more now.
+    fn write(&mut self, parts: [&[u8]; 3]) -> io::Result<usize>;
+
+    /// Reads into `first`, then into `second`, which may be empty. A count below the sum of their
+    /// lengths means that nothing more is there now.
+    fn read(&mut self, first: &mut [u8], second: &mut [u8]) -> io::Result<usize>;
+
+    /// What to wait for, where there is such a thing.
+    fn wait_on(&self) -> Option<BorrowedFd<'_>>;
+}
+
+/// What can go wrong on a stream.
+#[derive(Debug)]
+pub(crate) enum StreamError {
+    /// The peer closed it; `orderly` if it said goodbye.
+    Closed {
+        orderly: bool,
+    },
+    Io(io::Error),
+    Protocol(String),
+}
+
+/// Frames over one stream, in both directions.
+#[derive(Debug)]
+pub(crate) struct FrameStream<S> {
+    stream: S,
+    /// Control frames and copied small messages, ready to write, from `queued_sent` on.
+    queued: Vec<u8>,
+    queued_sent: usize,
+    writing: Option<Writing>,
+    /// The peer takes nothing any more; what it sent before may still be there to read.
+    refused: bool,
+    staging: Box<[u8]>,
+    staged: std::ops::Range<usize>,
+    reading: Option<Reading>,
+    goodbye: bool,
+    pub(super) bytes_sent: u64,
+    pub(super) bytes_received: u64,
+}
+
+/// A frame whose payload is sent from its slice.
+#[derive(Debug)]
+struct Writing {
+    frame: OutFrame,
+    header: [u8; HEADER_BYTES],
+    /// Bytes written, header included.
+    written: usize,
+}
+
+/// A data frame whose header has arrived.
+#[derive(Debug)]
+struct Reading {
+    header: FrameHeader,
+    landing: Landing,
+    landed: usize,
+}
+
+impl Reading {
+    fn rest(&self) -> usize {
+        self.header.length as usize - self.landed
+    }
+}
+
+impl<S: ByteStream> FrameStream<S> {
+    pub(super) fn new(stream: S) -> Self {
+        Self {
+            stream,
+            queued: Vec::with_capacity(QUEUED_BYTES_MAX + COPY_BYTES_MAX + HEADER_BYTES),
+            queued_sent: 0,
+            writing: None,
+            refused: false,
+            staging: vec![0; STAGING_BYTES].into_boxed_slice(),
+            staged: 0..0,
+            reading: None,
+            goodbye: false,
+            bytes_sent: 0,
+            bytes_received: 0,
+        }
+    }
+
+    pub(super) fn wait_on(&self) -> Option<BorrowedFd<'_>> {
+        self.stream.wait_on()
+    }
+
+    pub(super) fn has_unsent(&self) -> bool {
+        !self.refused && (self.queued_sent < self.queued.len() || self.writing.is_some())
+    }
+
+    pub(super) fn memory_bytes(&self) -> usize {
+        self.queued.capacity() + self.staging.len()
+    }
+
+    /// Queues a header without payload.
+    pub(super) fn queue_control(&mut self, header: &FrameHeader) {
+        self.queued.extend_from_slice(&header.encode());
+    }
+
+    /// Forgets a frame of the communicator that is not begun yet. Returns whether one is begun:
+    /// the stream is of no use then, since the peer waits for the rest.
+    pub(super) fn abandon(&mut self, communicator: u32) -> bool {
+        match &self.writing {
+            Some(writing) if writing.frame.header.id.communicator == communicator => {
+                let begun = writing.written > 0;
+                self.writing = None;
+                begun
+            }
+            _ => false,
+        }
+    }
+
+    /// Writes `goodbye` as the last frame if that can be done at once. Where it cannot, the peer
+    /// sees a plain close.
+    pub(super) fn say_goodbye(&mut self, goodbye: &FrameHeader, outbox: &Outbox) {
+        if self.writing.as_ref().is_some_and(|writing| writing.written == 0) {
+            self.writing = None;
+        }
+        self.queue_control(goodbye);
+        while self.has_unsent() {
+            let Ok((written, wanted)) = self.write_once(outbox) else { return };
+            self.count_written(written);
+            if written < wanted {
+                return;
+            }
+        }
+        // What lies unread when the stream is closed makes the kernel reset the connection, and
+        // the peer could lose what is still on its way to it.
+        for _ in 0..UNREAD_BYTES_MAX / STAGING_BYTES {
+            if !self.stream.read(&mut self.staging, &mut []).is_ok_and(|read| read > 0) {
+                return;
+            }
+        }
+    }
+
+    /// Writes as much as the stream takes, making frames from the outbox as it goes.
+    pub(super) fn send(
+        &mut self,
+        outbox: &mut Outbox,
+        inbox: &mut Inbox,
+        fragment_max: usize,
+        events: &mut Vec<Event>,
+    ) -> Result<bool, StreamError> {
+        let mut moved = false;
+        loop {
+            if self.refused {
+                return Ok(moved);
+            }
+            self.next_frames(outbox, inbox, fragment_max, events);
+            if !self.has_unsent() {
+                return Ok(moved);
+            }
+            let (written, wanted) = match self.write_once(outbox) {
+                Ok(done) => done,
+                Err(error) if would_block(&error) => return Ok(moved),
+                Err(error) if is_hang_up(&error) => {
+                    // Not reported here: what the peer sent before it went comes first.
+                    self.refused = true;
+                    return Ok(moved);
+                }
+                Err(error) => return Err(StreamError::Io(error)),
+            };
+            moved = true;
+            if let Some(frame) = self.count_written(written) {
+                outbox.written(&frame, events);
+            }
+            if written < wanted {
+                return Ok(moved);
+            }
+        }
+    }
+
+    fn next_frames(
+        &mut self,
+        outbox: &mut Outbox,
+        inbox: &mut Inbox,
+        fragment_max: usize,
+        events: &mut Vec<Event>,
+    ) {
+        while self.writing.is_none() && self.queued.len() < QUEUED_BYTES_MAX {
+            let Some(mut frame) = outbox.next_frame(fragment_max) else { return };
+            frame.header.credit = inbox.take_credit(frame.header.id.communicator);
+            let header = frame.header.encode();
+            if frame.header.length as usize <= COPY_BYTES_MAX {
+                self.queued.extend_from_slice(&header);
+                self.queued.extend_from_slice(outbox.payload(&frame, 0));
+                outbox.written(&frame, events);
+            } else {
+                self.writing = Some(Writing { frame, header, written: 0 });
+            }
+        }
+    }
+
+    /// One write. Returns what it took and what it was offered.
+    fn write_once(&mut self, outbox: &Outbox) -> io::Result<(usize, usize)> {
+        let queued = &self.queued[self.queued_sent..];
+        let Some(writing) = &self.writing else {
+            return Ok((self.stream.write([queued, &[], &[]])?, queued.len()));
+        };
+        let header = &writing.header[writing.written.min(HEADER_BYTES)..];
+        let payload = outbox.payload(&writing.frame, writing.written.saturating_sub(HEADER_BYTES));
+        // What was queued before the frame goes first, unless the frame is already under way.
+        let queued = if writing.written == 0 { queued } else { &[] };
+        let written = self.stream.write([queued, header, payload])?;
+        Ok((written, queued.len() + header.len() + payload.len()))
+    }
+
+    /// Books written bytes; returns the frame that they complete.
+    fn count_written(&mut self, mut written: usize) -> Option<OutFrame> {
+        self.bytes_sent += written as u64;
+        let queue_first = self.writing.as_ref().is_none_or(|writing| writing.written == 0);
+        if queue_first {
+            let queued = written.min(self.queued.len() - self.queued_sent);
+            self.queued_sent += queued;
+            written -= queued;
+            if self.queued_sent == self.queued.len() {
+                self.queued.clear();
+                self.queued_sent = 0;
+            }
+        }
+        let writing = self.writing.as_mut()?;
+        writing.written += written;
+        let complete = writing.written == HEADER_BYTES + writing.frame.header.length as usize;
+        if complete { self.writing.take().map(|writing| writing.frame) } else { None }
+    }
+
+    /// Reads what has arrived, up to one turn's worth.
+    pub(super) fn receive(
+        &mut self,
+        outbox: &mut Outbox,
+        inbox: &mut Inbox,
+        epoch: u32,
+        events: &mut Vec<Event>,
+    ) -> Result<bool, StreamError> {
+        let mut taken = 0;
+        loop {
+            let (read, wanted) = match self.read_once(inbox) {
+                Ok(done) => done,
+                Err(error) if would_block(&error) => return Ok(taken > 0),
+                Err(error) if is_hang_up(&error) => (0, 0),
+                Err(error) => return Err(StreamError::Io(error)),
+            };
+            if read == 0 {
+                return Err(StreamError::Closed { orderly: self.goodbye });
+            }
+            taken += read;
+            self.bytes_received += read as u64;
+            self.consume_staged(outbox, inbox, epoch, events)?;
+            if read < wanted || taken >= RECEIVE_BYTES_TURN {
+                return Ok(true);
+            }
+        }
+    }
+
+    /// One read: the rest of a payload straight into its slice and the next header behind it, or
+    /// whatever comes into staging.
+    fn read_once(&mut self, inbox: &mut Inbox) -> io::Result<(usize, usize)> {
+        if self.staged.is_empty() {
+            self.staged = 0..0;
+        } else if self.staged.start > 0 {
+            self.staging.copy_within(self.staged.clone(), 0);
+            self.staged = 0..self.staged.len();
+        }
+        let free = &mut self.staging[self.staged.end..];
+        if let Some(reading) = &mut self.reading {
+            let length = reading.header.length as usize;
+            if let Some(target) = inbox.target(reading.landing, reading.landed, length) {
+                let behind = &mut free[..HEADER_BYTES];
+                let rest = target.len();
+                let read = self.stream.read(target, behind)?;
+                reading.landed += read.min(rest);
+                self.staged.end += read.saturating_sub(rest);
+                return Ok((read, rest + HEADER_BYTES));
+            }
+        }
+        let wanted = free.len();
+        let read = self.stream.read(free, &mut [])?;
+        self.staged.end += read;
+        Ok((read, wanted))
+    }
+
+    /// Parses and places everything in staging, and ends the frame that is complete.
+    fn consume_staged(
+        &mut self,
+        outbox: &mut Outbox,
+        inbox: &mut Inbox,
+        epoch: u32,
+        events: &mut Vec<Event>,
+    ) -> Result<(), StreamError> {
+        loop {
+            if let Some(reading) = &mut self.reading {
+                let length = reading.header.length as usize;
+                let take = reading.rest().min(self.staged.len());
+                if take > 0 {
+                    let bytes = &self.staging[self.staged.start..self.staged.start + take];
+                    if let Some(target) = inbox.target(reading.landing, reading.landed, length) {
+                        target[..take].copy_from_slice(bytes);
+                    }
+                    self.staged.start += take;
+                    reading.landed += take;
+                }
+                if reading.rest() > 0 {
+                    return Ok(());
+                }
+                inbox.finish(reading.landing, &reading.header, events);
+                self.reading = None;
+            }
+            let Some(header) = self.staging[self.staged.clone()].first_chunk::<HEADER_BYTES>()
+            else {
+                return Ok(());
+            };
+            let header = FrameHeader::decode(header, epoch)
+                .map_err(|error| StreamError::Protocol(error.to_string()))?;
+            self.staged.start += HEADER_BYTES;
+            self.begin(header, outbox, inbox, events).map_err(StreamError::Protocol)?;
+        }
+    }
+
+    fn begin(
+        &mut self,
+        header: FrameHeader,
+        outbox: &mut Outbox,
+        inbox: &mut Inbox,
+        events: &mut Vec<Event>,
+    ) -> Result<(), String> {
+        if header.credit > 0 {
+            outbox.credited(header.id.communicator, header.credit)?;
+        }
+        match header.kind {
+            FrameKind::Data => {
+                let landing = inbox.begin(&header, events)?;
+                self.reading = Some(Reading { header, landing, landed: 0 });
+            }
+            FrameKind::Grant => outbox.granted(header.id)?,
+            FrameKind::Credit => {}
+            FrameKind::Goodbye => self.goodbye = true,
+        }
+        Ok(())
+    }
+}
+
+fn would_block(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+}
+
+fn is_hang_up(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected};
+    matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | NotConnected)
+}
