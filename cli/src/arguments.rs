@@ -12,9 +12,9 @@ use clap::{Arg, Command};
 pub(crate) fn normalise(arguments: Vec<OsString>, command: &Command) -> Vec<OsString> {
     let mut rest = arguments.into_iter();
     let mut normal: Vec<OsString> = rest.by_ref().take(2).collect();
-    let subcommand = normal
-        .get(1)
-        .and_then(|name| command.get_subcommands().find(|known| OsStr::new(known.get_name()) == name));
+    let subcommand = normal.get(1).and_then(|name| {
+        command.get_subcommands().find(|known| OsStr::new(known.get_name()) == name)
+    });
     let Some(subcommand) = subcommand else {
         normal.extend(rest);
         return normal;

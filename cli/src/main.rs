@@ -42,9 +42,8 @@ Exit codes:
 fn main() -> ProcessExitCode {
     let command = Cli::command();
     let arguments = arguments::normalise(std::env::args_os().collect(), &command);
-    let parsed = command.try_get_matches_from(arguments).and_then(|matches| {
-        Cli::from_arg_matches(&matches)
-    });
+    let parsed =
+        command.try_get_matches_from(arguments).and_then(|matches| Cli::from_arg_matches(&matches));
     let code = match parsed {
         Ok(Cli { command: Command::Run(arguments) }) => run::run(*arguments),
         Ok(Cli { command: Command::Agent }) => agent::agent(),

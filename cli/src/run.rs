@@ -247,14 +247,18 @@ fn exported(
     let name = OsString::from_vec(name.to_vec());
     let value = value.or_else(|| name.to_str().and_then(|name| environment.get(name)));
     if value.is_none() {
-        console::note(&format!("-x {}: it has no value here; nothing is passed on", name.display()));
+        console::note(&format!(
+            "-x {}: it has no value here; nothing is passed on",
+            name.display()
+        ));
     }
     Ok(value.map(|value| (name, value)))
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
     let number: f64 = text.parse().map_err(|_| "expected a number of seconds".to_owned())?;
-    Duration::try_from_secs_f64(number).map_err(|_| "expected a number of seconds, 0 or more".to_owned())
+    Duration::try_from_secs_f64(number)
+        .map_err(|_| "expected a number of seconds, 0 or more".to_owned())
 }
 
 fn positive_seconds(text: &str) -> Result<Duration, String> {

@@ -1,23 +1,21 @@
 //! One group of ranks and its collective operations.
 
 use std::ops::Range;
-use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use paceline_devices::{Element, ReduceOp};
 use paceline_transports::Region;
 
+use crate::call::{AnySchedule, Memory, Place};
 use crate::context::ContextInner;
 use crate::drive::{self, Run};
-use crate::engine::{Buffers, Workspace};
+use crate::engine::Workspace;
 use crate::error::{CollectiveError, OperationName, SetupError};
+use crate::fusion::FusionBuffer;
 use crate::kernels::Kernel;
 use crate::plan::{Algorithm, Choice};
-use crate::schedule::{
-    Barrier, Broadcast, HalvingDoubling, OneShot, Partition, RecursiveDoubling, Ring, RingPhases,
-    Schedule, Tree, TwoShot,
-};
+use crate::schedule::{Barrier, Broadcast, Partition, RingPhases, Shift, Tree};
 use crate::signature::{Collective, OperationKind};
 
 /// Staging memory of a communicator at the start; it grows if a schedule cannot do with it.
@@ -46,6 +44,7 @@ pub struct Communicator {
 struct State {
     op_seq: u64,
     workspace: Workspace,
+    fusion: FusionBuffer,
     poisoned: Option<String>,
 }
 
@@ -53,7 +52,12 @@ impl Communicator {
     pub(crate) fn new(context: &Arc<ContextInner>, id: u32) -> Result<Self, SetupError> {
         let alone = context.world_size() == 1;
         let scratch = Region::allocate(if alone { 0 } else { SCRATCH_BYTES })?;
-        let state = State { op_seq: 0, workspace: Workspace::new(scratch), poisoned: None };
+        let state = State {
+            op_seq: 0,
+            workspace: Workspace::new(scratch),
+            fusion: FusionBuffer::default(),
+            poisoned: None,
+        };
         Ok(Self { context: Arc::clone(context), id, state: Mutex::new(state) })
     }
 
@@ -102,6 +106,45 @@ impl Communicator {
         let count = input.len();
         let memory = Memory::apart(input, output, 0);
         self.run_all_reduce::<T>(memory, count, op)
+    }
+
+    /// All-reduces several tensors as one operation: the same bits as one
+    /// [`all_reduce`](Self::all_reduce) each, at the price of one (worlds of more than 32 ranks:
+    /// as long as both are long enough for the ring).
+    ///
+    /// The tensors pass through a staging buffer of their total size, which is kept for the next
+    /// call.
+    ///
+    /// # Errors
+    /// [`CollectiveError`].
+    pub fn all_reduce_fused<T: Element>(
+        &self,
+        tensors: &mut [&mut [T]],
+        op: ReduceOp,
+    ) -> Result<(), CollectiveError> {
+        let kernel = kernel::<T>(Collective::AllReduce, op)?;
+        let world_size = self.world_size() as usize;
+        let partition = Partition::fused(tensors.iter().map(|tensor| tensor.len()), world_size);
+        let count = partition.count();
+        let kind = self.kind::<T>(Collective::AllReduce, count, Some(op), None);
+        let mut state = self.enter(Collective::AllReduce)?;
+        let mut staging = std::mem::take(&mut state.fusion);
+        let outcome = staging.gather(tensors, world_size).and_then(|staged: &mut [T]| {
+            let memory = Memory::in_place(staged);
+            self.run_partitioned(
+                &mut state,
+                kind,
+                memory,
+                Some(kernel),
+                partition,
+                Place::all_reduce,
+            )
+        });
+        if outcome.is_ok() {
+            staging.scatter(tensors, world_size);
+        }
+        state.fusion = staging;
+        outcome
     }
 
     /// Reduces the ranks' vectors; rank r gets chunk r. `input` has `world_size` times as many
@@ -169,29 +212,7 @@ impl Communicator {
         let count = data.len();
         let kind = self.kind::<T>(Collective::AllGather, count, None, None);
         let memory = Memory::in_place(data);
-        self.run(kind, memory, None, |choice, rank, world_size| {
-            let slice = choice.slice_elements(size_of::<T>());
-            let phases = RingPhases::AllGather;
-            match choice.algorithm {
-                Algorithm::TwoShot => AnySchedule::TwoShot(TwoShot::new(
-                    rank,
-                    world_size,
-                    count,
-                    phases,
-                    None,
-                    slice,
-                    choice.window,
-                )),
-                _ => AnySchedule::Ring(Ring::new(
-                    rank,
-                    world_size,
-                    count,
-                    phases,
-                    slice,
-                    choice.window,
-                )),
-            }
-        })
+        self.run(kind, memory, None, |place| place.either(RingPhases::AllGather, None))
     }
 
     /// Copies the root's vector to all ranks.
@@ -202,13 +223,13 @@ impl Communicator {
         self.check_root(Collective::Broadcast, root)?;
         let count = data.len();
         let kind = self.kind::<T>(Collective::Broadcast, count, None, Some(root));
-        self.run(kind, Memory::in_place(data), None, |choice, rank, world_size| {
-            let tree = match choice.algorithm {
+        self.run(kind, Memory::in_place(data), None, |place| {
+            let tree = match place.choice.algorithm {
                 Algorithm::Chain => Tree::Chain,
                 _ => Tree::Binomial,
             };
-            let slice = choice.slice_elements(size_of::<T>());
-            let root = root as usize;
+            let (root, slice) = (root as usize, place.slice);
+            let (rank, world_size) = (place.rank, place.world_size);
             AnySchedule::Broadcast(Broadcast::new(rank, root, world_size, count, slice, tree))
         })
     }
@@ -229,22 +250,30 @@ impl Communicator {
         let count = data.len();
         let kind = self.kind::<T>(Collective::Reduce, count, Some(op), Some(root));
         let memory = Memory::in_place(data);
-        self.run(kind, memory, Some(kernel), |choice, rank, world_size| {
-            let slice = choice.slice_elements(size_of::<T>());
-            let (phases, window, root) = (RingPhases::AllReduce, choice.window, root as usize);
-            match choice.algorithm {
-                Algorithm::TwoShot => AnySchedule::TwoShot(TwoShot::new(
-                    rank,
-                    world_size,
-                    count,
-                    phases,
-                    Some(root),
-                    slice,
-                    window,
-                )),
-                // Large worlds: everybody gets the result, which costs the root's link no more.
-                _ => AnySchedule::Ring(Ring::new(rank, world_size, count, phases, slice, window)),
-            }
+        // In worlds too large for direct exchange the ring gives the result to everybody, which
+        // costs the root's link no more.
+        self.run(kind, memory, Some(kernel), |place| {
+            place.either(RingPhases::AllReduce, Some(root))
+        })
+    }
+
+    /// Sends `input` to the next rank (the last sends to the first) and fills `output` with what the
+    /// rank before sent. `slice_bytes` forces the size of the messages.
+    ///
+    /// # Errors
+    /// [`CollectiveError`].
+    pub fn shift<T: Element>(
+        &self,
+        input: &[T],
+        output: &mut [T],
+        slice_bytes: Option<usize>,
+    ) -> Result<(), CollectiveError> {
+        same_length(Collective::Shift, input.len(), output.len())?;
+        let count = input.len();
+        let kind = self.kind::<T>(Collective::Shift, count, None, None);
+        self.run(kind, Memory::apart(input, output, 0), None, |place| {
+            let slice = slice_bytes.map_or(place.slice, |bytes| (bytes / size_of::<T>()).max(1));
+            AnySchedule::Shift(Shift::new(place.rank, place.world_size, count, slice))
         })
     }
 
@@ -270,8 +299,8 @@ impl Communicator {
             count,
             algorithm: Algorithm::Dissemination as u8,
         };
-        self.run(kind, Memory::in_place::<u8>(&mut []), None, |_, rank, world_size| {
-            AnySchedule::Barrier(Barrier::new(rank, world_size))
+        self.run(kind, Memory::in_place::<u8>(&mut []), None, |place| {
+            AnySchedule::Barrier(Barrier::new(place.rank, place.world_size))
         })
     }
 
@@ -283,23 +312,7 @@ impl Communicator {
     ) -> Result<(), CollectiveError> {
         let kernel = kernel::<T>(Collective::AllReduce, op)?;
         let kind = self.kind::<T>(Collective::AllReduce, count, Some(op), None);
-        self.run(kind, memory, Some(kernel), |choice, rank, world_size| {
-            let slice = choice.slice_elements(size_of::<T>());
-            let (phases, window) = (RingPhases::AllReduce, choice.window);
-            match choice.algorithm {
-                Algorithm::OneShot => AnySchedule::OneShot(OneShot::new(rank, world_size, count)),
-                Algorithm::TwoShot => AnySchedule::TwoShot(TwoShot::new(
-                    rank, world_size, count, phases, None, slice, window,
-                )),
-                Algorithm::RecursiveDoubling => AnySchedule::RecursiveDoubling(
-                    RecursiveDoubling::new(rank, world_size, count, slice),
-                ),
-                Algorithm::HalvingDoubling => AnySchedule::HalvingDoubling(HalvingDoubling::new(
-                    rank, world_size, count, slice,
-                )),
-                _ => AnySchedule::Ring(Ring::new(rank, world_size, count, phases, slice, window)),
-            }
-        })
+        self.run(kind, memory, Some(kernel), Place::all_reduce)
     }
 
     fn run_reduce_scatter<T: Element>(
@@ -310,16 +323,7 @@ impl Communicator {
     ) -> Result<(), CollectiveError> {
         let kernel = kernel::<T>(Collective::ReduceScatter, op)?;
         let kind = self.kind::<T>(Collective::ReduceScatter, count, Some(op), None);
-        self.run(kind, memory, Some(kernel), |choice, rank, world_size| {
-            let slice = choice.slice_elements(size_of::<T>());
-            let (phases, window) = (RingPhases::ReduceScatter, choice.window);
-            match choice.algorithm {
-                Algorithm::TwoShot => AnySchedule::TwoShot(TwoShot::new(
-                    rank, world_size, count, phases, None, slice, window,
-                )),
-                _ => AnySchedule::Ring(Ring::new(rank, world_size, count, phases, slice, window)),
-            }
-        })
+        self.run(kind, memory, Some(kernel), |place| place.either(RingPhases::ReduceScatter, None))
     }
 
     fn kind<T: Element>(
@@ -340,15 +344,30 @@ impl Communicator {
         }
     }
 
-    /// Runs one operation to its end.
+    /// Runs one operation on a vector cut the usual way.
     fn run(
         &self,
         kind: OperationKind,
         memory: Memory,
         kernel: Option<Kernel>,
-        build: impl FnOnce(Choice, usize, usize) -> AnySchedule,
+        build: impl FnOnce(Place) -> AnySchedule,
     ) -> Result<(), CollectiveError> {
         let mut state = self.enter(kind.collective)?;
+        let count = if kind.dtype.is_some() { memory.buffers.input_count } else { 0 };
+        let partition = self.partition(count);
+        self.run_partitioned(&mut state, kind, memory, kernel, partition, build)
+    }
+
+    /// Runs one operation to its end.
+    fn run_partitioned(
+        &self,
+        state: &mut State,
+        kind: OperationKind,
+        memory: Memory,
+        kernel: Option<Kernel>,
+        partition: Partition,
+        build: impl FnOnce(Place) -> AnySchedule,
+    ) -> Result<(), CollectiveError> {
         let operation = OperationName { kind, op_seq: state.op_seq };
         state.op_seq += 1;
         let (rank, world_size) = (self.rank() as usize, self.world_size() as usize);
@@ -358,15 +377,16 @@ impl Communicator {
         }
         let bytes = usize::try_from(kind.bytes()).unwrap_or(usize::MAX);
         let choice = self.context.facts.choose(kind.collective, bytes);
-        let schedule = build(choice, rank, world_size);
-        let count = usize::try_from(kind.count).unwrap_or(usize::MAX);
+        let slice = choice.slice_elements(memory.buffers.element_bytes);
+        let place = Place { rank, world_size, partition: partition.clone(), choice, slice };
+        let schedule = build(place);
         let run = Run {
             context: &self.context,
             communicator: self.id,
             operation,
             schedule: schedule.as_dyn(),
             kernel,
-            partition: Partition::new(if kind.dtype.is_some() { count } else { 0 }, world_size),
+            partition,
             buffers: memory.buffers,
         };
         // SAFETY: the buffers are those of slices that the caller of the collective lends us until
@@ -442,75 +462,4 @@ fn kernel<T: Element>(collective: Collective, op: ReduceOp) -> Result<Kernel, Co
         collective: collective.name(),
         what: format!("{op} is not defined for {}; reduce by sum and divide as you need", T::DTYPE),
     })
-}
-
-/// The buffers of a call, as bytes.
-struct Memory {
-    buffers: Buffers,
-}
-
-impl Memory {
-    fn in_place<T: Element>(data: &mut [T]) -> Self {
-        let start = NonNull::from(&mut *data).cast();
-        Self {
-            buffers: Buffers {
-                input: start,
-                input_count: data.len(),
-                output: start,
-                output_start: 0,
-                output_count: data.len(),
-                element_bytes: size_of::<T>(),
-            },
-        }
-    }
-
-    fn apart<T: Element>(input: &[T], output: &mut [T], output_start: usize) -> Self {
-        Self {
-            buffers: Buffers {
-                // Never written through: the schedules store to the output only.
-                input: NonNull::from(input).cast(),
-                input_count: input.len(),
-                output: NonNull::from(&mut *output).cast(),
-                output_start,
-                output_count: output.len(),
-                element_bytes: size_of::<T>(),
-            },
-        }
-    }
-
-    /// A world of one: the result is the input.
-    fn copy_input_to_output(&self) {
-        let Buffers { input, output, output_count, element_bytes, .. } = self.buffers;
-        // SAFETY: in a world of one both hold the same number of elements, the input is valid for
-        // reads, the output for writes, and `copy` allows them to be the same.
-        unsafe {
-            std::ptr::copy(input.as_ptr(), output.as_ptr(), output_count * element_bytes);
-        }
-    }
-}
-
-/// Any of the schedules, by value: making one allocates nothing.
-#[expect(clippy::large_enum_variant, reason = "lives on the stack of one call")]
-enum AnySchedule {
-    Ring(Ring),
-    OneShot(OneShot),
-    TwoShot(TwoShot),
-    RecursiveDoubling(RecursiveDoubling),
-    HalvingDoubling(HalvingDoubling),
-    Broadcast(Broadcast),
-    Barrier(Barrier),
-}
-
-impl AnySchedule {
-    fn as_dyn(&self) -> &dyn Schedule {
-        match self {
-            Self::Ring(schedule) => schedule,
-            Self::OneShot(schedule) => schedule,
-            Self::TwoShot(schedule) => schedule,
-            Self::RecursiveDoubling(schedule) => schedule,
-            Self::HalvingDoubling(schedule) => schedule,
-            Self::Broadcast(schedule) => schedule,
-            Self::Barrier(schedule) => schedule,
-        }
-    }
 }

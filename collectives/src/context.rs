@@ -58,14 +58,8 @@ impl Job {
                 run_id: Some(run_id),
                 ..RankInfo::alone()
             };
-            Self::from_rendezvous(Rendezvous {
-                rank_info,
-                run_id,
-                secret: secret.clone(),
-                store: store.clone(),
-                control: None,
-                warnings: Vec::new(),
-            })
+            let (secret, store) = (secret.clone(), store.clone());
+            Self::from_rendezvous(Rendezvous::in_process(rank_info, run_id, secret, store))
         };
         Ok((0..world_size).map(job).collect())
     }

@@ -32,11 +32,13 @@
 //! # Resource cleanup
 //! Dropping the last communicator and context closes all connections.
 
+mod call;
 mod communicator;
 mod context;
 mod drive;
 mod engine;
 mod error;
+mod fusion;
 pub mod kernels;
 pub mod plan;
 pub mod schedule;

@@ -90,6 +90,7 @@ impl Algorithm {
             }
             Collective::Broadcast => matches!(self, Self::BinomialTree | Self::Chain),
             Collective::Reduce => matches!(self, Self::Ring | Self::TwoShot),
+            Collective::Shift => matches!(self, Self::Ring),
             Collective::Barrier | Collective::Agreement => matches!(self, Self::Dissemination),
         }
     }
@@ -199,7 +200,7 @@ impl PlanFacts {
             }
             Collective::Broadcast => Algorithm::BinomialTree,
             Collective::Reduce if few => Algorithm::TwoShot,
-            Collective::Reduce => Algorithm::Ring,
+            Collective::Reduce | Collective::Shift => Algorithm::Ring,
             Collective::Barrier | Collective::Agreement => Algorithm::Dissemination,
         }
     }

@@ -24,19 +24,22 @@ pub enum Collective {
     Reduce = 5,
     /// Nobody leaves before all have come.
     Barrier = 6,
+    /// Everybody gets the vector of the rank before it.
+    Shift = 8,
     /// The agreement on the plan that opens a communicator; not called by users.
     Agreement = 7,
 }
 
 impl Collective {
     /// The collectives that users call.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::AllReduce,
         Self::ReduceScatter,
         Self::AllGather,
         Self::Broadcast,
         Self::Reduce,
         Self::Barrier,
+        Self::Shift,
     ];
 
     /// The name used on the command line, in messages and in reports, e.g. `all_reduce`.
@@ -48,6 +51,7 @@ impl Collective {
             Self::Broadcast => "broadcast",
             Self::Reduce => "reduce",
             Self::Barrier => "barrier",
+            Self::Shift => "shift",
             Self::Agreement => "agreement",
         }
     }

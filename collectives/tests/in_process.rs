@@ -234,6 +234,43 @@ fn results_have_the_same_bits_by_ring_and_by_direct_exchange() {
 }
 
 #[test]
+fn fused_tensors_get_the_bits_that_they_would_get_alone() {
+    let tensor = |rank: u32, nth: usize| -> Vec<f32> {
+        let count = [1000, 1, 0, 33_333, 7][nth];
+        (0..count).map(|i| ((i + nth) as f32 * 0.37).sin() * (rank as f32 + 0.7).exp()).collect()
+    };
+    for world_size in [1, 2, 3, 5] {
+        world(world_size, &tcp(None), |communicator| {
+            let rank = communicator.rank();
+            let mut alone: Vec<Vec<f32>> = (0..5).map(|nth| tensor(rank, nth)).collect();
+            for data in &mut alone {
+                communicator.all_reduce(data, ReduceOp::Avg).unwrap();
+            }
+            let mut fused: Vec<Vec<f32>> = (0..5).map(|nth| tensor(rank, nth)).collect();
+            let mut slices: Vec<&mut [f32]> = fused.iter_mut().map(Vec::as_mut_slice).collect();
+            communicator.all_reduce_fused(&mut slices, ReduceOp::Avg).unwrap();
+            let bits = |tensors: &[Vec<f32>]| -> Vec<u32> {
+                tensors.iter().flatten().map(|value| value.to_bits()).collect()
+            };
+            assert_eq!(bits(&fused), bits(&alone));
+        });
+    }
+}
+
+#[test]
+fn a_shift_passes_vectors_on() {
+    world(3, &tcp(None), |communicator| {
+        let (rank, before) = (communicator.rank(), (communicator.rank() + 2) % 3);
+        for slice_bytes in [None, Some(1), Some(1000), Some(1 << 20)] {
+            let input = data::<f32>(rank, 1001);
+            let mut output = vec![0.0; 1001];
+            communicator.shift(&input, &mut output, slice_bytes).unwrap();
+            assert_eq!(output, data::<f32>(before, 1001));
+        }
+    });
+}
+
+#[test]
 fn ranks_that_call_different_operations_are_told_so() {
     let errors = world(2, &tcp(None), |communicator| {
         let mut data = vec![0f32; 10 + communicator.rank() as usize];

@@ -136,7 +136,17 @@ impl<'a> Operation<'a> {
     /// operation is [done](Self::is_done) or [given up](Self::give_up), and nobody else may access
     /// them meanwhile. Input and output are the same memory or do not overlap.
     pub(crate) unsafe fn new(parts: OperationParts<'a>) -> Self {
-        let OperationParts { schedule, workspace, kernel, partition, id, buffers, .. } = parts;
+        let OperationParts {
+            schedule,
+            workspace,
+            kernel,
+            partition,
+            id,
+            buffers,
+            rank,
+            world_size,
+            board,
+        } = parts;
         let size = buffers.element_bytes;
         // SAFETY: the memory is valid for as long as the operation posts slices of it, by the
         // contract of this function.
@@ -161,9 +171,9 @@ impl<'a> Operation<'a> {
             partition,
             id,
             buffers,
-            rank: parts.rank,
-            world_size: parts.world_size,
-            board: parts.board,
+            rank,
+            world_size,
+            board,
             next_send: 0,
             next_recv: 0,
             slot_count,
@@ -253,7 +263,9 @@ impl<'a> Operation<'a> {
             match wire.endpoint(step.peer).post_recv(post) {
                 Ok(()) => {}
                 Err(Rejected::QueueFull(_)) => break,
-                Err(Rejected::Dead(_)) => return Err(StepError::Endpoint(wire.death_of(step.peer))),
+                Err(Rejected::Dead(_)) => {
+                    return Err(StepError::Endpoint(wire.death_of(step.peer)));
+                }
             }
             self.next_recv += 1;
             self.slots_posted += usize::from(scratch);
@@ -283,7 +295,9 @@ impl<'a> Operation<'a> {
             match wire.endpoint(step.peer).post_send(post) {
                 Ok(()) => {}
                 Err(Rejected::QueueFull(_)) => break,
-                Err(Rejected::Dead(_)) => return Err(StepError::Endpoint(wire.death_of(step.peer))),
+                Err(Rejected::Dead(_)) => {
+                    return Err(StepError::Endpoint(wire.death_of(step.peer)));
+                }
             }
             self.next_send += 1;
         }

@@ -91,23 +91,22 @@ impl TwoShot {
     pub fn new(
         rank: usize,
         world_size: usize,
-        count: usize,
+        partition: Partition,
         phases: RingPhases,
         root: Option<usize>,
         slice: usize,
         window: usize,
     ) -> Self {
         assert!(world_size >= 2 && rank < world_size, "two-shot has at least two ranks");
-        let partition = Partition::new(count, world_size);
         let slice = slice.clamp(1, partition.longest().max(1));
         Self {
             rank,
             world_size,
+            slices: partition.slices(slice),
             partition,
             phases,
             root,
             slice,
-            slices: partition.slices(slice),
             window: window.max(1),
         }
     }
@@ -245,7 +244,8 @@ mod tests {
             for count in COUNTS {
                 for (slice, window) in [(1, 1), (2, 3), (64, 4)] {
                     let build = |rank, phases, root| {
-                        TwoShot::new(rank, world_size, count, phases, root, slice, window)
+                        let partition = Partition::new(count, world_size);
+                        TwoShot::new(rank, world_size, partition, phases, root, slice, window)
                     };
                     let mut buffers = Buffers::new(world_size, count, false);
                     simulate(&mut buffers, |rank| build(rank, RingPhases::AllReduce, None));

@@ -32,7 +32,7 @@ pub use direct::{OneShot, TwoShot};
 pub use doubling::{HalvingDoubling, RecursiveDoubling};
 pub use partition::Partition;
 pub use ring::{Ring, RingPhases};
-pub use rooted::{Barrier, Broadcast, Tree};
+pub use rooted::{Barrier, Broadcast, Shift, Tree};
 
 /// Where the bytes of a send come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,24 +1,55 @@
 use std::ops::Range;
+use std::sync::Arc;
 
-/// How a tensor falls into one chunk per rank: sizes differ by at most one element, the longer
-/// ones first. It depends on nothing but the two numbers, so that every algorithm, and a fused
-/// operation as well as a lone one, cuts a tensor in the same places.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How a vector falls into one chunk per rank.
+///
+/// A lone tensor is cut into chunks whose sizes differ by at most one element, the longer ones
+/// first. That depends on nothing but the two numbers, so that every algorithm cuts in the same
+/// places. Fused tensors are laid out chunk by chunk ([`Partition::fused`]): every element keeps
+/// the owner that it would have alone, hence its order of reduction.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Partition {
     count: usize,
     parts: usize,
+    longest: usize,
+    /// Where each chunk begins, and the end; `None` for even chunks.
+    bounds: Option<Arc<[usize]>>,
 }
 
 impl Partition {
     /// Cuts `count` elements into `parts` (≥ 1) chunks.
     pub fn new(count: usize, parts: usize) -> Self {
         assert!(parts > 0, "a partition has at least one part");
-        Self { count, parts }
+        Self { count, parts, longest: count.div_ceil(parts), bounds: None }
+    }
+
+    /// The layout of several tensors in one vector: first chunk 0 of every tensor, in their order,
+    /// then chunk 1 of every tensor, and so on.
+    pub fn fused(counts: impl Iterator<Item = usize> + Clone, parts: usize) -> Self {
+        assert!(parts > 0, "a partition has at least one part");
+        let chunk =
+            |part| counts.clone().map(|count| Self::new(count, parts).range(part).len()).sum();
+        let lengths: Vec<usize> = (0..parts).map(chunk).collect();
+        let longest = lengths.iter().copied().max().unwrap_or(0);
+        let mut bounds = Vec::with_capacity(parts + 1);
+        bounds.push(0);
+        for length in lengths {
+            bounds.push(bounds[bounds.len() - 1] + length);
+        }
+        Self { count: bounds[parts], parts, longest, bounds: Some(bounds.into()) }
+    }
+
+    /// Elements in all.
+    pub fn count(&self) -> usize {
+        self.count
     }
 
     /// The elements of chunk `part`.
     pub fn range(&self, part: usize) -> Range<usize> {
         debug_assert!(part < self.parts, "part outside the partition");
+        if let Some(bounds) = &self.bounds {
+            return bounds[part]..bounds[part + 1];
+        }
         let (quotient, remainder) = (self.count / self.parts, self.count % self.parts);
         let start = part * quotient + part.min(remainder);
         start..start + quotient + usize::from(part < remainder)
@@ -26,13 +57,13 @@ impl Partition {
 
     /// Elements of the longest chunk.
     pub fn longest(&self) -> usize {
-        self.count.div_ceil(self.parts)
+        self.longest
     }
 
     /// How many slices of at most `slice` elements each chunk is sent in. The same for all chunks,
     /// as both ends of a message must agree; the shorter chunks' last slice may be shorter or empty.
     pub fn slices(&self, slice: usize) -> usize {
-        self.longest().div_ceil(slice.max(1))
+        self.longest.div_ceil(slice.max(1))
     }
 
     /// Slice `index` of chunk `part`.
@@ -71,6 +102,25 @@ mod tests {
                 }
                 assert_eq!(next, count);
             }
+        }
+    }
+
+    #[test]
+    fn fused_tensors_keep_the_owner_of_every_element() {
+        let counts = [0usize, 1, 10, 7, 100, 3];
+        for parts in 1..=9 {
+            let fused = Partition::fused(counts.iter().copied(), parts);
+            assert_eq!(fused.count(), 121);
+            for part in 0..parts {
+                let alone: usize = counts
+                    .iter()
+                    .map(|count| Partition::new(*count, parts).range(part).len())
+                    .sum();
+                assert_eq!(fused.range(part).len(), alone);
+                assert!(alone <= fused.longest());
+            }
+            assert_eq!(fused.range(0).start, 0);
+            assert_eq!(fused.range(parts - 1).end, 121);
         }
     }
 }

@@ -40,26 +40,25 @@ struct Position {
 }
 
 impl Ring {
-    /// The ring over `count` elements, for rank `rank` of `world_size` ≥ 2, in slices of at most
+    /// The ring over a partitioned vector, for rank `rank` of `world_size` ≥ 2, in slices of at most
     /// `slice` ≥ 1 elements, `window` ≥ 1 abreast.
     pub fn new(
         rank: usize,
         world_size: usize,
-        count: usize,
+        partition: Partition,
         phases: RingPhases,
         slice: usize,
         window: usize,
     ) -> Self {
         assert!(world_size >= 2 && rank < world_size, "a ring has at least two ranks");
-        let partition = Partition::new(count, world_size);
         let slice = slice.clamp(1, partition.longest().max(1));
         Self {
             rank,
             world_size,
+            slices: partition.slices(slice),
             partition,
             phases,
             slice,
-            slices: partition.slices(slice),
             window: window.max(1),
         }
     }
@@ -162,8 +161,16 @@ mod tests {
         for world_size in 2..=16 {
             for count in [0, 1, 2, 3, 7, 16, 17, 31, 48, 97] {
                 for (slice, window) in [(1, 1), (2, 3), (5, 2), (64, 4)] {
-                    let build =
-                        |rank, phases| Ring::new(rank, world_size, count, phases, slice, window);
+                    let build = |rank, phases| {
+                        Ring::new(
+                            rank,
+                            world_size,
+                            Partition::new(count, world_size),
+                            phases,
+                            slice,
+                            window,
+                        )
+                    };
                     let mut buffers = Buffers::new(world_size, count, false);
                     simulate(&mut buffers, |rank| build(rank, RingPhases::AllReduce));
                     buffers.assert_canonical();
@@ -181,7 +188,8 @@ mod tests {
     #[test]
     fn each_rank_sends_the_least_that_is_possible() {
         for world_size in 2..=16 {
-            let ring = Ring::new(0, world_size, 16 * world_size, RingPhases::AllReduce, 5, 2);
+            let partition = Partition::new(16 * world_size, world_size);
+            let ring = Ring::new(0, world_size, partition, RingPhases::AllReduce, 5, 2);
             let sent: usize = (0..ring.send_count()).map(|i| ring.send(i).range.len()).sum();
             assert_eq!(sent, 2 * (world_size - 1) * 16);
         }

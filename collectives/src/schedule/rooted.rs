@@ -113,6 +113,63 @@ impl Schedule for Broadcast {
     }
 }
 
+/// Everybody sends its vector to the next rank and gets that of the rank before, in slices: the
+/// plainest use of every link in both directions at once, and the floor of what a ring can do.
+#[derive(Clone, Debug)]
+pub struct Shift {
+    rank: usize,
+    world_size: usize,
+    count: usize,
+    slice: usize,
+}
+
+impl Shift {
+    /// For rank `rank` of `world_size` ≥ 2, in slices of at most `slice` elements.
+    pub fn new(rank: usize, world_size: usize, count: usize, slice: usize) -> Self {
+        assert!(world_size >= 2 && rank < world_size, "a shift has at least two ranks");
+        Self { rank, world_size, count, slice: slice.clamp(1, count.max(1)) }
+    }
+
+    fn range(&self, index: usize) -> std::ops::Range<usize> {
+        let start = (index * self.slice).min(self.count);
+        start..(start + self.slice).min(self.count)
+    }
+}
+
+impl Schedule for Shift {
+    fn send_count(&self) -> usize {
+        self.count.div_ceil(self.slice)
+    }
+
+    fn send(&self, index: usize) -> SendStep {
+        SendStep {
+            peer: to_u32((self.rank + 1) % self.world_size),
+            tag: to_u32(index),
+            source: Source::Input,
+            range: self.range(index),
+            after: 0,
+        }
+    }
+
+    fn recv_count(&self) -> usize {
+        self.send_count()
+    }
+
+    fn recv(&self, index: usize) -> RecvStep {
+        RecvStep {
+            peer: to_u32((self.rank + self.world_size - 1) % self.world_size),
+            tag: to_u32(index),
+            range: self.range(index),
+            action: Action::Store,
+            after_sends: 0,
+        }
+    }
+
+    fn scratch_elements(&self) -> usize {
+        0
+    }
+}
+
 /// Dissemination barrier: in round k every rank tells the one 2^k further on; after ⌈lg p⌉ rounds
 /// everybody has heard of everybody.
 #[derive(Clone, Debug)]
@@ -188,6 +245,20 @@ mod tests {
                             assert!(buffers.output(rank).iter().all(|found| *found == element));
                         }
                     }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_shift_brings_the_vector_of_the_rank_before() {
+        for world_size in 2..=5 {
+            for (count, slice) in [(0, 4), (7, 3), (8, 4), (5, 100)] {
+                let mut buffers = Buffers::new(world_size, count, false);
+                simulate(&mut buffers, |rank| Shift::new(rank, world_size, count, slice));
+                for rank in 0..world_size {
+                    let from = ((rank + world_size - 1) % world_size) as u8;
+                    assert!(buffers.output(rank).iter().all(|found| *found == [from]));
                 }
             }
         }

@@ -92,6 +92,24 @@ impl fmt::Debug for Rendezvous {
 }
 
 impl Rendezvous {
+    /// A rank whose job lives in this process and shares `store`; nothing is connected.
+    pub fn in_process(
+        rank_info: RankInfo,
+        run_id: RunId,
+        secret: Secret,
+        store: Arc<dyn Store>,
+    ) -> Self {
+        Self {
+            rank_info,
+            run_id,
+            secret,
+            store,
+            control: None,
+            warnings: Vec::new(),
+            hosting: None,
+        }
+    }
+
     /// Leaves the job in good order. Rank 0, if it runs the coordinator, waits for the others.
     ///
     /// # Errors

@@ -82,7 +82,13 @@ impl<S: ByteStream> StreamEndpoint<S> {
         if ended {
             self.check_end(moved)?;
         }
-        self.return_credit();
+        if self.return_credit() {
+            // At once: this side may not poll again for long, and the peer waits for it.
+            let Self { streams, inbox, outbox, .. } = self;
+            for stream in streams.iter_mut() {
+                stream.frames.send(outbox, inbox, fragment_max, events)?;
+            }
+        }
         Ok(moved)
     }
 
@@ -95,14 +101,19 @@ impl<S: ByteStream> StreamEndpoint<S> {
         if expect_more { Ok(()) } else { Err(StreamError::Closed { orderly }) }
     }
 
-    fn return_credit(&mut self) {
+    /// Queues the credit and grants that are due. Returns whether there were any.
+    fn return_credit(&mut self) -> bool {
+        let mut any = false;
         while let Some(communicator) = self.inbox.credit_due() {
             let id = MessageId { communicator, tag: 0, op_seq: 0 };
             self.queue_control(FrameKind::Credit, id);
+            any = true;
         }
         while let Some(id) = self.inbox.grant_due() {
             self.queue_control(FrameKind::Grant, id);
+            any = true;
         }
+        any
     }
 
     fn queue_control(&mut self, kind: FrameKind, id: MessageId) {
@@ -154,7 +165,8 @@ impl<S: ByteStream> Endpoint for StreamEndpoint<S> {
     }
 
     fn post_recv(&mut self, post: RecvPost) -> Result<(), Rejected<RecvPost>> {
-        if self.dead.is_some() {
+        // A peer that has left may have sent everything before it did.
+        if self.dead.is_some() && !self.inbox.holds(post.id, post.slice.len()) {
             return Err(Rejected::Dead(post));
         }
         if self.inbox.posted_count() >= DEPTH_MAX {

@@ -115,6 +115,13 @@ impl Inbox {
         self.posted_count
     }
 
+    /// Whether the whole of a message has arrived early.
+    pub(crate) fn holds(&self, id: MessageId, length: usize) -> bool {
+        let frames = self.early.iter().filter(|frame| frame.header.id == id);
+        let landed: usize = frames.clone().map(|frame| frame.landed).sum();
+        frames.count() > 0 && landed == length
+    }
+
     /// Takes a receive, gives it what arrived early, and says whether the peer needs a grant.
     pub(crate) fn post(&mut self, post: RecvPost, events: &mut Vec<Event>) -> bool {
         let id = post.id;

@@ -61,6 +61,9 @@ pub(crate) struct FrameStream<S> {
     /// Control frames and copied small messages, ready to write, from `queued_sent` on.
     queued: Vec<u8>,
     queued_sent: usize,
+    /// The frames whose payload was copied into `queued`. They are not reported as sent before
+    /// they are: an operation that is over may not be followed by another poll.
+    copied: Vec<OutFrame>,
     writing: Option<Writing>,
     /// The peer takes nothing any more; what it sent before may still be there to read.
     refused: bool,
@@ -101,6 +104,7 @@ impl<S: ByteStream> FrameStream<S> {
             stream,
             queued: Vec::with_capacity(QUEUED_BYTES_MAX + COPY_BYTES_MAX + HEADER_BYTES),
             queued_sent: 0,
+            copied: Vec::new(),
             writing: None,
             refused: false,
             staging: vec![0; STAGING_BYTES].into_boxed_slice(),
@@ -178,7 +182,7 @@ impl<S: ByteStream> FrameStream<S> {
             if self.refused {
                 return Ok(moved);
             }
-            self.next_frames(outbox, inbox, fragment_max, events);
+            self.next_frames(outbox, inbox, fragment_max);
             if !self.has_unsent() {
                 return Ok(moved);
             }
@@ -193,7 +197,13 @@ impl<S: ByteStream> FrameStream<S> {
                 Err(error) => return Err(StreamError::Io(error)),
             };
             moved = true;
-            if let Some(frame) = self.count_written(written) {
+            let complete = self.count_written(written);
+            if self.queued.is_empty() {
+                for frame in self.copied.drain(..) {
+                    outbox.written(&frame, events);
+                }
+            }
+            if let Some(frame) = complete {
                 outbox.written(&frame, events);
             }
             if written < wanted {
@@ -202,13 +212,7 @@ impl<S: ByteStream> FrameStream<S> {
         }
     }
 
-    fn next_frames(
-        &mut self,
-        outbox: &mut Outbox,
-        inbox: &mut Inbox,
-        fragment_max: usize,
-        events: &mut Vec<Event>,
-    ) {
+    fn next_frames(&mut self, outbox: &mut Outbox, inbox: &mut Inbox, fragment_max: usize) {
         while self.writing.is_none() && self.queued.len() < QUEUED_BYTES_MAX {
             let Some(mut frame) = outbox.next_frame(fragment_max) else { return };
             frame.header.credit = inbox.take_credit(frame.header.id.communicator);
@@ -216,7 +220,7 @@ impl<S: ByteStream> FrameStream<S> {
             if frame.header.length as usize <= COPY_BYTES_MAX {
                 self.queued.extend_from_slice(&header);
                 self.queued.extend_from_slice(outbox.payload(&frame, 0));
-                outbox.written(&frame, events);
+                self.copied.push(frame);
             } else {
                 self.writing = Some(Writing { frame, header, written: 0 });
             }

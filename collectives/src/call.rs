@@ -1,0 +1,133 @@
+//! What one collective call is made of: its buffers, its place in the world, its schedule.
+
+use std::ptr::NonNull;
+
+use paceline_devices::Element;
+
+use crate::engine::Buffers;
+use crate::plan::{Algorithm, Choice};
+use crate::schedule::{
+    Barrier, Broadcast, HalvingDoubling, OneShot, Partition, RecursiveDoubling, Ring, RingPhases,
+    Schedule, Shift, TwoShot,
+};
+
+/// Where a rank stands in an operation, and how the vector is cut.
+#[derive(Debug)]
+pub(crate) struct Place {
+    pub(crate) rank: usize,
+    pub(crate) world_size: usize,
+    pub(crate) partition: Partition,
+    pub(crate) choice: Choice,
+    /// Elements of one slice at most.
+    pub(crate) slice: usize,
+}
+
+impl Place {
+    fn ring(self, phases: RingPhases) -> AnySchedule {
+        let Self { rank, world_size, partition, choice, slice } = self;
+        AnySchedule::Ring(Ring::new(rank, world_size, partition, phases, slice, choice.window))
+    }
+
+    fn two_shot(self, phases: RingPhases, root: Option<u32>) -> AnySchedule {
+        let Self { rank, world_size, partition, choice, slice } = self;
+        let (root, window) = (root.map(|root| root as usize), choice.window);
+        AnySchedule::TwoShot(TwoShot::new(rank, world_size, partition, phases, root, slice, window))
+    }
+
+    /// Ring or two-shot, as the plan says.
+    pub(crate) fn either(self, phases: RingPhases, root: Option<u32>) -> AnySchedule {
+        match self.choice.algorithm {
+            Algorithm::TwoShot => self.two_shot(phases, root),
+            _ => self.ring(phases),
+        }
+    }
+
+    pub(crate) fn all_reduce(self) -> AnySchedule {
+        let count = self.partition.count();
+        let Self { rank, world_size, slice, .. } = self;
+        match self.choice.algorithm {
+            Algorithm::OneShot => AnySchedule::OneShot(OneShot::new(rank, world_size, count)),
+            Algorithm::RecursiveDoubling => AnySchedule::RecursiveDoubling(RecursiveDoubling::new(
+                rank, world_size, count, slice,
+            )),
+            Algorithm::HalvingDoubling => {
+                AnySchedule::HalvingDoubling(HalvingDoubling::new(rank, world_size, count, slice))
+            }
+            _ => self.either(RingPhases::AllReduce, None),
+        }
+    }
+}
+
+/// The buffers of a call, as bytes.
+pub(crate) struct Memory {
+    pub(crate) buffers: Buffers,
+}
+
+impl Memory {
+    pub(crate) fn in_place<T: Element>(data: &mut [T]) -> Self {
+        let start = NonNull::from(&mut *data).cast();
+        Self {
+            buffers: Buffers {
+                input: start,
+                input_count: data.len(),
+                output: start,
+                output_start: 0,
+                output_count: data.len(),
+                element_bytes: size_of::<T>(),
+            },
+        }
+    }
+
+    /// `output` begins at element `output_start` of the vector.
+    pub(crate) fn apart<T: Element>(input: &[T], output: &mut [T], output_start: usize) -> Self {
+        Self {
+            buffers: Buffers {
+                // Never written through: the schedules store to the output only.
+                input: NonNull::from(input).cast(),
+                input_count: input.len(),
+                output: NonNull::from(&mut *output).cast(),
+                output_start,
+                output_count: output.len(),
+                element_bytes: size_of::<T>(),
+            },
+        }
+    }
+
+    /// A world of one: the result is the input.
+    pub(crate) fn copy_input_to_output(&self) {
+        let Buffers { input, output, output_count, element_bytes, .. } = self.buffers;
+        // SAFETY: in a world of one both hold the same number of elements, the input is valid for
+        // reads, the output for writes, and `copy` allows them to be the same.
+        unsafe {
+            std::ptr::copy(input.as_ptr(), output.as_ptr(), output_count * element_bytes);
+        }
+    }
+}
+
+/// Any of the schedules, by value: making one allocates nothing.
+#[expect(clippy::large_enum_variant, reason = "lives on the stack of one call")]
+pub(crate) enum AnySchedule {
+    Ring(Ring),
+    OneShot(OneShot),
+    TwoShot(TwoShot),
+    RecursiveDoubling(RecursiveDoubling),
+    HalvingDoubling(HalvingDoubling),
+    Broadcast(Broadcast),
+    Barrier(Barrier),
+    Shift(Shift),
+}
+
+impl AnySchedule {
+    pub(crate) fn as_dyn(&self) -> &dyn Schedule {
+        match self {
+            Self::Ring(schedule) => schedule,
+            Self::OneShot(schedule) => schedule,
+            Self::TwoShot(schedule) => schedule,
+            Self::RecursiveDoubling(schedule) => schedule,
+            Self::HalvingDoubling(schedule) => schedule,
+            Self::Broadcast(schedule) => schedule,
+            Self::Barrier(schedule) => schedule,
+            Self::Shift(schedule) => schedule,
+        }
+    }
+}
