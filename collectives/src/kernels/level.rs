@@ -28,8 +28,8 @@ impl Isa {
     pub fn best() -> Self {
         static BEST: OnceLock<Isa> = OnceLock::new();
         *BEST.get_or_init(|| {
-            let available = Self::ALL.into_iter().filter(|isa| isa.is_available());
-            available.last().unwrap_or(Self::Portable)
+            let fastest = Self::ALL.into_iter().rev().find(|isa| isa.is_available());
+            fastest.unwrap_or(Self::Portable)
         })
     }
 
@@ -87,12 +87,21 @@ impl Level for Portable {
 
     #[inline(always)]
     fn widen(group: [f16; GROUP]) -> [f32; GROUP] {
-        group.map(|half| f32_from_f16(half.to_bits()))
+        // A loop, because the compiler does not inline `map` into vector code.
+        let mut numbers = [0.0; GROUP];
+        for (number, half) in numbers.iter_mut().zip(group) {
+            *number = f32_from_f16(half.to_bits());
+        }
+        numbers
     }
 
     #[inline(always)]
     fn narrow(group: [f32; GROUP]) -> [f16; GROUP] {
-        group.map(|value| f16::from_bits(f16_from_f32(value)))
+        let mut halves = [f16::ZERO; GROUP];
+        for (half, number) in halves.iter_mut().zip(group) {
+            *half = f16::from_bits(f16_from_f32(number));
+        }
+        halves
     }
 }
 

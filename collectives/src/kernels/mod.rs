@@ -36,7 +36,8 @@ use arithmetic::{Float, Maximum, Minimum, Operator, OrderedBf16, OrderedF16, Pro
 pub use level::Isa;
 use level::{Level, Portable};
 use loops::{Assign, Divide, Lane, Zip};
-use stream::Scratch;
+pub use stream::copy;
+use stream::{Scratch, Stream};
 
 /// `(out, a, b, count)`
 type CombineFn = unsafe fn(*mut u8, *const u8, *const u8, usize);
@@ -63,6 +64,8 @@ pub struct Kernel {
     dtype: DType,
     stores: Stores,
     combine: CombineFn,
+    /// As `combine`, with streaming stores where `out` is neither operand.
+    stream: CombineFn,
     /// Only for [`ReduceOp::Avg`].
     divide: Option<DivideFn>,
 }
@@ -80,7 +83,7 @@ impl Kernel {
         if !isa.is_available() {
             return None;
         }
-        let (combine, divide) = match isa {
+        let (combine, stream, divide) = match isa {
             Isa::Portable => functions::<Portable>(dtype, op),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => functions::<level::Avx2>(dtype, op),
@@ -89,7 +92,7 @@ impl Kernel {
             #[cfg(not(target_arch = "x86_64"))]
             Isa::Avx2 | Isa::Avx512 => None,
         }?;
-        Some(Self { dtype, stores: Stores::Cached, combine, divide })
+        Some(Self { dtype, stores: Stores::Cached, combine, stream, divide })
     }
 
     /// The same kernel with another way to store results.
@@ -112,14 +115,13 @@ impl Kernel {
     /// will do.
     #[inline]
     pub unsafe fn reduce(&self, out: *mut u8, a: *const u8, b: *const u8, count: usize) {
-        if self.stores == Stores::Streaming {
-            // SAFETY: the conditions are those of this function.
-            unsafe { self.fold(out, &[a, b], count) }
-        } else {
-            // SAFETY: `with_isa` chose a function that this machine can run; all else is up to the
-            // caller.
-            unsafe { (self.combine)(out, a, b, count) }
-        }
+        let combine = match self.stores {
+            Stores::Cached => self.combine,
+            Stores::Streaming => self.stream,
+        };
+        // SAFETY: `with_isa` chose functions that this machine can run; all else is up to the
+        // caller.
+        unsafe { combine(out, a, b, count) }
     }
 
     /// `out[i] = ((x0[i] op x1[i]) op x2[i]) …`, for `i` in `0..count`, in one pass: the same bits as
@@ -213,49 +215,50 @@ impl Kernel {
     ) {
         let (&first, others) = inputs.split_first().expect("a fold has at least one input");
         let size = self.dtype.size();
-        let streams = self.stores == Stores::Streaming && !inputs.contains(&out.cast_const());
-        let mut scratch = Scratch::zeroed();
+        // What is streamed has left the first-level cache, so a division comes too late.
+        let in_place = inputs.contains(&out.cast_const());
+        let streams = self.stores == Stores::Streaming && !in_place && divide.is_none();
+        let last_combine = if streams { self.stream } else { self.combine };
+        let mut scratch: Scratch = Scratch::zeroed();
         let mut done = 0;
         while done < count {
             let at = done * size;
-            let block = stream::block_length(out.wrapping_add(at), size, streams).min(count - done);
-            let last = if streams { scratch.as_mut_ptr() } else { out.wrapping_add(at) };
+            let out = out.wrapping_add(at);
+            let block = stream::block_length(out, size).min(count - done);
             let mut accumulated = first.wrapping_add(at);
             for (index, input) in others.iter().enumerate() {
-                let to = if index + 1 == others.len() { last } else { scratch.as_mut_ptr() };
+                let is_last = index + 1 == others.len();
+                let to = if is_last { out } else { scratch.as_mut_ptr() };
+                let combine = if is_last { last_combine } else { self.combine };
                 // SAFETY: the block lies within the buffers, for which the caller vouches. The
-                // scratch holds a block and is written only from itself or before `out` is, so an
-                // input that is `out` is read before it is overwritten.
-                unsafe { (self.combine)(to, accumulated, input.wrapping_add(at), block) };
+                // scratch holds a block; `out` is written last, so an input that it equals has been
+                // read by then or is the other operand.
+                unsafe { combine(to, accumulated, input.wrapping_add(at), block) };
                 accumulated = to;
             }
-            if !ptr::eq(accumulated, last) {
-                // SAFETY: as above; there is one input, and it may be `out` itself.
-                unsafe { ptr::copy(accumulated, last, block * size) };
+            if others.is_empty() {
+                // SAFETY: as above; the input may be `out` itself.
+                unsafe { ptr::copy(accumulated, out, block * size) };
             }
             if let Some((divide, ranks)) = divide {
-                // SAFETY: `last` holds the block that was just written.
-                unsafe { divide(last, block, ranks) };
-            }
-            if streams {
-                // SAFETY: the scratch holds the block, and `out` is not part of it.
-                unsafe { stream::store(out.wrapping_add(at), last, block * size) };
+                // SAFETY: the block of `out` that was just written.
+                unsafe { divide(out, block, ranks) };
             }
             done += block;
-        }
-        if streams {
-            stream::fence();
         }
     }
 }
 
 /// The functions for one instruction set.
-fn functions<L: Level>(dtype: DType, op: ReduceOp) -> Option<(CombineFn, Option<DivideFn>)> {
-    let combine = match (op, dtype) {
-        (ReduceOp::Sum | ReduceOp::Avg, _) => arithmetic_function::<L, Sum>(dtype)?,
-        (ReduceOp::Prod, _) => arithmetic_function::<L, Product>(dtype)?,
-        (ReduceOp::Min, _) => order_function::<L, Minimum>(dtype)?,
-        (ReduceOp::Max, _) => order_function::<L, Maximum>(dtype)?,
+fn functions<L: Level>(
+    dtype: DType,
+    op: ReduceOp,
+) -> Option<(CombineFn, CombineFn, Option<DivideFn>)> {
+    let [combine, stream] = match (op, dtype) {
+        (ReduceOp::Sum | ReduceOp::Avg, _) => arithmetic_functions::<L, Sum>(dtype)?,
+        (ReduceOp::Prod, _) => arithmetic_functions::<L, Product>(dtype)?,
+        (ReduceOp::Min, _) => order_functions::<L, Minimum>(dtype)?,
+        (ReduceOp::Max, _) => order_functions::<L, Maximum>(dtype)?,
         _ => return None,
     };
     let divide: Option<DivideFn> = match (op, dtype) {
@@ -266,42 +269,44 @@ fn functions<L: Level>(dtype: DType, op: ReduceOp) -> Option<(CombineFn, Option<
         (ReduceOp::Avg, _) => return None,
         _ => None,
     };
-    Some((combine, divide))
+    Some((combine, stream, divide))
 }
 
-fn arithmetic_function<L, O>(dtype: DType) -> Option<CombineFn>
+/// The cached and the streaming function.
+fn arithmetic_functions<L, O>(dtype: DType) -> Option<[CombineFn; 2]>
 where
     L: Level,
     O: Operator<f64> + Operator<f32> + Operator<i64> + Operator<i32> + Operator<u8>,
 {
     Some(match dtype {
-        DType::F64 => combine::<L, f64, O>,
-        DType::F32 => combine::<L, f32, O>,
-        DType::F16 => combine::<L, f16, O>,
-        DType::Bf16 => combine::<L, bf16, O>,
-        DType::I64 => combine::<L, i64, O>,
-        DType::I32 => combine::<L, i32, O>,
-        DType::U8 => combine::<L, u8, O>,
+        DType::F64 => [combine::<L, f64, O, false>, combine::<L, f64, O, true>],
+        DType::F32 => [combine::<L, f32, O, false>, combine::<L, f32, O, true>],
+        DType::F16 => [combine::<L, f16, O, false>, combine::<L, f16, O, true>],
+        DType::Bf16 => [combine::<L, bf16, O, false>, combine::<L, bf16, O, true>],
+        DType::I64 => [combine::<L, i64, O, false>, combine::<L, i64, O, true>],
+        DType::I32 => [combine::<L, i32, O, false>, combine::<L, i32, O, true>],
+        DType::U8 => [combine::<L, u8, O, false>, combine::<L, u8, O, true>],
         _ => return None,
     })
 }
 
-fn order_function<L, O>(dtype: DType) -> Option<CombineFn>
+/// The cached and the streaming function.
+fn order_functions<L, O>(dtype: DType) -> Option<[CombineFn; 2]>
 where
     L: Level,
     O: Operator<f64> + Operator<f32> + Operator<OrderedF16> + Operator<OrderedBf16>,
     O: Operator<i64> + Operator<i32> + Operator<u8>,
 {
     Some(match dtype {
-        DType::F16 => combine::<L, OrderedF16, O>,
-        DType::Bf16 => combine::<L, OrderedBf16, O>,
-        _ => arithmetic_function::<L, O>(dtype)?,
+        DType::F16 => [combine::<L, OrderedF16, O, false>, combine::<L, OrderedF16, O, true>],
+        DType::Bf16 => [combine::<L, OrderedBf16, O, false>, combine::<L, OrderedBf16, O, true>],
+        _ => arithmetic_functions::<L, O>(dtype)?,
     })
 }
 
 /// # Safety
 /// As for [`Kernel::reduce`], for elements `T`; the machine has the instruction set `L`.
-unsafe fn combine<L: Level, T: Lane, O: Operator<T::Number>>(
+unsafe fn combine<L: Level, T: Lane, O: Operator<T::Number>, const STREAMS: bool>(
     out: *mut u8,
     a: *const u8,
     b: *const u8,
@@ -325,8 +330,14 @@ unsafe fn combine<L: Level, T: Lane, O: Operator<T::Number>>(
     } else {
         // SAFETY: as for `other`.
         let b = unsafe { slice::from_raw_parts(b, count) };
-        // SAFETY: the caller vouches for the instruction set.
-        unsafe { L::run(Zip::<T, O> { out, a: other, b, op: PhantomData }) }
+        let zip = Zip::<T, O> { out, a: other, b, op: PhantomData };
+        if STREAMS {
+            // SAFETY: the caller vouches for the instruction set.
+            unsafe { L::run(Stream(zip)) }
+        } else {
+            // SAFETY: the caller vouches for the instruction set.
+            unsafe { L::run(zip) }
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::cmp::Ordering;
 use paceline_devices::{DType, ReduceOp, bf16, f16};
 use proptest::prelude::*;
 
-use super::{Isa, Kernel, Stores};
+use super::{Isa, Kernel, Stores, copy};
 
 /// The reference: one element at a time, halves through the `half` crate.
 fn reference(dtype: DType, op: ReduceOp, a: &[u8], b: &[u8]) -> Vec<u8> {
@@ -318,6 +318,22 @@ fn every_half_combines_like_the_reference() {
                     unsafe { kernel.reduce(to, to, next, every.len() / 2) };
                     assert!(out.elements() == expected, "{dtype} {op} {isa:?}");
                 }
+            }
+        }
+    }
+}
+
+#[test]
+fn copies_keep_every_byte_and_touch_no_other() {
+    for bytes in [0, 1, 15, 63, 64, 65, 127, 128, 1000, 4096, 10_001] {
+        for (to_offset, from_offset) in [(0, 0), (1, 0), (0, 5), (15, 15), (9, 2)] {
+            let content = Bits(bytes as u64).elements(DType::U8, bytes);
+            for stores in [Stores::Cached, Stores::Streaming] {
+                let mut from = Guarded::new(&content, DType::U8, from_offset);
+                let mut to = Guarded::new(&vec![0; bytes], DType::U8, to_offset);
+                // SAFETY: two buffers of `bytes` bytes.
+                unsafe { copy(to.pointer(), from.pointer(), bytes, stores) };
+                assert!(to.elements() == content, "{bytes} {to_offset} {from_offset} {stores:?}");
             }
         }
     }
