@@ -12,6 +12,7 @@ pub mod histogram;
 pub mod machine;
 pub mod metrics;
 pub mod models;
+pub mod peers;
 mod random;
 pub mod schema;
 pub mod sizes;
