@@ -14,6 +14,7 @@ pub mod metrics;
 pub mod models;
 pub mod peers;
 mod random;
+pub mod run;
 pub mod schema;
 pub mod sizes;
 pub mod stats;
