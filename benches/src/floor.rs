@@ -1,0 +1,225 @@
+//! The floor: how fast the same bytes cross the same transport when nothing else is done.
+//!
+//! Every rank sends to the next rank and receives from the previous one, at the same time, as
+//! many bytes as the best algorithm must move over each rank's link (the *bus* bytes of
+//! [`Collective::bus_factor`]). Pieces of several sizes are tried and the fastest counts. No
+//! reduction, no dependency between pieces: what a collective takes longer is its own doing.
+
+use crate::metrics::{Collective, as_f64, as_u64};
+use crate::run::{
+    BoxError, Check, Clock, Group, Measurement, RunError, Settings, Workload, measure,
+};
+
+/// Sizes of the pieces that are tried, in bytes, besides a single one.
+const PIECES: [u64; 4] = [64 << 10, 256 << 10, 1 << 20, 4 << 20];
+
+/// A floor is taken from fewer operations than a result: its median settles quickly.
+const FLOOR_TIME_NANOSECONDS: u64 = 20_000_000;
+
+/// A result this much faster than the floor shows that the floor was not the best exchange.
+const VALID_PCT_MAX: f64 = 105.0;
+
+/// Sending to the next rank and receiving from the previous one at the same time.
+pub trait Exchange {
+    /// Exchanges `bytes` in pieces of at most `piece_bytes`, and returns when both directions are
+    /// through.
+    ///
+    /// # Errors
+    /// When a peer is lost.
+    fn exchange(&mut self, bytes: u64, piece_bytes: u64) -> Result<(), BoxError>;
+}
+
+/// The fastest exchange found for some number of bytes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Floor {
+    /// Bytes in each direction.
+    pub bytes: u64,
+    /// Size of the pieces that were fastest.
+    pub piece_bytes: u64,
+    /// Median time of an exchange in nanoseconds, slowest rank.
+    pub median_ns: f64,
+}
+
+impl Floor {
+    /// The floor's median as a share of the result's, in per cent; `None` where the result is
+    /// more than 5 % faster than the floor, which invalidates the floor.
+    pub fn percent(&self, result: &Measurement) -> Option<f64> {
+        let median_ns = as_f64(result.total().percentile(50.0));
+        let percent = 100.0 * self.median_ns / median_ns;
+        (median_ns > 0.0 && percent <= VALID_PCT_MAX).then_some(percent)
+    }
+}
+
+/// Bytes that have to cross each rank's link in each direction, whatever the algorithm.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "at most twice a size below 2^63, never negative"
+)]
+pub fn exchange_bytes(collective: Collective, bytes: u64, world_size: u32) -> u64 {
+    (as_f64(bytes) * collective.bus_factor(world_size)).round() as u64
+}
+
+/// Measures the floor for `bytes` in each direction. Every rank calls this together.
+///
+/// `None` where nothing has to cross a link.
+///
+/// # Errors
+/// When the exchange fails, or a rank is lost.
+pub fn measure_floor(
+    group: &mut dyn Group,
+    exchange: &mut dyn Exchange,
+    clock: &dyn Clock,
+    bytes: u64,
+) -> Result<Option<Floor>, RunError> {
+    if bytes == 0 || group.world_size() < 2 {
+        return Ok(None);
+    }
+    let settings = Settings {
+        rounds: 1,
+        warmup: 2,
+        iterations: None,
+        min_time_ns: FLOOR_TIME_NANOSECONDS,
+        check: Check::Off,
+    };
+    let mut best: Option<Floor> = None;
+    for piece_bytes in PIECES.into_iter().filter(|piece| *piece < bytes).chain([bytes]) {
+        let mut workload = Bare { exchange: &mut *exchange, bytes, piece_bytes };
+        let measurement = measure(group, &mut workload, clock, &settings, &mut |_| {})?;
+        let median_ns = as_f64(measurement.total().percentile(50.0));
+        if best.is_none_or(|best| median_ns < best.median_ns) {
+            best = Some(Floor { bytes, piece_bytes, median_ns });
+        }
+    }
+    Ok(best)
+}
+
+/// An exchange as the runner wants it: without data worth checking.
+struct Bare<'a> {
+    exchange: &'a mut dyn Exchange,
+    bytes: u64,
+    piece_bytes: u64,
+}
+
+impl Workload for Bare<'_> {
+    fn slot_bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    fn reserve_slots(&mut self, count: usize) -> Result<(), BoxError> {
+        debug_assert_eq!(as_u64(count), 1, "unchecked operations share one slot");
+        Ok(())
+    }
+
+    fn prepare(&mut self, _slot: usize, _iteration: u64) {}
+
+    fn run(&mut self, _slot: usize) -> Result<(), BoxError> {
+        self.exchange.exchange(self.bytes, self.piece_bytes)
+    }
+
+    fn count_wrong(&mut self, _slot: usize, _iteration: u64) -> u64 {
+        0
+    }
+
+    fn settle(&mut self, _slot: usize) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::rc::Rc;
+
+    use super::*;
+    use crate::histogram::LatencyHistogram;
+
+    struct Alone;
+
+    impl Group for Alone {
+        fn rank(&self) -> u32 {
+            0
+        }
+
+        /// Says two: a floor of one rank is nothing.
+        fn world_size(&self) -> u32 {
+            2
+        }
+
+        fn barrier(&mut self) -> Result<(), BoxError> {
+            Ok(())
+        }
+
+        fn broadcast(&mut self, value: u64) -> Result<u64, BoxError> {
+            Ok(value)
+        }
+
+        fn gather(&mut self, values: &[u64]) -> Result<Vec<Vec<u64>>, BoxError> {
+            Ok(vec![values.to_vec(); 2])
+        }
+    }
+
+    #[derive(Clone, Default)]
+    struct Time(Rc<Cell<u64>>);
+
+    impl Clock for Time {
+        fn wall(&self) -> u64 {
+            self.0.get()
+        }
+
+        fn cpu(&self) -> u64 {
+            self.0.get()
+        }
+    }
+
+    /// One nanosecond per byte, 20 us per piece, and pieces above 1 MiB are slower still.
+    struct Link(Time);
+
+    impl Exchange for Link {
+        fn exchange(&mut self, bytes: u64, piece_bytes: u64) -> Result<(), BoxError> {
+            let penalty = if piece_bytes > 1 << 20 { bytes } else { 0 };
+            let cost = bytes + bytes.div_ceil(piece_bytes) * 20_000 + penalty;
+            self.0.0.set(self.0.0.get() + cost);
+            Ok(())
+        }
+    }
+
+    fn floor_of(bytes: u64) -> Option<Floor> {
+        let time = Time::default();
+        measure_floor(&mut Alone, &mut Link(time.clone()), &time, bytes).unwrap()
+    }
+
+    #[test]
+    fn the_fastest_piece_size_counts() {
+        assert_eq!(floor_of(16 << 20).unwrap().piece_bytes, 1 << 20);
+        let small = floor_of(4).unwrap();
+        assert_eq!((small.piece_bytes, small.median_ns), (4, 20_004.0));
+        assert_eq!(floor_of(0), None);
+    }
+
+    #[test]
+    fn a_result_well_below_the_floor_invalidates_it() {
+        let floor = Floor { bytes: 4, piece_bytes: 4, median_ns: 10_000.0 };
+        let result = |nanoseconds| {
+            let mut times = LatencyHistogram::new();
+            times.record_nanoseconds(nanoseconds);
+            Measurement {
+                iterations: 1,
+                batch: 1,
+                rounds: vec![times],
+                ranks: Vec::new(),
+                cpu_ns: 0,
+                wrong: None,
+            }
+        };
+        assert!((floor.percent(&result(20_000)).unwrap() - 50.0).abs() < 0.1);
+        assert!((floor.percent(&result(9_600)).unwrap() - 104.2).abs() < 0.2);
+        assert_eq!(floor.percent(&result(9_400)), None);
+    }
+
+    #[test]
+    fn the_bytes_are_those_that_must_cross_a_link() {
+        assert_eq!(exchange_bytes(Collective::AllReduce, 1 << 20, 2), 1 << 20);
+        assert_eq!(exchange_bytes(Collective::AllReduce, 1 << 20, 4), 3 << 19);
+        assert_eq!(exchange_bytes(Collective::AllGather, 1 << 20, 4), 3 << 18);
+        assert_eq!(exchange_bytes(Collective::Barrier, 0, 4), 0);
+    }
+}
