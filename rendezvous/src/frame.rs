@@ -150,7 +150,7 @@ impl Decoder {
         let payload_len = usize::try_from(length)
             .ok()
             .filter(|length| *length <= PAYLOAD_BYTES_MAX)
-            .ok_or(FrameError::Oversize { bytes: u64::from(length) })?;
+            .ok_or_else(|| FrameError::Oversize { bytes: u64::from(length) })?;
         let Some((payload, rest)) = rest.split_at_checked(payload_len) else { return Ok(None) };
         let Some((mac, _)) = rest.split_first_chunk::<MAC_LEN>() else { return Ok(None) };
         if !self.key.verify(&[header, payload], mac) {

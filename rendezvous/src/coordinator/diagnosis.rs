@@ -145,8 +145,7 @@ pub(super) fn absent(config: &CoordinatorConfig, members: &Members) -> Vec<u32> 
 /// `rank 3`, `ranks 0-2`, `ranks 0, 2-5`; `ranks` must be ascending.
 pub(super) fn ranks(ranks: &[u32]) -> String {
     let mut text = String::from(if ranks.len() == 1 { "rank " } else { "ranks " });
-    let mut groups = 0;
-    for run in ranks.chunk_by(|a, b| a.checked_add(1) == Some(*b)) {
+    for (groups, run) in ranks.chunk_by(|a, b| a.checked_add(1) == Some(*b)).enumerate() {
         if groups == LISTED_MAX {
             text.push_str(", …");
             break;
@@ -159,7 +158,6 @@ pub(super) fn ranks(ranks: &[u32]) -> String {
             write!(text, "{separator}{first}-{last}")
         }
         .expect("writing to a String cannot fail");
-        groups += 1;
     }
     text
 }

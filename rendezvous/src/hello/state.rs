@@ -138,7 +138,7 @@ impl Responder {
         self,
         hello: &[u8; HELLO_LEN],
         admit: impl FnOnce(u32, Purpose) -> Result<(), HelloError>,
-    ) -> Result<([u8; REPLY_LEN], PendingFinish), Turned> {
+    ) -> Result<([u8; REPLY_LEN], PendingFinish), Box<Turned>> {
         let admitted = self.check(hello).and_then(|(fields, purpose)| {
             admit(fields.identity.rank, purpose)?;
             Ok((fields, purpose))
@@ -147,7 +147,7 @@ impl Responder {
             Ok(admitted) => admitted,
             Err(error) => {
                 let reply = refusal(&error).map(|refusal| self.reply(hello, refusal));
-                return Err(Turned { error, reply });
+                return Err(Box::new(Turned { error, reply }));
             }
         };
         let reply = self.reply(hello, 0);

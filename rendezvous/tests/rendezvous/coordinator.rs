@@ -1,0 +1,336 @@
+use std::time::{Duration, Instant};
+
+use paceline_rendezvous::coordinator::{Coordinator, CoordinatorConfig};
+use paceline_rendezvous::message::{ToCoordinator, ToRank, VALUE_BYTES_MAX};
+use paceline_rendezvous::{Abort, OperationReport, OperationState};
+use proptest::prelude::*;
+
+fn config(world_size: u32) -> CoordinatorConfig {
+    CoordinatorConfig { world_size, epoch: 5, join_timeout: None, lost_grace: Duration::ZERO }
+}
+
+fn with_all_joined(config: CoordinatorConfig, now: Instant) -> Coordinator {
+    let mut coordinator = Coordinator::new(config);
+    for rank in 0..config.world_size {
+        assert_eq!(coordinator.joined(rank, now), []);
+    }
+    assert!(coordinator.all_joined());
+    coordinator
+}
+
+fn set(request: u64, key: &str, value: &[u8]) -> ToCoordinator {
+    ToCoordinator::Set { request, key: key.to_owned(), value: value.to_vec() }
+}
+
+fn get(request: u64, key: &str) -> ToCoordinator {
+    ToCoordinator::Get { request, key: key.to_owned() }
+}
+
+fn report(op_seq: u64, kind: &str, state: OperationState, since_ms: u64) -> ToCoordinator {
+    let kind = kind.to_owned();
+    ToCoordinator::Report {
+        report: OperationReport { op_seq, kind, name: None, bytes: 64, state, since_ms },
+    }
+}
+
+fn waiting(on: &[u32]) -> OperationState {
+    OperationState::Waiting { on: on.to_vec() }
+}
+
+fn timed_out(on: &[u32]) -> OperationState {
+    OperationState::TimedOut { on: on.to_vec() }
+}
+
+/// The abort that all of `messages` carry.
+fn abort_in(messages: &[(u32, ToRank)], to: &[u32]) -> Abort {
+    assert_eq!(messages.iter().map(|(rank, _)| *rank).collect::<Vec<_>>(), to);
+    let mut aborts: Vec<_> = messages
+        .iter()
+        .map(|(_, message)| match message {
+            ToRank::Abort { abort } => abort.clone(),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    aborts.dedup();
+    assert_eq!(aborts.len(), 1);
+    aborts.remove(0)
+}
+
+#[test]
+fn a_get_waits_for_its_set_and_is_answered_once() {
+    let now = Instant::now();
+    let mut coordinator = with_all_joined(config(3), now);
+    assert_eq!(coordinator.handle(1, get(10, "a"), now), []);
+    assert_eq!(coordinator.handle(2, get(20, "a"), now), []);
+    assert_eq!(coordinator.handle(2, get(21, "b"), now), []);
+    assert_eq!(coordinator.handle(2, ToCoordinator::Cancel { request: 20 }, now), []);
+    let value = b"v".to_vec();
+    assert_eq!(
+        coordinator.handle(0, set(1, "a", b"v"), now),
+        [
+            (0, ToRank::Stored { request: 1 }),
+            (1, ToRank::Value { request: 10, value: value.clone() }),
+        ]
+    );
+    assert_eq!(coordinator.handle(0, set(2, "a", b"w"), now), [(0, ToRank::Stored { request: 2 })]);
+    assert_eq!(
+        coordinator.handle(1, get(11, "a"), now),
+        [(1, ToRank::Value { request: 11, value: b"w".to_vec() })]
+    );
+}
+
+#[test]
+fn memory_is_bounded() {
+    let now = Instant::now();
+    let mut coordinator = with_all_joined(config(2), now);
+    let value = vec![0; VALUE_BYTES_MAX];
+    let mut stored = 0;
+    let reason = loop {
+        let key = format!("key {stored}");
+        match coordinator.handle(0, set(stored, &key, &value), now).as_slice() {
+            [(0, ToRank::Stored { .. })] => stored += 1,
+            [(0, ToRank::Refused { reason, .. })] => break reason.clone(),
+            other => panic!("{other:?}"),
+        }
+        assert!(stored < 10_000, "the store has no limit");
+    };
+    assert!(reason.contains("full"), "{reason}");
+    // Replacing a value costs nothing, replacing it by a shorter one makes room.
+    let replaced = coordinator.handle(0, set(1, "key 0", &value), now);
+    assert_eq!(replaced, [(0, ToRank::Stored { request: 1 })]);
+    coordinator.handle(0, set(2, "key 0", b""), now);
+    let stored_again = coordinator.handle(0, set(3, "x", &value[..1000]), now);
+    assert_eq!(stored_again, [(0, ToRank::Stored { request: 3 })]);
+
+    let refused = (0..2000)
+        .find_map(|request| coordinator.handle(1, get(request, "absent"), now).pop())
+        .expect("waiting requests have no limit");
+    assert!(matches!(refused, (1, ToRank::Refused { .. })), "{refused:?}");
+    for bad in [set(1, "", b""), set(1, &"k".repeat(513), b""), set(1, "k", &vec![0; 1 << 19])] {
+        let answer = coordinator.handle(0, bad, now);
+        assert!(matches!(answer.as_slice(), [(0, ToRank::Refused { .. })]), "{answer:?}");
+    }
+}
+
+#[test]
+fn the_first_abort_is_the_only_one_and_reaches_late_comers() {
+    let now = Instant::now();
+    let mut coordinator = Coordinator::new(config(4));
+    for rank in 0..3 {
+        coordinator.joined(rank, now);
+    }
+    assert_eq!(coordinator.handle(2, ToCoordinator::Goodbye, now), [(2, ToRank::Farewell)]);
+    let abort = abort_in(&coordinator.disconnected(0, "it vanished", now), &[1]);
+    assert_eq!(
+        abort,
+        Abort { epoch: 5, culprit: Some(0), reason: "rank 0 was lost: it vanished".to_owned() }
+    );
+    assert_eq!(coordinator.rank_lost(1, "died"), []);
+    assert_eq!(coordinator.abort(None, "more"), []);
+    assert_eq!(coordinator.aborted(), Some(&abort));
+    assert_eq!(abort_in(&coordinator.joined(3, now), &[3]), abort);
+    assert!(!coordinator.all_gone());
+    coordinator.handle(3, ToCoordinator::Goodbye, now);
+    assert!(coordinator.all_gone());
+}
+
+#[test]
+fn nobody_is_lost_after_goodbye() {
+    let now = Instant::now();
+    let mut coordinator = with_all_joined(config(2), now);
+    coordinator.handle(0, ToCoordinator::Goodbye, now);
+    assert_eq!(coordinator.disconnected(0, "closed", now), []);
+    assert_eq!(coordinator.rank_lost(0, "exited with code 1"), []);
+    assert_eq!(coordinator.handle(0, get(1, "a"), now), [], "who has left is not served");
+    assert_eq!(coordinator.aborted(), None);
+    assert!(!coordinator.all_gone());
+    coordinator.handle(1, ToCoordinator::Goodbye, now);
+    assert!(coordinator.all_gone());
+}
+
+#[test]
+fn the_grace_waits_for_the_supervisor() {
+    let now = Instant::now();
+    let grace = Duration::from_millis(200);
+    let graceful = CoordinatorConfig { lost_grace: grace, ..config(3) };
+
+    let mut coordinator = with_all_joined(graceful, now);
+    assert_eq!(coordinator.disconnected(1, "closed", now), []);
+    assert_eq!(coordinator.next_deadline(), Some(now + grace));
+    assert_eq!(coordinator.tick(now + grace / 2), []);
+    let abort = abort_in(&coordinator.tick(now + grace), &[0, 2]);
+    assert_eq!((abort.culprit, abort.reason.as_str()), (Some(1), "rank 1 was lost: closed"));
+    assert_eq!(coordinator.next_deadline(), None);
+
+    // A neighbour's complaint and a consequent death do not hide the first loss.
+    let mut coordinator = with_all_joined(graceful, now);
+    let failed = OperationState::Failed { reason: "broken pipe".to_owned(), culprit: Some(1) };
+    assert_eq!(coordinator.handle(2, report(7, "all_reduce", failed, 0), now), []);
+    assert_eq!(coordinator.disconnected(1, "closed", now), []);
+    assert_eq!(coordinator.rank_lost(2, "exited with code 1"), []);
+    let abort = abort_in(&coordinator.rank_lost(1, "was killed by signal 9"), &[0]);
+    assert_eq!((abort.culprit, abort.reason.as_str()), (Some(1), "rank 1 was killed by signal 9"));
+}
+
+#[test]
+fn failures_are_passed_on_with_their_culprit() {
+    let now = Instant::now();
+    let mut coordinator = with_all_joined(config(2), now);
+    let failed = OperationState::Failed { reason: "sizes differ".to_owned(), culprit: None };
+    let abort = abort_in(&coordinator.handle(1, report(7, "all_reduce", failed, 0), now), &[0, 1]);
+    assert_eq!(abort.reason, "all_reduce #7 failed on rank 1: sizes differ");
+}
+
+#[test]
+fn stalls_are_explained() {
+    let start = Instant::now();
+    let now = start + Duration::from_secs(10);
+    let explain = |prepare: &dyn Fn(&mut Coordinator), world_size| {
+        let mut coordinator = with_all_joined(config(world_size), start);
+        prepare(&mut coordinator);
+        let timeout = report(7, "all_reduce", timed_out(&[1]), 10_000);
+        coordinator.handle(0, timeout, now);
+        let abort = coordinator.aborted().unwrap().clone();
+        (abort.culprit, abort.reason)
+    };
+    let wait = |coordinator: &mut Coordinator, rank, op_seq, kind: &str| {
+        coordinator.handle(rank, report(op_seq, kind, waiting(&[1]), 4000), now);
+    };
+    let cases: [(&dyn Fn(&mut Coordinator), u32, Option<u32>, &str); 6] = [
+        (
+            &|coordinator| wait(coordinator, 2, 7, "all_reduce"),
+            3,
+            Some(1),
+            "all_reduce #7: rank 1 never entered or does not respond (last heard from 10.0 s ago); \
+             ranks 0, 2 wait since 10.0 s",
+        ),
+        (
+            &|coordinator| wait(coordinator, 1, 6, "broadcast"),
+            2,
+            Some(1),
+            "all_reduce #7: rank 1 was last seen in broadcast #6; rank 0 waits since 10.0 s",
+        ),
+        (
+            &|coordinator| {
+                coordinator.handle(2, ToCoordinator::Goodbye, now);
+            },
+            3,
+            Some(2),
+            "all_reduce #7: rank 2 has left the job; rank 0 waits since 10.0 s",
+        ),
+        (
+            // Rank 2 is not behind for want of a report: rank 0 waits for rank 1.
+            &|_| {},
+            4,
+            Some(1),
+            "all_reduce #7: rank 1 never entered or does not respond (last heard from 10.0 s ago); \
+             rank 0 waits since 10.0 s",
+        ),
+        (
+            &|coordinator| wait(coordinator, 1, 7, "broadcast"),
+            2,
+            Some(1),
+            "all_reduce #7 of 64 bytes on rank 0 meets broadcast #7 of 64 bytes on rank 1; \
+             ranks 0-1 wait since 10.0 s",
+        ),
+        (
+            &|coordinator| wait(coordinator, 1, 7, "all_reduce"),
+            2,
+            None,
+            "all_reduce #7: nobody makes progress; ranks 0-1 wait since 10.0 s",
+        ),
+    ];
+    for (prepare, world_size, culprit, reason) in cases {
+        assert_eq!(explain(prepare, world_size), (culprit, reason.to_owned()));
+    }
+    let mut coordinator = Coordinator::new(config(3));
+    coordinator.joined(0, start);
+    coordinator.joined(1, start);
+    coordinator.handle(0, report(0, "barrier", timed_out(&[1, 2]), 1000), now);
+    let abort = coordinator.aborted().unwrap();
+    assert_eq!(abort.reason, "barrier #0: rank 2 never joined the job; rank 0 waits since 1.0 s");
+}
+
+#[test]
+fn joining_has_a_deadline_once_somebody_has_joined() {
+    let now = Instant::now();
+    let timeout = Duration::from_secs(30);
+    let mut coordinator =
+        Coordinator::new(CoordinatorConfig { join_timeout: Some(timeout), ..config(9) });
+    assert_eq!(coordinator.next_deadline(), None);
+    for rank in [3, 1, 8] {
+        coordinator.joined(rank, now);
+    }
+    assert_eq!(coordinator.next_deadline(), Some(now + timeout));
+    assert_eq!(coordinator.tick(now + timeout / 2), []);
+    let abort = abort_in(&coordinator.tick(now + timeout), &[1, 3, 8]);
+    assert_eq!(abort.culprit, Some(0));
+    assert_eq!(abort.reason, "ranks 0, 2, 4-7 did not join within 30.0 s");
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Join(u32),
+    Say(u32, ToCoordinator),
+    Disconnect(u32),
+    Lost(u32),
+    Tick,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let rank = || 0..4_u32;
+    let key = "[ab]";
+    let message = prop_oneof![
+        (0..9_u64, key).prop_map(|(request, key)| set(request, &key, b"v")),
+        (0..9_u64, key).prop_map(|(request, key)| get(request, &key)),
+        (0..9_u64).prop_map(|request| ToCoordinator::Cancel { request }),
+        (0..3_u64, rank()).prop_map(|(op, on)| report(op, "barrier", waiting(&[on]), 1)),
+        (0..3_u64, rank()).prop_map(|(op, on)| report(op, "barrier", timed_out(&[on]), 1)),
+        Just(ToCoordinator::Goodbye),
+    ];
+    let step = prop_oneof![
+        3 => rank().prop_map(Step::Join),
+        6 => (rank(), message).prop_map(|(rank, message)| Step::Say(rank, message)),
+        1 => rank().prop_map(Step::Disconnect),
+        1 => rank().prop_map(Step::Lost),
+        1 => Just(Step::Tick),
+    ];
+    prop::collection::vec(step, 0..60)
+}
+
+proptest! {
+    /// C-1 and the addressing of messages: whatever happens, messages go only to ranks that are
+    /// there, and each rank gets at most one abort, always the same.
+    #[test]
+    fn whatever_happens(steps in steps(), grace in 0..3_u64) {
+        let mut now = Instant::now();
+        let lost_grace = Duration::from_secs(grace);
+        let mut coordinator = Coordinator::new(CoordinatorConfig { lost_grace, ..config(4) });
+        let mut aborts = Vec::new();
+        for step in steps {
+            now += Duration::from_secs(1);
+            let was_present: Vec<_> = (0..4).map(|rank| coordinator.is_present(rank)).collect();
+            let (messages, newcomer) = match step {
+                Step::Join(rank) if coordinator.has_joined(rank) => continue,
+                Step::Join(rank) => (coordinator.joined(rank, now), Some(rank)),
+                Step::Say(rank, message) => (coordinator.handle(rank, message, now), None),
+                Step::Disconnect(rank) => (coordinator.disconnected(rank, "gone", now), None),
+                Step::Lost(rank) => (coordinator.rank_lost(rank, "died"), None),
+                Step::Tick => (coordinator.tick(now), None),
+            };
+            for (rank, message) in messages {
+                prop_assert!(was_present[rank as usize] || newcomer == Some(rank));
+                if let ToRank::Abort { abort } = message {
+                    prop_assert_eq!(Some(&abort), coordinator.aborted());
+                    prop_assert!(!aborts.contains(&rank), "two aborts for rank {}", rank);
+                    aborts.push(rank);
+                }
+            }
+            if coordinator.aborted().is_some() {
+                for rank in 0..4 {
+                    prop_assert!(!coordinator.is_present(rank) || aborts.contains(&rank));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,11 @@
+//! The crate from outside: real sockets, real files, and everything a stranger may send.
+
+mod bootstrap;
+mod codecs;
+mod coordinator;
+mod environment;
+mod hello;
+mod secret;
+mod server;
+mod store;
+mod support;
