@@ -1,12 +1,12 @@
 //! Who is who in a job, and how the processes of a job prove it to each other.
 //!
 //! This crate is the contract that the launcher and the ranks share: the environment variables
-//! ([`env`]), what a process learns from them ([`RankInfo`]), the secret and the number of a run
+//! ([`mod@env`]), what a process learns from them ([`RankInfo`]), the secret and the number of a run
 //! ([`Secret`], [`RunId`]), the handshake that opens every connection ([`hello`]), the
 //! authenticated frames of the control plane ([`frame`], [`message`]), the key/value store
 //! ([`store`]), the coordinator that keeps it and notices deaths and stalls ([`coordinator`]), the
 //! rank's end of the control connection ([`control`]), and the decision which of all this a
-//! process must use ([`bootstrap`]).
+//! process must use ([`mod@bootstrap`]).
 //!
 //! It deliberately knows nothing of tensors, transports, hosts or process supervision, and it has
 //! no asynchronous runtime: the server is one thread around `poll(2)`, and everything that

@@ -129,3 +129,104 @@ fn job_name(
     }
     Ok(None)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn plan_of(pairs: &[(&str, &str)]) -> Result<Plan, BootstrapError> {
+        let environment: BTreeMap<_, _> =
+            [("XDG_RUNTIME_DIR", "/nonexistent")].iter().chain(pairs).copied().collect();
+        let (info, _) = RankInfo::from_environment(&environment)?;
+        plan(&environment, &info)
+    }
+
+    fn directory_of(pairs: &[(&str, &str)]) -> Option<PathBuf> {
+        match plan_of(pairs) {
+            Ok(Plan::Directory { path }) => Some(path),
+            _ => None,
+        }
+    }
+
+    const OPEN_MPI: [(&str, &str); 3] = [
+        ("OMPI_COMM_WORLD_SIZE", "2"),
+        ("OMPI_COMM_WORLD_LOCAL_SIZE", "2"),
+        ("PMIX_NAMESPACE", "1234"),
+    ];
+    const RANK_0: [(&str, &str); 2] =
+        [("OMPI_COMM_WORLD_RANK", "0"), ("OMPI_COMM_WORLD_LOCAL_RANK", "0")];
+    const RANK_1: [(&str, &str); 2] =
+        [("OMPI_COMM_WORLD_RANK", "1"), ("OMPI_COMM_WORLD_LOCAL_RANK", "1")];
+
+    #[test]
+    fn ranks_of_a_job_arrive_at_one_directory_and_jobs_at_different_ones() {
+        let zero = directory_of(&[&OPEN_MPI[..], &RANK_0].concat()).unwrap();
+        let one = directory_of(&[&OPEN_MPI[..], &RANK_1].concat()).unwrap();
+        assert_eq!(zero, one);
+        let user = rustix::process::geteuid().as_raw();
+        assert!(zero.starts_with("/tmp") && zero.to_string_lossy().contains(&user.to_string()));
+        let other_job = [&OPEN_MPI[..2], &RANK_0, &[("PMIX_NAMESPACE", "1235")]].concat();
+        assert_ne!(directory_of(&other_job).unwrap(), zero);
+        let older = [&OPEN_MPI[..2], &RANK_0, &[("OMPI_MCA_ess_base_jobid", "1235")]].concat();
+        assert!(directory_of(&older).is_some());
+    }
+
+    #[test]
+    fn every_launcher_names_its_job() {
+        let local = |rank: &'static str| {
+            [("RANK", rank), ("WORLD_SIZE", "2"), ("LOCAL_RANK", rank), ("LOCAL_WORLD_SIZE", "2")]
+        };
+        let torch =
+            |more: &[(&'static str, &'static str)]| directory_of(&[&local("0")[..], more].concat());
+        // The default name of a torchrun job is "none", so the port must count as well.
+        let named = [("TORCHELASTIC_RUN_ID", "none"), ("MASTER_PORT", "1")];
+        assert_ne!(torch(&named), torch(&[("TORCHELASTIC_RUN_ID", "none"), ("MASTER_PORT", "2")]));
+        let restarted = [&named[..], &[("TORCHELASTIC_RESTART_COUNT", "1")]].concat();
+        assert_ne!(torch(&named), torch(&restarted));
+        assert!(torch(&[("MASTER_ADDR", "h"), ("MASTER_PORT", "2")]).is_some());
+        assert_eq!(torch(&[("MASTER_PORT", "2")]), None);
+
+        let slurm = [
+            ("SLURM_JOB_ID", "7"),
+            ("SLURM_STEP_ID", "1"),
+            ("SLURM_PROCID", "0"),
+            ("SLURM_NTASKS", "2"),
+            ("SLURM_LOCALID", "0"),
+            ("SLURM_NODEID", "0"),
+            ("SLURM_NNODES", "1"),
+        ];
+        assert!(directory_of(&slurm).is_some());
+        let horovod = [
+            ("HOROVOD_RANK", "0"),
+            ("HOROVOD_SIZE", "2"),
+            ("HOROVOD_LOCAL_RANK", "0"),
+            ("HOROVOD_LOCAL_SIZE", "2"),
+            ("HOROVOD_GLOO_RENDEZVOUS_ADDR", "10.0.0.1"),
+            ("HOROVOD_GLOO_RENDEZVOUS_PORT", "5"),
+        ];
+        assert!(directory_of(&horovod).is_some());
+        // Hydra does not, but all its processes of a node are siblings.
+        let hydra = [
+            ("PMI_RANK", "0"),
+            ("PMI_SIZE", "2"),
+            ("MPI_LOCALRANKID", "0"),
+            ("MPI_LOCALNRANKS", "2"),
+        ];
+        assert!(directory_of(&hydra).is_some());
+    }
+
+    #[test]
+    fn addresses_are_checked_before_anybody_connects() {
+        let two = [("RANK", "0"), ("WORLD_SIZE", "2"), ("PACELINE_SECRET_FILE", "/s")];
+        for good in ["host:1", "127.0.0.1:65535", "[::1]:40000"] {
+            let planned = plan_of(&[&two[..], &[("PACELINE_RENDEZVOUS", good)]].concat()).unwrap();
+            assert!(matches!(planned, Plan::Address { address, .. } if address == good));
+        }
+        for bad in ["host", "host:", ":1", "host:0", "host:65536", "file:"] {
+            let planned = plan_of(&[&two[..], &[("PACELINE_RENDEZVOUS", bad)]].concat());
+            assert!(matches!(planned, Err(BootstrapError::Environment(_))), "{bad}: {planned:?}");
+        }
+    }
+}

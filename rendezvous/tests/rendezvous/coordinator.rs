@@ -196,7 +196,8 @@ fn stalls_are_explained() {
     let wait = |coordinator: &mut Coordinator, rank, op_seq, kind: &str| {
         coordinator.handle(rank, report(op_seq, kind, waiting(&[1]), 4000), now);
     };
-    let cases: [(&dyn Fn(&mut Coordinator), u32, Option<u32>, &str); 6] = [
+    type Case<'a> = (&'a dyn Fn(&mut Coordinator), u32, Option<u32>, &'a str);
+    let cases: [Case<'_>; 6] = [
         (
             &|coordinator| wait(coordinator, 2, 7, "all_reduce"),
             3,

@@ -175,7 +175,8 @@ fn a_crowd_of_idle_strangers_is_thinned_out() {
 
 #[test]
 fn forged_and_oversize_frames_cost_the_rank_its_connection() {
-    let frames: [(&str, fn(&mut Encoder) -> Vec<u8>); 3] = [
+    type Make = fn(&mut Encoder) -> Vec<u8>;
+    let frames: [(&str, Make); 3] = [
         ("exceeds the limit", |_| vec![0xff; 100]),
         ("wrong MAC", |encoder| {
             let mut wire = Vec::new();
