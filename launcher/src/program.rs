@@ -103,7 +103,7 @@ impl Finder<'_> {
                 }
                 Err(_) => Err(self.not_found(name)),
                 Ok(metadata) if metadata.is_dir() => Err(self.is_directory(name)),
-                Ok(_) if is_executable(&path) => Ok(resolved(path, name)),
+                Ok(_) if is_executable(&path) => self.for_this_machine(path, name),
                 Ok(_) => Err(self.not_executable(name, "permission denied")),
             };
         }
@@ -113,7 +113,7 @@ impl Finder<'_> {
             let path = self.working_directory.join(OsStr::from_bytes(directory)).join(name);
             if fs::metadata(&path).is_ok_and(|metadata| metadata.is_file()) {
                 if is_executable(&path) {
-                    return Ok(resolved(path, name));
+                    return self.for_this_machine(path, name);
                 }
                 denied.get_or_insert(path);
             }
@@ -121,6 +121,16 @@ impl Finder<'_> {
         match denied {
             Some(path) => Err(self.not_executable(path.as_os_str(), "permission denied")),
             None => Err(self.not_found(name)),
+        }
+    }
+
+    /// Refuses binaries of other machines, which would be given to a shell as scripts.
+    fn for_this_machine(&self, path: PathBuf, name: &OsStr) -> Result<ResolvedProgram, Refusal> {
+        match (machine(&path), machine(Path::new("/proc/self/exe"))) {
+            (Some(its), Some(ours)) if its != ours => {
+                Err(self.not_executable(name, "it is a binary for another machine"))
+            }
+            _ => Ok(resolved(path, name)),
         }
     }
 
@@ -155,6 +165,13 @@ fn is_executable(path: &Path) -> bool {
 
 fn runs_by_itself(path: &Path) -> bool {
     is_executable(path) && interpreter(path).is_some()
+}
+
+/// Word size, byte order and processor of an ELF binary.
+fn machine(path: &Path) -> Option<[u8; 4]> {
+    let mut start = [0; 20];
+    File::open(path).ok()?.read_exact(&mut start).ok()?;
+    start.starts_with(b"\x7fELF").then(|| [start[4], start[5], start[18], start[19]])
 }
 
 /// What the `#!` line of a file asks for.

@@ -98,11 +98,16 @@ impl Refusal {
             Self::NoInterpreter { .. } => {
                 Some("correct the `#!` line, or name the interpreter before the file".into())
             }
-            Self::NotExecutable { program, .. } => Some(format!("chmod +x {program}")),
+            Self::NotExecutable { program, reason, .. } if reason.starts_with("permission") => {
+                Some(format!("chmod +x {program}"))
+            }
             Self::System { reason, .. } if reason.contains("open files") => {
                 Some("each rank needs two descriptors: raise `ulimit -n`".into())
             }
-            Self::IsDirectory { .. } | Self::WorkingDirectory { .. } | Self::System { .. } => None,
+            Self::NotExecutable { .. }
+            | Self::IsDirectory { .. }
+            | Self::WorkingDirectory { .. }
+            | Self::System { .. } => None,
         }
     }
 }

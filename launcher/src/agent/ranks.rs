@@ -107,12 +107,6 @@ impl<'a> Recipe<'a> {
                 program,
                 host,
             },
-            Some(libc::ENOEXEC) => Refusal::NotExecutable {
-                program,
-                reason: "neither a binary for this machine nor a script with a `#!` line"
-                    .to_owned(),
-                host,
-            },
             Some(libc::EACCES) => {
                 Refusal::NotExecutable { program, reason: error.to_string(), host }
             }

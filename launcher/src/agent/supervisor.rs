@@ -15,9 +15,10 @@ use super::ranks::{Rank, Recipe};
 use super::secret::SecretFile;
 use crate::environment;
 use crate::output::Stream;
+use crate::process::deaths::Deaths;
 use crate::process::descendants::{Family, ProcessName, killable, signal_entry};
 use crate::process::signals;
-use crate::process::wait::{Look, Reaped, reap_one};
+use crate::process::wait::{Look, Reaped, Whom, reap_one};
 use crate::protocol::link::{self, FrameReader};
 use crate::protocol::messages::{AgentConfig, LeftBehind, Order, RankExit, Report};
 use crate::refusal::Refusal;
@@ -58,6 +59,7 @@ pub(super) struct Supervisor {
     /// Somebody ordered the end; it did not come by itself.
     stopped: bool,
     ranks: Vec<Rank>,
+    deaths: Deaths,
     family: Family,
     pumps: JoinSet<()>,
     all_ended: watch::Sender<bool>,
@@ -75,6 +77,7 @@ impl Supervisor {
             phase: Phase::Running,
             stopped: false,
             ranks: Vec::new(),
+            deaths: Deaths::default(),
             // Everything below an agent belongs to its job.
             family: Family::default(),
             pumps: JoinSet::new(),
@@ -112,6 +115,7 @@ impl Supervisor {
         for rank in &config.ranks {
             let (rank, pipes) = recipe.start(rank)?;
             self.reporter.send(&Report::Started { rank: rank.rank, pid: rank.pid });
+            self.deaths.watch(rank.pid);
             let windows = rank.windows.clone();
             let number = rank.rank;
             self.ranks.push(rank);
@@ -203,7 +207,12 @@ impl Supervisor {
     }
 
     fn reap(&mut self) {
-        while let Look::Ended(reaped) = reap_one() {
+        for rank in self.deaths.take() {
+            if let Look::Ended(reaped) = reap_one(Whom::Child(rank)) {
+                self.note_end(&reaped);
+            }
+        }
+        while let Look::Ended(reaped) = reap_one(Whom::Any) {
             self.note_end(&reaped);
         }
     }

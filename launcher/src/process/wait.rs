@@ -75,14 +75,26 @@ pub(crate) enum Look {
     NoChildren,
 }
 
+/// Which child to look at.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Whom {
+    Any,
+    /// The child with this process id.
+    Child(i32),
+}
+
 /// Reaps one ended child if there is one; never blocks.
-pub(crate) fn reap_one() -> Look {
+pub(crate) fn reap_one(whom: Whom) -> Look {
+    let whom = match whom {
+        Whom::Child(pid) if pid > 0 => pid,
+        Whom::Any | Whom::Child(_) => -1,
+    };
     loop {
         let mut status: libc::c_int = 0;
         // SAFETY: all-zero bytes are a valid `rusage`, which holds only integers.
         let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
         // SAFETY: both pointers are to live, writable locals of the types that wait4 fills.
-        let pid = unsafe { libc::wait4(-1, &raw mut status, libc::WNOHANG, &raw mut usage) };
+        let pid = unsafe { libc::wait4(whom, &raw mut status, libc::WNOHANG, &raw mut usage) };
         if pid == 0 {
             return Look::AllRunning;
         }

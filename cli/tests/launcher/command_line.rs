@@ -1,0 +1,68 @@
+//! Options, their spellings, and what is said about wrong ones.
+
+use crate::support::Job;
+
+#[test]
+fn every_spelling_of_the_number_of_ranks() {
+    for option in ["-np", "-n", "--np", "--num-proc"] {
+        let job = Job::new(&[option, "2", "-q", "echo", "x"]).run();
+        assert_eq!(job.sorted_lines(), ["[0] x", "[1] x"], "{option}");
+    }
+    let job = Job::new(&["-H", "localhost:3", "-q", "echo", "x"]).run();
+    assert_eq!(job.sorted_lines().len(), 3);
+}
+
+#[test]
+fn arguments_of_the_program_are_not_touched() {
+    let arguments = ["-np", "1", "printf", "<%s>", "-np", "9", "--", "--timeout", "a b", ""];
+    let job = Job::new(&arguments).run();
+    assert_eq!(job.text(), "[0] <-np><9><--><--timeout><a b><>\n");
+    let job = Job::new(&["-np", "1", "--", "printf", "<%s>", "--", "x"]).run();
+    assert_eq!(job.text(), "[0] <--><x>\n");
+}
+
+#[test]
+fn usage_errors_say_what_and_return_2() {
+    for (arguments, said) in [
+        (&["-np", "2", "--no-prefx", "true"][..], "--no-prefix"),
+        (&["-np", "0", "true"], "'0'"),
+        (&["-np", "many", "true"], "'many'"),
+        (&["-np", "2"], "PROGRAM"),
+        (&["true"], "-np N"),
+        (&["-np", "2", "-H", "elsewhere:2", "true"], "elsewhere"),
+        (&["-np", "2", "-H", "localhost:x", "true"], "\"x\" is not a number of slots"),
+        (&["-np", "2", "--grace", "soon", "true"], "number of seconds"),
+        (&["-np", "2", "--stdin", "all", "true"], "'all'"),
+        (&["-np", "2", "-x", "=3", "true"], "no name"),
+    ] {
+        let job = Job::new(arguments).run();
+        assert_eq!(job.code, 2, "{arguments:?}: {}", job.stderr);
+        assert!(job.stderr.contains(said), "{arguments:?}: {}", job.stderr);
+        assert_eq!(job.text(), "", "{arguments:?}");
+    }
+}
+
+#[test]
+fn a_dry_run_shows_the_plan_and_starts_nothing() {
+    let job = Job::new(&["-np", "2", "--dry-run", "/no/such/program", "a b"]).run();
+    assert_eq!(job.code, 0, "{}", job.stderr);
+    let text = job.text();
+    assert!(text.contains("command:   /no/such/program 'a b'"), "{text}");
+    assert!(text.contains("rank 1: local rank 1"), "{text}");
+}
+
+#[test]
+fn an_agent_that_hears_nonsense_ends() {
+    use std::io::Write;
+    use std::process::{Command, Stdio};
+    let mut agent = Command::new(env!("CARGO_BIN_EXE_paceline"))
+        .arg("agent")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    agent.stdin.take().expect("piped").write_all(b"Welcome to Debian!\n").ok();
+    let output = agent.wait_with_output().expect("it ends");
+    assert_eq!(output.status.code(), Some(125));
+}

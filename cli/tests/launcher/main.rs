@@ -1,0 +1,12 @@
+//! `paceline run` with real processes and real signals.
+//!
+//! Every job carries a mark in its environment; when a test ends, no process with that mark may be
+//! left on the machine, whatever the test did to the job.
+
+mod cleanup;
+mod command_line;
+mod environment;
+mod failures;
+mod output;
+mod signals;
+mod support;

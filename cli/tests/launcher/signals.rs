@@ -1,0 +1,81 @@
+//! Signals to the launcher.
+
+use std::process::Stdio;
+
+use rustix::process::Signal;
+
+use crate::support::{Job, eventually};
+
+#[test]
+fn int_term_hup_and_quit_stop_everything() {
+    for (signal, name, code) in [
+        (Signal::INT, "SIGINT", 130),
+        (Signal::TERM, "SIGTERM", 143),
+        (Signal::HUP, "SIGHUP", 129),
+        (Signal::QUIT, "SIGQUIT", 131),
+    ] {
+        let job = Job::script(&["-np", "2"], "sleep 611; true").start();
+        eventually("all run", || job.processes().len() == 6);
+        job.signal(signal);
+        let job = job.wait();
+        assert_eq!(job.code, code, "{}", job.stderr);
+        assert!(job.stderr.contains(&format!("stopped by {name}")), "{}", job.stderr);
+        assert!(!job.stderr.contains("first failure"), "{}", job.stderr);
+    }
+}
+
+#[test]
+fn a_second_interrupt_kills_at_once() {
+    let directory = tempfile::tempdir().expect("a directory");
+    // The grace is longer than a test waits: only the kill can end it.
+    let script = "trap 'touch asked' TERM; touch ready; while true; do sleep 0.05; done";
+    let job = Job::script(&["-np", "1", "--grace", "3600"], script).directory(directory.path());
+    let job = job.start();
+    eventually("the trap is set", || directory.path().join("ready").exists());
+    job.signal(Signal::INT);
+    eventually("it was asked to end", || directory.path().join("asked").exists());
+    job.signal(Signal::INT);
+    assert_eq!(job.wait().code, 130);
+}
+
+#[test]
+fn nohup_is_respected() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let script = "touch ready; while [ ! -e end ]; do sleep 0.02; done";
+    let job = Job::script(&["-np", "1"], script).under("nohup", &[]).directory(directory.path());
+    let job = job.start();
+    eventually("it runs", || directory.path().join("ready").exists());
+    job.signal(Signal::HUP);
+    std::fs::write(directory.path().join("end"), "").expect("writable");
+    assert_eq!(job.wait().code, 0);
+}
+
+#[test]
+fn user_signals_reach_every_rank() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let script = "trap 'touch one.$RANK' USR1; trap 'exit 0' USR2; touch ready.$RANK
+        while true; do sleep 0.02; done";
+    let job = Job::script(&["-np", "2"], script).directory(directory.path()).start();
+    let exists =
+        |name: &str| (0..2).all(|rank| directory.path().join(format!("{name}.{rank}")).exists());
+    eventually("the traps are set", || exists("ready"));
+    job.signal(Signal::USR1);
+    eventually("both have heard the first", || exists("one"));
+    job.signal(Signal::USR2);
+    assert_eq!(job.wait().code, 0);
+}
+
+#[test]
+fn a_background_job_does_not_touch_its_standard_input() {
+    // The shell's loop must read every line although paceline runs inside of it.
+    let paceline = env!("CARGO_BIN_EXE_paceline");
+    let script = format!(
+        "printf '1\\n2\\n3\\n' | while read line; do {paceline} run -np 2 -q --no-prefix cat; echo $line; done"
+    );
+    let output = std::process::Command::new("sh")
+        .args(["-c", &script])
+        .stdin(Stdio::null())
+        .output()
+        .expect("sh runs");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "1\n2\n3\n");
+}

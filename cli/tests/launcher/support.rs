@@ -1,0 +1,225 @@
+//! Starting jobs, waiting for conditions, looking for what was left behind.
+
+use std::fs;
+use std::io::Read;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// Longer than any machine needs; only a hang reaches it.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Name of the variable by which a job's processes are found.
+const MARK: &str = "PACELINE_TEST_MARK";
+
+/// A `paceline run` about to be started.
+pub(crate) struct Job {
+    command: Command,
+    mark: String,
+}
+
+impl Job {
+    /// `paceline run ARGUMENTS…`; output is collected.
+    pub(crate) fn new(arguments: &[&str]) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let mark = format!("{}-{number}", std::process::id());
+        let mut command = Command::new(env!("CARGO_BIN_EXE_paceline"));
+        command.arg("run").args(arguments).env(MARK, &mark).env_remove("OMP_NUM_THREADS");
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Self { command, mark }
+    }
+
+    /// A job of ranks that each run a shell script.
+    pub(crate) fn script(options: &[&str], script: &str) -> Self {
+        let mut arguments = options.to_vec();
+        arguments.extend(["--", "sh", "-c", script]);
+        Self::new(&arguments)
+    }
+
+    pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
+        self.command.env(name, value);
+        self
+    }
+
+    pub(crate) fn directory(mut self, path: &std::path::Path) -> Self {
+        self.command.current_dir(path);
+        self
+    }
+
+    pub(crate) fn stdout(mut self, stdout: impl Into<Stdio>) -> Self {
+        self.command.stdout(stdout);
+        self
+    }
+
+    /// Runs it under another program, such as `nohup`.
+    pub(crate) fn under(self, program: &str, arguments: &[&str]) -> Self {
+        let mut command = Command::new(program);
+        command.args(arguments).arg(self.command.get_program()).args(self.command.get_args());
+        command.env(MARK, &self.mark).env_remove("OMP_NUM_THREADS");
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Self { command, ..self }
+    }
+
+    pub(crate) fn start(mut self) -> Running {
+        let mut child = self.command.spawn().expect("paceline starts");
+        Running {
+            stdout: child.stdout.take().map(collect),
+            stderr: child.stderr.take().map(collect),
+            child,
+            mark: self.mark,
+        }
+    }
+
+    /// Runs it to its end.
+    pub(crate) fn run(self) -> Finished {
+        self.start().wait()
+    }
+}
+
+fn collect(mut from: impl Read + Send + 'static) -> JoinHandle<Vec<u8>> {
+    let read = move || {
+        let mut bytes = Vec::new();
+        // An error ends the stream like an end of file.
+        let _ = from.read_to_end(&mut bytes);
+        bytes
+    };
+    thread::Builder::new().spawn(read).expect("a thread starts")
+}
+
+/// A job that has been started.
+pub(crate) struct Running {
+    child: Child,
+    mark: String,
+    stdout: Option<JoinHandle<Vec<u8>>>,
+    stderr: Option<JoinHandle<Vec<u8>>>,
+}
+
+/// How a job ended.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    /// Exit code, or 1000 + n if a signal killed the launcher itself.
+    pub(crate) code: i32,
+    pub(crate) stdout: Vec<u8>,
+    pub(crate) stderr: String,
+}
+
+impl Running {
+    pub(crate) fn launcher(&self) -> i32 {
+        i32::try_from(self.child.id()).expect("a pid is an i32")
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill(self.launcher(), signal);
+    }
+
+    /// The process id of the agent.
+    pub(crate) fn agent(&self) -> i32 {
+        let launcher = self.launcher();
+        let mut found = None;
+        eventually("the agent runs", || {
+            found = marked(&self.mark)
+                .into_iter()
+                .find(|&pid| parent(pid) == Some(launcher) && command_line(pid).contains("agent"));
+            found.is_some()
+        });
+        found.expect("just found")
+    }
+
+    /// Processes of the job, the launcher included.
+    pub(crate) fn processes(&self) -> Vec<i32> {
+        marked(&self.mark)
+    }
+
+    pub(crate) fn wait_until_all_gone(&self) {
+        eventually("every process of the job is gone", || {
+            // The launcher itself may be a zombie that only `wait` below can bury.
+            self.processes().is_empty()
+        });
+    }
+
+    /// Waits for the end and checks that nothing is left.
+    pub(crate) fn wait(mut self) -> Finished {
+        use std::os::unix::process::ExitStatusExt;
+        let mut status = None;
+        eventually("the launcher ends", || {
+            status = self.child.try_wait().expect("our child");
+            status.is_some()
+        });
+        let status = status.expect("it ended");
+        assert_eq!(self.processes(), Vec::<i32>::new(), "left behind when the launcher had ended");
+        let take = |stream: Option<JoinHandle<Vec<u8>>>| {
+            stream.map(|thread| thread.join().expect("collected")).unwrap_or_default()
+        };
+        let code = status.code().unwrap_or_else(|| 1000 + status.signal().unwrap_or(0));
+        let stdout = take(self.stdout.take());
+        let stderr = String::from_utf8_lossy(&take(self.stderr.take())).into_owned();
+        Finished { code, stdout, stderr }
+    }
+}
+
+/// A failed test must not leave processes to the next one.
+impl Drop for Running {
+    fn drop(&mut self) {
+        for pid in self.processes() {
+            kill(pid, Signal::KILL);
+        }
+        let _ = self.child.wait();
+    }
+}
+
+impl Finished {
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8(self.stdout.clone()).expect("UTF-8")
+    }
+
+    /// Lines of standard output in a fixed order: ranks do not write in any.
+    pub(crate) fn sorted_lines(&self) -> Vec<String> {
+        let mut lines: Vec<String> = self.text().lines().map(str::to_owned).collect();
+        lines.sort();
+        lines
+    }
+}
+
+pub(crate) fn kill(pid: i32, signal: Signal) {
+    if let Some(pid) = Pid::from_raw(pid).filter(|_| pid > 1) {
+        let _ = kill_process(pid, signal);
+    }
+}
+
+/// Waits for a condition; a test fails if it never comes true.
+pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let give_up = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < give_up, "never happened: {what}");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Living processes that were started with this mark.
+fn marked(mark: &str) -> Vec<i32> {
+    let wanted = format!("{MARK}={mark}");
+    fs::read_dir("/proc")
+        .expect("/proc")
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|pid| {
+            // A zombie has no environment any more.
+            let environ = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            environ.split(|&byte| byte == 0).any(|entry| entry == wanted.as_bytes())
+        })
+        .collect()
+}
+
+pub(crate) fn parent(pid: i32) -> Option<i32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit(')').next()?.split_ascii_whitespace().nth(1)?.parse().ok()
+}
+
+pub(crate) fn command_line(pid: i32) -> String {
+    let bytes = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    String::from_utf8_lossy(&bytes).replace('\0', " ")
+}
