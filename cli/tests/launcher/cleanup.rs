@@ -57,7 +57,9 @@ fn a_failure_ends_children_grandchildren_and_sessions() {
 
 #[test]
 fn what_a_successful_rank_leaves_behind_is_ended_and_named() {
-    let job = Job::script(&["-np", "2"], "(setsid sleep 607 &) ; exit 0").run();
+    let script = "setsid sleep 607 & child=$!
+        while [ $(cat /proc/$child/comm) != sleep ]; do :; done; exit 0";
+    let job = Job::script(&["-np", "2"], script).run();
     assert_eq!(job.code, 0);
     for rank in 0..2 {
         let expected = format!("rank {rank} left sleep (pid ");
@@ -143,10 +145,13 @@ fn a_stopped_agent_does_not_keep_the_launcher() {
     eventually("all run", || job.processes().len() == 6);
     let agent = job.agent();
     kill(agent, Signal::STOP);
+    // The agent hears nothing; an impatient user makes the launcher kill what it leaves. Three
+    // different signals, because equal ones that are pending become one.
     job.signal(Signal::INT);
-    job.signal(Signal::INT);
-    // The agent hears nothing; the launcher gives it up after a while and kills what it leaves.
-    assert_eq!(job.wait().code, 130);
+    job.signal(Signal::TERM);
+    job.signal(Signal::QUIT);
+    let code = job.wait().code;
+    assert!([130, 131, 143].contains(&code), "{code}");
     assert_eq!(parent(agent), None);
 }
 

@@ -133,3 +133,19 @@ fn an_output_directory_that_cannot_be_made_is_125_and_names_it() {
     assert_eq!(job.code, 125, "{}", job.stderr);
     assert!(job.stderr.contains(path), "{}", job.stderr);
 }
+
+#[test]
+fn too_few_descriptors_are_named_with_a_remedy() {
+    let job = Job::new(&["-np", "40", "-q", "sleep", "613"]);
+    let job = job.under("sh", &["-c", "ulimit -n 48; exec \"$@\"", "sh"]).run();
+    assert_eq!(job.code, 125, "{}", job.stderr);
+    assert!(job.stderr.contains("Too many open files"), "{}", job.stderr);
+    assert!(job.stderr.contains("hint: each rank needs two descriptors"), "{}", job.stderr);
+}
+
+#[test]
+fn many_ranks_run() {
+    let job = Job::script(&["-np", "64", "-q"], "echo $RANK").run();
+    assert_eq!(job.code, 0, "{}", job.stderr);
+    assert_eq!(job.sorted_lines().len(), 64);
+}

@@ -5,6 +5,7 @@
 
 mod cleanup;
 mod command_line;
+mod coordination;
 mod environment;
 mod failures;
 mod output;

@@ -149,3 +149,18 @@ fn output_of_a_killed_rank_arrives() {
     assert_eq!(job.code, 137);
     assert_eq!(job.text(), "[0] before\n[0] partial\n");
 }
+
+#[test]
+fn a_full_disk_is_reported() {
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").expect("a device");
+    let job = Job::script(&["-np", "2"], "echo x; sleep 612").stdout(full).run();
+    assert_eq!(job.code, 125);
+    assert!(job.stderr.contains("failed to write the ranks' output: No space"), "{}", job.stderr);
+}
+
+#[test]
+fn an_overlong_line_arrives_whole() {
+    let job = Job::script(&["-np", "1"], "head -c 1000000 /dev/zero | tr '\\0' x; echo").run();
+    assert_eq!(job.stdout.len(), 4 + 1_000_000 + 1);
+    assert!(job.stdout[4..1_000_004].iter().all(|&byte| byte == b'x'));
+}

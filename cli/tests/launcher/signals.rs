@@ -79,3 +79,27 @@ fn a_background_job_does_not_touch_its_standard_input() {
         .expect("sh runs");
     assert_eq!(String::from_utf8_lossy(&output.stdout), "1\n2\n3\n");
 }
+
+#[test]
+fn a_job_is_suspended_and_resumed_as_a_whole() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let script = "echo $$ > new.$RANK; mv new.$RANK pid.$RANK
+        while [ ! -e end ]; do sleep 0.02; done";
+    let job = Job::script(&["-np", "2"], script).directory(directory.path()).start();
+    let state = |pid: &str| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.rsplit(") ").next().and_then(|rest| rest.chars().next())
+    };
+    let pid_of = |rank: u32| {
+        let path = directory.path().join(format!("pid.{rank}"));
+        std::fs::read_to_string(path).unwrap_or_default().trim().to_owned()
+    };
+    eventually("both run", || (0..2).all(|rank| !pid_of(rank).is_empty()));
+    job.signal(Signal::TSTP);
+    eventually("both stand still", || (0..2).all(|rank| state(&pid_of(rank)) == Some('T')));
+    eventually("the launcher too", || state(&job.launcher().to_string()) == Some('T'));
+    job.signal(Signal::CONT);
+    eventually("both go on", || (0..2).all(|rank| state(&pid_of(rank)) != Some('T')));
+    std::fs::write(directory.path().join("end"), "").expect("writable");
+    assert_eq!(job.wait().code, 0);
+}

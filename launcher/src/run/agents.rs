@@ -110,7 +110,7 @@ impl Agent {
     }
 
     /// Waits for the end without reaping.
-    async fn exit(&self) {
+    pub(super) async fn exit(&self) {
         let handle = killable(self.pid())
             .ok_or(rustix::io::Errno::SRCH)
             .and_then(|pid| pidfd_open(pid, PidfdFlags::NONBLOCK))

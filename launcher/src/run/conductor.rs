@@ -21,16 +21,24 @@ use crate::output::writer::{Destination, StreamWriter, WriterEvent};
 use crate::output::{Stream, files};
 use crate::plan::LaunchPlan;
 use crate::process::descendants::{Family, ProcessName, signal_entry};
+use crate::process::wait;
+use crate::protocol::link::LinkError;
 use crate::protocol::messages::{Order, Report};
 
 /// How long an agent that has finished may take to exit.
 const AGENT_EXIT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long an agent that has closed its output may take to be dead.
+const AGENT_DEATH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long adopted processes are killed before they are reported as survivors.
 const ORPHAN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long output may take to leave after the user asked us to stop.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long the coordinator waits for our word on a rank whose connection is gone.
+const LOST_GRACE: Duration = Duration::from_millis(500);
 
 /// Between telling the ranks of ^Z and stopping ourselves.
 const STOP_DELAY: Duration = Duration::from_millis(20);
@@ -63,10 +71,13 @@ pub(super) async fn conduct(
         server,
         stopping: false,
     };
-    conductor.start_agents(&plan, command, &secret, &events)?;
+    let started = conductor.start_agents(&plan, command, &secret, &events);
     drop(secret);
-    conductor.follow(&mut happenings).await;
-    Ok(conductor.wind_up(&family, &mut happenings).await)
+    if started.is_ok() {
+        conductor.follow(&mut happenings).await;
+    }
+    let outcome = conductor.wind_up(&family, &mut happenings).await;
+    started.map(|()| outcome)
 }
 
 fn director(plan: &LaunchPlan) -> Director {
@@ -84,7 +95,10 @@ fn start_coordinator(
     secret: &Secret,
     events: &UnboundedSender<Event>,
 ) -> Result<Server, RunError> {
-    let config = ServerConfig::new(plan.run_id, secret.clone(), plan.world_size);
+    let mut config = ServerConfig::new(plan.run_id, secret.clone(), plan.world_size);
+    config.coordinator.join_timeout = Some(plan.start_timeout);
+    // We learn by what a rank died a moment after its connection is gone.
+    config.coordinator.lost_grace = LOST_GRACE;
     let events = events.clone();
     let on_event = move |event| {
         let _ = events.send(Event::Coordinator(event));
@@ -188,7 +202,10 @@ impl Conductor {
                 self.director.interrupt(number, Instant::now());
             }
             Event::Signal(number) => self.pass_on(number).await,
-            Event::Coordinator(event) => self.take_coordinator_event(&event),
+            Event::Coordinator(coordinator::Event::Aborted { abort }) => {
+                self.director.aborted(abort.culprit, abort.reason);
+            }
+            Event::Coordinator(_) => {}
         }
     }
 
@@ -211,20 +228,23 @@ impl Conductor {
         }
     }
 
-    async fn agent_closed(&mut self, node: usize, error: Option<crate::protocol::link::LinkError>) {
+    async fn agent_closed(&mut self, node: usize, error: Option<LinkError>) {
         if self.director.has_finished(node) {
             return;
         }
         let Some(agent) = self.agents.get(node) else { return };
-        // An agent that talks nonsense, or not at all, supervises nothing.
-        agent.kill();
         let pid = agent.pid();
         let reason = error.map(|error| error.to_string());
         let ending = match reason {
-            // It had closed its output before we killed it: most likely it had been killed.
-            None => crate::process::wait::peek(pid),
+            // A process closes its files a moment before it can be waited for.
+            None => {
+                let _ = tokio::time::timeout(AGENT_DEATH_TIMEOUT, agent.exit()).await;
+                wait::peek(pid)
+            }
             Some(_) => None,
         };
+        // An agent that talks nonsense, or not at all, supervises nothing.
+        agent.kill();
         self.director.agent_lost(node, pid, ending, reason, Instant::now());
     }
 
@@ -246,14 +266,6 @@ impl Conductor {
                 self.director.stop_because(verdict, now);
             }
             WriterEvent::Finished => {}
-        }
-    }
-
-    fn take_coordinator_event(&mut self, event: &coordinator::Event) {
-        if let coordinator::Event::Aborted { abort } = event
-            && let Some(culprit) = abort.culprit
-        {
-            self.director.blame(culprit);
         }
     }
 

@@ -30,7 +30,8 @@ pub(super) enum Action {
     Kill,
     /// Kill the agents themselves; the kernel kills their ranks.
     AbandonAgents,
-    /// Tell the coordinator, which tells the other ranks.
+    /// Tell the coordinator, which tells the other ranks unless this one had said goodbye.
+    /// `reason` completes "rank 3 …".
     RankLost { rank: u32, reason: String },
 }
 
@@ -43,6 +44,10 @@ enum Phase {
     },
     /// Agents have been told to stop and are given up at this time.
     Stopping {
+        abandon_at: Instant,
+    },
+    /// Agents have been told to kill.
+    Killing {
         abandon_at: Instant,
     },
     Abandoned,
@@ -82,8 +87,8 @@ pub(super) struct Director {
     nodes: Vec<NodeRecord>,
     /// Ranks that failed before any stop, in the order in which they did.
     failures: Vec<u32>,
-    /// The rank that the coordinator holds responsible.
-    culprit: Option<u32>,
+    /// The rank that the coordinator holds responsible, and what it told the others.
+    aborted: Option<(Option<u32>, String)>,
     left_behind: Vec<LeftBehind>,
     survivors: Vec<ProcessName>,
     actions: Vec<Action>,
@@ -105,7 +110,7 @@ impl Director {
             ranks,
             nodes: nodes.iter().map(record).collect(),
             failures: Vec::new(),
-            culprit: None,
+            aborted: None,
             left_behind: Vec::new(),
             survivors: Vec::new(),
             actions: Vec::new(),
@@ -136,7 +141,7 @@ impl Director {
                 start.into_iter().chain(end).min()
             }
             Phase::Settling { until } => Some(until),
-            Phase::Stopping { abandon_at } => Some(abandon_at),
+            Phase::Stopping { abandon_at } | Phase::Killing { abandon_at } => Some(abandon_at),
             Phase::Abandoned => None,
         }
     }
@@ -146,7 +151,9 @@ impl Director {
         match self.phase {
             Phase::Running => self.check_timeouts(now),
             Phase::Settling { until } if now >= until => self.conclude_failure(now),
-            Phase::Stopping { abandon_at } if now >= abandon_at => self.abandon(),
+            Phase::Stopping { abandon_at } | Phase::Killing { abandon_at } if now >= abandon_at => {
+                self.abandon();
+            }
             _ => {}
         }
     }
@@ -207,11 +214,12 @@ impl Director {
         let Some(record) = self.record(exit.rank) else { return };
         record.exit = Some(exit);
         record.after_stop = stopping;
+        // Success is a loss too for those who still wait for it.
+        let reason = exit.ending.to_string();
+        self.actions.push(Action::RankLost { rank: exit.rank, reason });
         if exit.ending.is_success() {
             return;
         }
-        let reason = format!("rank {} {}", exit.rank, exit.ending);
-        self.actions.push(Action::RankLost { rank: exit.rank, reason });
         if !stopping {
             self.failures.push(exit.rank);
         }
@@ -220,9 +228,9 @@ impl Director {
         }
     }
 
-    /// The coordinator knows which rank made the others fail.
-    pub(super) fn blame(&mut self, rank: u32) {
-        self.culprit.get_or_insert(rank);
+    /// The coordinator has told the ranks to give up, why, and because of which rank.
+    pub(super) fn aborted(&mut self, culprit: Option<u32>, reason: String) {
+        self.aborted.get_or_insert((culprit, reason));
     }
 
     /// A signal that asks us to stop.
@@ -231,12 +239,12 @@ impl Director {
             Phase::Running | Phase::Settling { .. } => {
                 self.stop_because(Verdict::Interrupted { signal }, now);
             }
-            // The user is impatient.
-            Phase::Stopping { .. } if self.actions.contains(&Action::Kill) => {}
+            // The user is impatient, once, twice.
             Phase::Stopping { .. } => {
-                self.phase = Phase::Stopping { abandon_at: now + AGENT_OVERTIME };
+                self.phase = Phase::Killing { abandon_at: now + AGENT_OVERTIME };
                 self.actions.push(Action::Kill);
             }
+            Phase::Killing { .. } => self.abandon(),
             Phase::Abandoned => {}
         }
     }
@@ -266,7 +274,7 @@ impl Director {
         record.finished = true;
         let host = record.host.clone();
         for rank in (0..).zip(&self.ranks).filter(|(_, rank)| rank.node == node).map(|(n, _)| n) {
-            let reason = format!("the agent on {host} is lost");
+            let reason = format!("was lost with the agent on {host}");
             self.actions.push(Action::RankLost { rank, reason });
         }
         self.stop_because(Verdict::AgentLost { host, pid, ending, reason }, now);
@@ -285,21 +293,17 @@ impl Director {
 
     /// The rank that the coordinator blames, if it has failed itself, else the one that ended first.
     fn first_failure(&self) -> Option<RankFailure> {
-        let blamed = self.culprit.filter(|culprit| self.failures.contains(culprit));
+        let culprit = self.aborted.as_ref().and_then(|(culprit, _)| *culprit);
+        let blamed = culprit.filter(|culprit| self.failures.contains(culprit));
         let rank = blamed.or_else(|| self.failures.first().copied())?;
         let record = self.ranks.get(usize::try_from(rank).ok()?)?;
-        let left_early = self.culprit.filter(|&culprit| culprit != rank && self.succeeded(culprit));
+        let told = self.aborted.as_ref().filter(|(culprit, _)| *culprit != Some(rank));
         Some(RankFailure {
             exit: record.exit?,
             host: self.nodes.get(record.node)?.host.clone(),
             last_lines: Vec::new(),
-            left_early,
+            cause: told.map(|(_, reason)| reason.clone()),
         })
-    }
-
-    fn succeeded(&self, rank: u32) -> bool {
-        let record = usize::try_from(rank).ok().and_then(|index| self.ranks.get(index));
-        record.and_then(|record| record.exit).is_some_and(|exit| exit.ending.is_success())
     }
 
     fn record(&mut self, rank: u32) -> Option<&mut RankRecord> {

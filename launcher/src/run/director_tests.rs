@@ -69,7 +69,8 @@ fn all_zero_is_success_however_far_apart() {
     job.exit(0, Ending::Code(0));
     job.pass(Duration::from_secs(60));
     job.exit(1, Ending::Code(0));
-    assert!(job.director.take_actions().is_empty());
+    let actions = job.director.take_actions();
+    assert!(actions.iter().all(|action| matches!(action, Action::RankLost { .. })), "{actions:?}");
     assert_eq!(job.finish().exit_code(), ExitCode::Success);
 }
 
@@ -108,7 +109,7 @@ fn the_coordinator_may_know_better_who_was_first() {
     let mut job = Job::of(2);
     job.exit(0, Ending::Code(1));
     job.exit(1, Ending::Signal(11));
-    job.director.blame(1);
+    job.director.aborted(Some(1), "rank 1 was killed".into());
     job.settle();
     assert_eq!(first_failure(&job.finish()), 1);
 }
@@ -117,12 +118,13 @@ fn the_coordinator_may_know_better_who_was_first() {
 fn a_rank_that_left_early_is_named_but_does_not_decide() {
     let mut job = Job::of(2);
     job.exit(1, Ending::Code(0));
-    job.director.blame(1);
+    job.director.aborted(Some(1), "rank 1 exited with code 0".into());
     job.exit(0, Ending::Code(4));
     job.settle();
     let outcome = job.finish();
     let Verdict::RankFailed(failure) = &outcome.verdict else { panic!("{outcome:?}") };
-    assert_eq!((failure.exit.rank, failure.left_early), (0, Some(1)));
+    assert_eq!(failure.exit.rank, 0);
+    assert_eq!(failure.cause.as_deref(), Some("rank 1 exited with code 0"));
 }
 
 #[test]
@@ -143,8 +145,18 @@ fn interrupts_stop_then_kill_and_agents_that_hang_are_abandoned() {
     assert_eq!(job.director.take_actions(), [Action::Kill]);
     job.pass(AGENT_OVERTIME);
     assert_eq!(job.director.take_actions(), [Action::AbandonAgents]);
+    job.director.interrupt(2, job.now);
+    assert_eq!(job.director.take_actions(), []);
     job.exit(0, Ending::Signal(9));
     assert_eq!(job.finish().exit_code().code(), 130);
+}
+
+#[test]
+fn a_third_interrupt_does_not_wait_for_the_agents() {
+    let mut job = Job::of(1);
+    (0..3).for_each(|_| job.director.interrupt(2, job.now));
+    let expected = [Action::Stop, Action::Kill, Action::AbandonAgents];
+    assert_eq!(job.director.take_actions(), expected);
 }
 
 #[test]

@@ -97,8 +97,8 @@ pub struct RankFailure {
     pub host: String,
     /// The last lines that it wrote to standard error, oldest first.
     pub last_lines: Vec<String>,
-    /// A rank that had left the job with code 0 while this one still needed it.
-    pub left_early: Option<u32>,
+    /// What the coordinator had told all ranks before, where that is not about this rank.
+    pub cause: Option<String>,
 }
 
 /// What became of one rank.

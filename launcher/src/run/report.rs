@@ -34,8 +34,8 @@ impl Outcome {
             exit.ending,
             exit.ran.as_secs_f64()
         ));
-        if let Some(rank) = failure.left_early {
-            lines.push(format!("rank {rank} had exited with code 0 while others needed it"));
+        if let Some(cause) = &failure.cause {
+            lines.push(format!("before that: {cause}"));
         }
         if !failure.last_lines.is_empty() {
             lines.push(format!("last lines of rank {} on standard error:", exit.rank));
@@ -172,7 +172,7 @@ mod tests {
                 exit: exit(3, Ending::Signal(9)),
                 host: "node1".into(),
                 last_lines: vec!["boom".into()],
-                left_early: None,
+                cause: None,
             }),
             ranks: vec![
                 RankOutcome::Stopped(exit(0, ended)),
