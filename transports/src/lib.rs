@@ -22,6 +22,9 @@ mod messaging;
 mod region;
 mod transport;
 
+#[cfg(any(test, feature = "conformance"))]
+pub mod conformance;
+pub mod sim;
 pub mod tcp;
 
 pub use endpoint::{Endpoint, Event, RecvPost, Rejected, SendPost, Wakeup};

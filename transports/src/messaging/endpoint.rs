@@ -11,6 +11,10 @@ const DEPTH_MAX: usize = 256;
 /// stream holds up little, large enough that the header and the call are noise.
 const FRAGMENT_BYTES_MAX: usize = 256 << 10;
 
+/// Waits of 5 ms that an endpoint's drop spends at most on letting its peer know; only a peer that
+/// does not read costs any.
+const GOODBYE_WAITS_MAX: u32 = 20;
+
 /// What endpoints over streams can do; `wakeup` says whether the streams have descriptors.
 pub(crate) const fn stream_capabilities(wakeup: bool) -> Capabilities {
     Capabilities {
@@ -244,8 +248,9 @@ impl<S: ByteStream> Drop for StreamEndpoint<S> {
         let goodbye = self
             .outbox
             .control(FrameKind::Goodbye, MessageId { communicator: 0, tag: 0, op_seq: 0 });
+        let mut patience = GOODBYE_WAITS_MAX;
         for stream in self.streams.iter_mut().filter(|stream| stream.ended.is_none()) {
-            stream.frames.say_goodbye(&goodbye, &self.outbox);
+            stream.frames.say_goodbye(&goodbye, &self.outbox, &mut patience);
         }
     }
 }

@@ -4,6 +4,8 @@ use std::fmt::Debug;
 use std::io;
 use std::os::fd::BorrowedFd;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
 use super::{FrameHeader, FrameKind, HEADER_BYTES, Inbox, Landing, OutFrame, Outbox};
 use crate::{Event, TransportKind};
 
@@ -24,6 +26,9 @@ const RECEIVE_BYTES_TURN: usize = 512 << 10;
 
 /// Unread bytes that are thrown away before a stream is closed.
 const UNREAD_BYTES_MAX: usize = 4 << 20;
+
+/// How long a goodbye waits for room at a time.
+const GOODBYE_WAIT: Timespec = Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
 
 /// A non-blocking, ordered, two-way stream of bytes. "Nothing now" is `WouldBlock`, the end of the
 /// incoming bytes is a read of 0.
@@ -146,18 +151,28 @@ impl<S: ByteStream> FrameStream<S> {
         }
     }
 
-    /// Writes `goodbye` as the last frame if that can be done at once. Where it cannot, the peer
-    /// sees a plain close.
-    pub(super) fn say_goodbye(&mut self, goodbye: &FrameHeader, outbox: &Outbox) {
+    /// Writes what is queued and `goodbye` as the last frame. Where the peer does not take it
+    /// within `patience` waits, it sees a plain close.
+    pub(super) fn say_goodbye(
+        &mut self,
+        goodbye: &FrameHeader,
+        outbox: &Outbox,
+        patience: &mut u32,
+    ) {
         if self.writing.as_ref().is_some_and(|writing| writing.written == 0) {
             self.writing = None;
         }
         self.queue_control(goodbye);
         while self.has_unsent() {
-            let Ok((written, wanted)) = self.write_once(outbox) else { return };
-            self.count_written(written);
-            if written < wanted {
-                return;
+            match self.write_once(outbox) {
+                Ok((written, _)) => {
+                    self.count_written(written);
+                }
+                Err(error) if would_block(&error) && *patience > 0 => {
+                    *patience -= 1;
+                    self.wait_for_room();
+                }
+                Err(_) => break,
             }
         }
         // What lies unread when the stream is closed makes the kernel reset the connection, and
@@ -166,6 +181,14 @@ impl<S: ByteStream> FrameStream<S> {
             if !self.stream.read(&mut self.staging, &mut []).is_ok_and(|read| read > 0) {
                 return;
             }
+        }
+    }
+
+    fn wait_for_room(&self) {
+        if let Some(fd) = self.stream.wait_on() {
+            let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::OUT)];
+            // Whatever it says, the next write tells.
+            let _ = poll(&mut fds, Some(&GOODBYE_WAIT));
         }
     }
 

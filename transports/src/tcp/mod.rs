@@ -19,3 +19,6 @@ mod socket;
 
 pub use interface::{InterfaceChoice, ParseInterfaceError};
 pub use listener::{TcpConfig, TcpTransport};
+
+#[cfg(test)]
+mod tests;
