@@ -141,6 +141,7 @@ impl<S: ByteStream> FrameStream<S> {
     /// Forgets a frame of the communicator that is not begun yet. Returns whether one is begun:
     /// the stream is of no use then, since the peer waits for the rest.
     pub(super) fn abandon(&mut self, communicator: u32) -> bool {
+        self.copied.retain(|frame| frame.header.id.communicator != communicator);
         match &self.writing {
             Some(writing) if writing.frame.header.id.communicator == communicator => {
                 let begun = writing.written > 0;
