@@ -40,6 +40,7 @@ mod engine;
 mod error;
 mod fusion;
 pub mod kernels;
+pub mod node;
 pub mod plan;
 pub mod schedule;
 mod signature;

@@ -24,6 +24,7 @@ mod transport;
 
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
+pub mod shm;
 pub mod sim;
 pub mod tcp;
 

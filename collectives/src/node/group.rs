@@ -1,0 +1,296 @@
+use std::time::Duration;
+
+use paceline_transports::shm::{Arena, Counter};
+
+use super::error::NodeError;
+use super::one_shot::OneShot;
+use super::plan::{Plan, Tuning};
+use super::request::NodeRequest;
+use super::rounds::Rounds;
+use crate::kernels::Kernel;
+
+/// What a step achieved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// The operation has ended: results are in place and inputs are no longer needed.
+    Done,
+    /// Something moved; call again at once.
+    Moved,
+    /// Nothing can move before another member does something.
+    Waiting,
+}
+
+/// What a member waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wait {
+    /// That a member enters the operation.
+    Entry {
+        /// Who.
+        member: usize,
+    },
+    /// That a member's counter reaches a value.
+    Count {
+        /// Who.
+        member: usize,
+        /// Which.
+        counter: Counter,
+        /// The value.
+        at_least: u64,
+    },
+}
+
+/// What is in the middle of being done by the ranks of one communicator on one node.
+///
+/// # Thread safety
+/// `Send`; one thread at a time drives it.
+#[derive(Debug)]
+pub struct NodeGroup {
+    pub(super) arena: Arena,
+    pub(super) tuning: Tuning,
+    /// Number of the next operation.
+    next_op_seq: u64,
+    unfinished: Option<u64>,
+    /// Rounds of all operations so far; the same on all members.
+    pub(super) rounds_before: u64,
+    /// Bytes of the input ring that are behind us in this lap; the same on all members.
+    pub(super) input_cursor: usize,
+    /// The same for the result ring.
+    pub(super) result_cursor: usize,
+    /// Room for the operands of a fold.
+    pub(super) operands: Vec<*const u8>,
+}
+
+// SAFETY: the pointers in `operands` are only valid, and only used, within one call of a step.
+unsafe impl Send for NodeGroup {}
+
+impl NodeGroup {
+    /// A group over an arena that all its members have just joined.
+    pub fn new(arena: Arena) -> Self {
+        let tuning = Tuning::new(arena.members());
+        Self::with_tuning(arena, tuning)
+    }
+
+    /// The same with other numbers than those chosen by measurement. All members must use the same.
+    pub fn with_tuning(arena: Arena, tuning: Tuning) -> Self {
+        let operands = Vec::with_capacity(arena.members());
+        Self {
+            arena,
+            tuning,
+            next_op_seq: 0,
+            unfinished: None,
+            rounds_before: 0,
+            input_cursor: 0,
+            result_cursor: 0,
+            operands,
+        }
+    }
+
+    /// Changes the numbers between operations. All members must do the same at the same place.
+    pub fn retune(&mut self, tuning: Tuning) {
+        self.tuning = tuning;
+    }
+
+    /// Members of the group.
+    pub fn members(&self) -> usize {
+        self.arena.members()
+    }
+
+    /// Which one the caller is.
+    pub fn member(&self) -> usize {
+        self.arena.member()
+    }
+
+    /// Bytes of memory that the group shares, of which each member has its part.
+    pub fn memory_bytes(&self) -> usize {
+        self.arena.layout().bytes()
+    }
+
+    /// Enters an operation. It ends by calls of [`NodeOp::step`].
+    ///
+    /// # Safety
+    /// Until a step returns [`Progress::Done`] or an error, or the operation is dropped: the
+    /// request's buffers are valid for what its documentation says they hold, aligned for its type,
+    /// nobody else writes to the input or accesses the output.
+    ///
+    /// # Errors
+    /// [`NodeError::Unfinished`] after an operation that did not end, and
+    /// [`NodeError::Unsupported`].
+    #[inline]
+    pub unsafe fn start(&mut self, request: NodeRequest) -> Result<NodeOp, NodeError> {
+        if let Some(op_seq) = self.unfinished {
+            return Err(NodeError::Unfinished { op_seq });
+        }
+        let kernel = if request.reduces() {
+            let (dtype, op) = (request.dtype, request.op);
+            Some(Kernel::new(dtype, op).ok_or(NodeError::Unsupported { op, dtype })?)
+        } else {
+            None
+        };
+        let op_seq = self.next_op_seq;
+        self.next_op_seq += 1;
+        self.unfinished = Some(op_seq);
+        let call = Call { request, kernel, op_seq };
+        let state = match Plan::new(&request, self.arena.layout(), &self.tuning) {
+            Plan::OneShot { bytes, inline } => {
+                State::OneShot(OneShot::enter(self, &call, bytes, inline))
+            }
+            Plan::Rounds { block } => State::Rounds(Rounds::enter(self, &call, block)),
+        };
+        Ok(NodeOp { call, state, entered: 0, wait: None, wake_owed: true })
+    }
+
+    /// Gives up: every other member's current or next step ends with [`NodeError::Aborted`].
+    pub fn abort(&self) {
+        self.arena.abort();
+    }
+
+    /// Whether what is waited for has come.
+    fn is_over(&self, wait: Wait, op_seq: u64) -> bool {
+        match wait {
+            Wait::Entry { member } => self.arena.announced(member, op_seq).is_some(),
+            Wait::Count { member, counter, at_least } => {
+                self.arena.published(member, counter) >= at_least
+            }
+        }
+    }
+}
+
+/// An operation under way: the request and what goes with it.
+#[derive(Debug)]
+pub(super) struct Call {
+    pub(super) request: NodeRequest,
+    /// Present exactly if the request reduces.
+    pub(super) kernel: Option<Kernel>,
+    pub(super) op_seq: u64,
+}
+
+#[derive(Debug)]
+enum State {
+    OneShot(OneShot),
+    Rounds(Rounds),
+}
+
+/// One operation under way on one member.
+#[derive(Debug)]
+pub struct NodeOp {
+    call: Call,
+    state: State,
+    /// Members, counted from the one after ours, that are known to be in the same operation.
+    entered: usize,
+    wait: Option<Wait>,
+    /// Something has been published and nobody woken yet. Most often peers are awake, and the fence
+    /// that finds out costs less once the stores have long arrived.
+    wake_owed: bool,
+}
+
+// SAFETY: the request's buffers are lent for the whole operation by the contract of
+// `NodeGroup::start`, to whatever thread drives it.
+unsafe impl Send for NodeOp {}
+
+impl NodeOp {
+    /// The number of the operation in its group.
+    pub fn op_seq(&self) -> u64 {
+        self.call.op_seq
+    }
+
+    /// Moves on without blocking. `group` is the one that started the operation.
+    ///
+    /// # Errors
+    /// [`NodeError::SignatureMismatch`] and [`NodeError::Aborted`]; the group is of no use
+    /// afterwards.
+    #[inline]
+    pub fn step(&mut self, group: &mut NodeGroup) -> Result<Progress, NodeError> {
+        let progress = self.advance(group)?;
+        if self.wake_owed || progress == Progress::Moved {
+            group.arena.wake_sleepers();
+            self.wake_owed = false;
+        }
+        match progress {
+            Progress::Done => group.unfinished = None,
+            Progress::Moved => {}
+            Progress::Waiting => self.check_abort(group)?,
+        }
+        Ok(progress)
+    }
+
+    #[inline]
+    fn advance(&mut self, group: &mut NodeGroup) -> Result<Progress, NodeError> {
+        if let Some(wait) = self.wait {
+            if !group.is_over(wait, self.call.op_seq) {
+                return Ok(Progress::Waiting);
+            }
+            self.wait = None;
+        }
+        if !self.all_entered(group)? {
+            return Ok(Progress::Waiting);
+        }
+        let outcome = match &mut self.state {
+            State::OneShot(one_shot) => {
+                one_shot.finish(group, &self.call);
+                Ok(Progress::Done)
+            }
+            State::Rounds(rounds) => rounds.step(group, &self.call),
+        };
+        outcome.or_else(|wait| {
+            self.wait = Some(wait);
+            Ok(Progress::Waiting)
+        })
+    }
+
+    /// Whether every member has entered this operation.
+    #[inline]
+    fn all_entered(&mut self, group: &NodeGroup) -> Result<bool, NodeError> {
+        let members = group.members();
+        while self.entered + 1 < members {
+            let member = (group.member() + 1 + self.entered) % members;
+            let Some(theirs) = group.arena.announced(member, self.call.op_seq) else {
+                self.wait = Some(Wait::Entry { member });
+                return Ok(false);
+            };
+            if theirs != self.call.request.signature {
+                return Err(self.mismatch(group, member, theirs));
+            }
+            self.entered += 1;
+        }
+        Ok(true)
+    }
+
+    #[cold]
+    fn mismatch(
+        &self,
+        group: &NodeGroup,
+        member: usize,
+        theirs: paceline_transports::Signature,
+    ) -> NodeError {
+        group.abort();
+        NodeError::SignatureMismatch {
+            member: u32::try_from(member).expect("members are counted in u32"),
+            op_seq: self.call.op_seq,
+            ours: self.call.request.signature,
+            theirs,
+        }
+    }
+
+    fn check_abort(&mut self, group: &NodeGroup) -> Result<(), NodeError> {
+        let Some(member) = group.arena.aborted() else { return Ok(()) };
+        // Who gave up because of a difference had announced it: both sides shall name it.
+        self.all_entered(group)?;
+        Err(NodeError::Aborted { member, op_seq: self.call.op_seq })
+    }
+
+    /// The members that the operation waits for, if the last step returned
+    /// [`Progress::Waiting`]: one of them.
+    pub fn waits_for(&self) -> Option<u32> {
+        let (Wait::Entry { member } | Wait::Count { member, .. }) = self.wait?;
+        u32::try_from(member).ok()
+    }
+
+    /// Sleeps until there may be something to do again, at most for `timeout`. For use after a step
+    /// returned [`Progress::Waiting`].
+    pub fn park(&self, group: &NodeGroup, timeout: Duration) {
+        let Some(wait) = self.wait else { return };
+        let ready =
+            || group.is_over(wait, self.call.op_seq) || group.arena.aborted().is_some();
+        group.arena.sleep(timeout, ready);
+    }
+}

@@ -1,0 +1,145 @@
+//! Everybody shows its contribution to everybody.
+
+use paceline_transports::shm::Arena;
+
+use super::copy::{Stores, copy};
+use super::group::{Call, NodeGroup};
+use super::plan::LINE;
+use super::request::{NodeKind, NodeRequest};
+
+/// One-shot: one crossing per operation.
+///
+/// Contributions lie in the announcement or at a place of the input ring that no member can still be
+/// reading: see [`OneShot::enter`].
+#[derive(Debug)]
+pub(super) struct OneShot {
+    /// Where in every member's input ring the contributions lie, or in the announcements if `None`.
+    ring_offset: Option<usize>,
+}
+
+impl OneShot {
+    /// Shows this member's contribution of `bytes` bytes.
+    ///
+    /// When a member enters operation k it has seen all announcements of k−1, so all members have
+    /// ended k−2; some may still be reading the contributions to k−1. Announcements alternate
+    /// between two generations, so k uses that of k−2. In the ring, k's slot follows that of k−1 and
+    /// starts over at 0 when it would not fit before the end; a slot is at most a quarter of the
+    /// ring, so that two neighbours never overlap.
+    pub(super) fn enter(group: &mut NodeGroup, call: &Call, bytes: usize, inline: bool) -> Self {
+        let arena = &group.arena;
+        let member = arena.member();
+        let (place, ring_offset) = if inline {
+            (arena.inline_bytes(member, call.op_seq).as_ptr(), None)
+        } else {
+            let needed = bytes.next_multiple_of(LINE);
+            if group.input_cursor + needed > arena.layout().input_ring_bytes {
+                group.input_cursor = 0;
+            }
+            let offset = group.input_cursor;
+            group.input_cursor += needed;
+            // SAFETY: `offset + needed` lies within the ring.
+            (unsafe { arena.input_ring(member).add(offset) }.as_ptr(), Some(offset))
+        };
+        let shown = shown_bytes(&call.request, member, arena.members());
+        if shown > 0 {
+            // SAFETY: the plan reserved room for the longest contribution, which nobody reads as
+            // argued above; the caller lends the input.
+            unsafe { copy(place, call.request.input, shown, Stores::Cached) };
+        }
+        arena.announce(call.op_seq, call.request.signature);
+        Self { ring_offset }
+    }
+
+    /// What `member` shows; for ourselves the input itself.
+    #[inline]
+    fn contribution(&self, arena: &Arena, call: &Call, member: usize) -> *const u8 {
+        if member == arena.member() {
+            return call.request.input;
+        }
+        match self.ring_offset {
+            None => arena.inline_bytes(member, call.op_seq).as_ptr(),
+            Some(offset) => arena.input_ring(member).as_ptr().wrapping_add(offset),
+        }
+    }
+
+    /// Makes the results, once everybody has entered.
+    #[inline]
+    pub(super) fn finish(&self, group: &mut NodeGroup, call: &Call) {
+        let request = &call.request;
+        let (members, member) = (group.members(), group.member());
+        match request.kind {
+            NodeKind::AllReduce => (0..members).for_each(|owner| self.fold(group, call, owner)),
+            NodeKind::ReduceScatter => self.fold(group, call, member),
+            NodeKind::Reduce { root } if root as usize == member => {
+                (0..members).for_each(|owner| self.fold(group, call, owner));
+            }
+            NodeKind::AllGather => {
+                (0..members).for_each(|owner| self.take_chunk(group, call, owner));
+            }
+            NodeKind::Broadcast { root } => {
+                let from = self.contribution(&group.arena, call, root as usize);
+                // SAFETY: the root shows the whole tensor, and the caller lends as much room.
+                unsafe { take(request.output, from, request.bytes()) };
+            }
+            NodeKind::Reduce { .. } | NodeKind::Barrier => {}
+        }
+    }
+
+    /// Reduces chunk `owner`, in the order of the schedule: the owner's own input comes last.
+    #[inline]
+    fn fold(&self, group: &mut NodeGroup, call: &Call, owner: usize) {
+        let request = &call.request;
+        let members = group.members();
+        let chunk = request.partition(members).range(owner);
+        let Some(kernel) = call.kernel.filter(|_| !chunk.is_empty()) else { return };
+        let start = chunk.start * request.dtype.size();
+        group.operands.clear();
+        for place in 1..=members {
+            let from = self.contribution(&group.arena, call, (owner + place) % members);
+            group.operands.push(from.wrapping_add(start));
+        }
+        let scattered = request.kind == NodeKind::ReduceScatter;
+        let output = request.output.wrapping_add(if scattered { 0 } else { start });
+        let ranks = group.arena.layout().members;
+        // SAFETY: every contribution holds the chunk at `start`, was announced, and stays until this
+        // member announces the operation after the next; the output is lent by the caller and is
+        // either the own contribution or apart from all.
+        unsafe { kernel.fold_and_finish(output, &group.operands, chunk.len(), ranks) };
+    }
+
+    fn take_chunk(&self, group: &NodeGroup, call: &Call, owner: usize) {
+        let request = &call.request;
+        let size = request.dtype.size();
+        let chunk = request.partition(group.members()).range(owner);
+        let from = self.contribution(&group.arena, call, owner);
+        let to = request.output.wrapping_add(chunk.start * size);
+        // SAFETY: the owner shows its chunk, and the caller lends room for all chunks.
+        unsafe { take(to, from, chunk.len() * size) };
+    }
+}
+
+/// Copies unless the bytes are in place already.
+///
+/// # Safety
+/// As for [`copy`], except that the two may be equal.
+unsafe fn take(to: *mut u8, from: *const u8, bytes: usize) {
+    if bytes > 0 && !std::ptr::eq(to, from) {
+        // SAFETY: the conditions are those of this function.
+        unsafe { copy(to, from, bytes, Stores::Cached) }
+    }
+}
+
+/// Bytes that `member` contributes.
+#[inline]
+fn shown_bytes(request: &NodeRequest, member: usize, members: usize) -> usize {
+    match request.kind {
+        NodeKind::AllReduce | NodeKind::ReduceScatter => request.bytes(),
+        // The root folds all others' inputs with its own and shows nothing.
+        NodeKind::Reduce { root } if root as usize != member => request.bytes(),
+        NodeKind::Broadcast { root } if root as usize == member => request.bytes(),
+        NodeKind::AllGather => {
+            request.partition(members).range(member).len() * request.dtype.size()
+        }
+        _ => 0,
+    }
+}

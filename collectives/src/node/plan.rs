@@ -1,0 +1,106 @@
+//! How an operation is carried out, from what all members know.
+
+use paceline_transports::shm::ArenaLayout;
+
+use super::request::{NodeKind, NodeRequest};
+
+/// Pieces in a ring start on a cache line.
+pub(super) const LINE: usize = 64;
+
+/// Rounds that a member can be ahead at least, so that nobody has to wait for a neighbour that the
+/// scheduler has put aside for a moment.
+const DEPTH_MIN: usize = 4;
+
+/// Shared memory of one member. It is far larger than what is under way, on purpose: walking through
+/// more than a second-level cache holds means that a line which is written has left the caches of
+/// those who read it last time, and need not be called back from them. With rings of 256 KiB a
+/// 64 KiB all-reduce takes three times as long.
+const RINGS_BYTES: usize = 2 << 20;
+
+/// The same for all members together.
+const RINGS_BYTES_TOTAL_MAX: usize = 16 << 20;
+
+/// Numbers that were chosen by measurement; all members must have the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tuning {
+    /// Operations of at most so many bytes are done in one shot.
+    pub one_shot_bytes_max: usize,
+    /// Largest block in bytes.
+    pub block_bytes_max: usize,
+    /// Blocks are made smaller to get so many out of a chunk.
+    pub blocks_min: usize,
+    /// But not smaller than this.
+    pub block_bytes_min: usize,
+    /// Results are stored past the caches from so many bytes per member on.
+    pub streaming_bytes_min: usize,
+}
+
+impl Tuning {
+    /// For `members` members.
+    pub fn new(members: usize) -> Self {
+        Self {
+            one_shot_bytes_max: if members <= 2 { 16 << 10 } else { 8 << 10 },
+            block_bytes_max: 128 << 10,
+            blocks_min: 4,
+            block_bytes_min: 32 << 10,
+            streaming_bytes_min: (16 << 20) / members.max(2) * 2,
+        }
+    }
+}
+
+/// The arena for `members` members.
+pub fn arena_layout(members: u32) -> ArenaLayout {
+    const PAGE: usize = 4096;
+    let count = members.max(1) as usize;
+    let rings = RINGS_BYTES.min(RINGS_BYTES_TOTAL_MAX / count);
+    // A round puts one block into the result ring for every p-1 in the input ring.
+    let result_ring_bytes = (rings / count).next_multiple_of(PAGE);
+    let input_ring_bytes = (result_ring_bytes * (count - 1)).max(PAGE);
+    ArenaLayout { members, input_ring_bytes, result_ring_bytes }
+}
+
+/// How to carry out one operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Plan {
+    /// Everybody shows its contribution to all, and each makes of them what it needs. In the
+    /// announcement itself if `inline`.
+    OneShot {
+        /// Bytes that each member shows.
+        bytes: usize,
+        /// Whether they fit into the announcement.
+        inline: bool,
+    },
+    /// Round by round through the rings, in blocks of so many elements.
+    Rounds {
+        /// Elements of a block.
+        block: usize,
+    },
+}
+
+impl Plan {
+    pub(super) fn new(request: &NodeRequest, layout: ArenaLayout, tuning: &Tuning) -> Self {
+        let members = layout.members as usize;
+        let size = request.dtype.size();
+        let longest = request.partition(members).longest() * size;
+        let shown = match request.kind {
+            NodeKind::Barrier => 0,
+            NodeKind::AllGather => longest,
+            _ => request.bytes(),
+        };
+        if shown <= paceline_transports::shm::Arena::INLINE_BYTES_MAX {
+            return Self::OneShot { bytes: shown, inline: true };
+        }
+        // Two slots must fit beside each other, and beside what came before.
+        let fits = shown.next_multiple_of(LINE) <= layout.input_ring_bytes / DEPTH_MIN;
+        if request.bytes() <= tuning.one_shot_bytes_max && fits {
+            return Self::OneShot { bytes: shown, inline: false };
+        }
+        let ring_block = layout.result_ring_bytes / DEPTH_MIN / LINE * LINE;
+        let block = (longest / tuning.blocks_min.max(1))
+            .max(tuning.block_bytes_min)
+            .min(tuning.block_bytes_max)
+            .min(ring_block)
+            .min(longest);
+        Self::Rounds { block: (block / size).max(1) }
+    }
+}

@@ -1,0 +1,72 @@
+use paceline_devices::{DType, ReduceOp};
+use paceline_transports::Signature;
+
+use crate::schedule::Partition;
+
+/// What the members of a node do together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum NodeKind {
+    /// Everybody gets the reduction of all inputs.
+    AllReduce,
+    /// Member c gets chunk c of the reduction.
+    ReduceScatter,
+    /// Member c contributes chunk c; everybody gets all chunks.
+    AllGather,
+    /// Everybody gets the root's elements.
+    Broadcast {
+        /// The member that has them.
+        root: u32,
+    },
+    /// The root gets the reduction of all inputs.
+    Reduce {
+        /// The member that gets it.
+        root: u32,
+    },
+    /// Nobody goes on before everybody has come.
+    Barrier,
+}
+
+/// One operation, as one member calls it.
+#[derive(Clone, Copy, Debug)]
+pub struct NodeRequest {
+    /// What to do.
+    pub kind: NodeKind,
+    /// The type of the elements.
+    pub dtype: DType,
+    /// How to reduce; ignored by operations that do not.
+    pub op: ReduceOp,
+    /// Elements of the whole tensor.
+    pub count: usize,
+    /// What all members' calls must agree on.
+    pub signature: Signature,
+    /// This member's contribution: the whole tensor, or its chunk for [`NodeKind::AllGather`].
+    /// Members that contribute nothing (a broadcast's others, a barrier) may pass null.
+    pub input: *const u8,
+    /// Where the result goes: the whole tensor, or the own chunk for [`NodeKind::ReduceScatter`].
+    /// Members that get nothing may pass null. May equal `input`; for [`NodeKind::AllGather`]
+    /// `input` may be the own chunk of `output`, for [`NodeKind::ReduceScatter`] `output` may be the
+    /// own chunk of `input`. Otherwise the two do not overlap.
+    pub output: *mut u8,
+}
+
+impl NodeRequest {
+    /// Whether elements are combined.
+    pub(super) fn reduces(&self) -> bool {
+        matches!(
+            self.kind,
+            NodeKind::AllReduce | NodeKind::ReduceScatter | NodeKind::Reduce { .. }
+        )
+    }
+
+    /// How the tensor falls to owners; a broadcast's root owns it all.
+    pub(super) fn partition(&self, members: usize) -> Partition {
+        let parts = if matches!(self.kind, NodeKind::Broadcast { .. }) { 1 } else { members };
+        Partition::new(self.count, parts)
+    }
+
+    /// Bytes of the whole tensor. It lies in memory, so this cannot overflow.
+    pub(super) fn bytes(&self) -> usize {
+        self.count * self.dtype.size()
+    }
+}

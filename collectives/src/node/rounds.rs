@@ -1,0 +1,319 @@
+//! Large operations, block by block through the rings.
+
+use std::ops::Range;
+
+use paceline_transports::shm::{Arena, Counter};
+
+use super::copy::{Stores, copy, streamed};
+use super::group::{Call, NodeGroup, Progress, Wait};
+use super::plan::LINE;
+use super::request::NodeKind;
+use crate::schedule::Partition;
+
+/// Rounds that are staged ahead of the one that is reduced, so that a member finds its peers'
+/// blocks ready.
+const LEAD: usize = 2;
+
+/// Bytes that are reduced before they are copied on, small enough to be still in the first-level
+/// cache.
+const PIECE_BYTES: usize = 8 << 10;
+
+/// The two-shot algorithm in rounds. Every chunk is cut into blocks, and round b is about block b
+/// of every chunk. In each round a member
+///
+/// 1. *stages*: copies its blocks of the chunks that others own into its input ring;
+/// 2. *reduces*: folds the peers' staged blocks of its own chunk and its own input into its result
+///    ring and its output, in one pass;
+/// 3. *drains*: copies the others' results into its output.
+///
+/// Operations that have less to do skip the copying, never the counting.
+///
+/// # Who may write where
+/// Rounds are numbered across operations; `depth` of them fit into the rings. All members compute
+/// the same places.
+/// - Round b is staged where round b−depth was. Everybody has reduced that: we saw so when we
+///   drained b−depth, which comes first.
+/// - Round b's result is written where that of b−depth was. We have seen everybody stage round b,
+///   which everybody does after draining b−depth.
+/// - Places that an earlier operation used: its inputs were reduced by all before we ended it, and
+///   its results drained by all who have staged anything in this one. After a one-shot operation
+///   peers may still be reading our contribution to it; round 0 is staged behind it, and later
+///   rounds after everybody has entered this operation.
+#[derive(Debug)]
+pub(super) struct Rounds {
+    partition: Partition,
+    /// Elements per block.
+    block: usize,
+    /// Bytes from one block to the next in a ring.
+    block_stride: usize,
+    rounds: usize,
+    depth: usize,
+    first_input_slot: usize,
+    first_result_slot: usize,
+    /// Rounds before this operation.
+    base: u64,
+    staged: usize,
+    reduced: usize,
+    drained: usize,
+    /// Peers whose result of round `drained` has been copied.
+    drained_peers: usize,
+    /// Rounds of this operation that every peer has staged, as far as we have looked.
+    staged_by_all: usize,
+    stores: Stores,
+}
+
+impl Rounds {
+    /// Starts: stages round 0 and announces the operation.
+    pub(super) fn enter(group: &mut NodeGroup, call: &Call, block: usize) -> Self {
+        let (request, layout) = (&call.request, group.arena.layout());
+        let members = group.members();
+        let partition = request.partition(members);
+        let block_stride = (block * request.dtype.size()).next_multiple_of(LINE);
+        let round_stride = block_stride * (members - 1).max(1);
+        let depth = (layout.input_ring_bytes / round_stride)
+            .min(layout.result_ring_bytes / block_stride)
+            .max(1);
+        let slot_after = |cursor: usize, stride: usize| cursor.div_ceil(stride) % depth;
+        let rounds = partition.slices(block);
+        let first_input_slot = slot_after(group.input_cursor, round_stride);
+        let first_result_slot = slot_after(group.result_cursor, block_stride);
+        let base = group.rounds_before;
+        group.rounds_before += rounds as u64;
+        group.input_cursor = ((first_input_slot + rounds - 1) % depth + 1) * round_stride;
+        group.result_cursor = ((first_result_slot + rounds - 1) % depth + 1) * block_stride;
+        let streams = request.bytes() >= group.tuning.streaming_bytes_min;
+        let mut entered = Self {
+            partition,
+            block,
+            block_stride,
+            rounds,
+            depth,
+            first_input_slot,
+            first_result_slot,
+            base,
+            staged: 0,
+            reduced: 0,
+            drained: 0,
+            drained_peers: 0,
+            staged_by_all: 0,
+            stores: if streams { Stores::Streaming } else { Stores::Cached },
+        };
+        group.arena.announce(call.op_seq, request.signature);
+        entered.stage(group, call);
+        entered
+    }
+
+    /// Does the next thing that can be done, or says what is waited for.
+    pub(super) fn step(&mut self, group: &mut NodeGroup, call: &Call) -> Result<Progress, Wait> {
+        if self.staged < self.reduced + LEAD && self.can_stage() {
+            self.stage(group, call);
+            return Ok(Progress::Moved);
+        }
+        let mut wait = None;
+        if self.reduced < self.staged {
+            match self.peers_staged(&group.arena) {
+                Ok(()) => {
+                    self.reduce(group, call);
+                    return Ok(Progress::Moved);
+                }
+                Err(member) => wait = Some((member, Counter::Staged, self.reduced)),
+            }
+        }
+        if self.drained < self.reduced {
+            match self.drain(group, call) {
+                Ok(()) if self.drained == self.rounds => {
+                    streamed(self.stores);
+                    return Ok(Progress::Done);
+                }
+                Ok(()) => return Ok(Progress::Moved),
+                Err(member) => wait = wait.or(Some((member, Counter::Reduced, self.drained))),
+            }
+        }
+        if self.can_stage() {
+            self.stage(group, call);
+            return Ok(Progress::Moved);
+        }
+        let (member, counter, round) = wait.expect("a round that is not over waits for something");
+        Err(Wait::Count { member, counter, at_least: self.base + round as u64 + 1 })
+    }
+
+    fn can_stage(&self) -> bool {
+        self.staged < self.rounds && self.staged < self.drained + self.depth
+    }
+
+    /// Copies what others own of our input into the input ring.
+    fn stage(&mut self, group: &NodeGroup, call: &Call) {
+        let arena = &group.arena;
+        let (member, members) = (arena.member(), arena.members());
+        if call.request.reduces() {
+            for distance in 1..members {
+                let owner = (member + distance) % members;
+                let block = self.partition.slice(owner, self.staged, self.block);
+                let (start, bytes) = extent(&block, call);
+                let to = self.staged_block(arena, member, owner, self.staged);
+                // SAFETY: the slot is free as argued on `Rounds`; the caller lends the input.
+                unsafe {
+                    copy(to, call.request.input.wrapping_add(start), bytes, Stores::Cached);
+                }
+            }
+        }
+        self.staged += 1;
+        arena.publish(Counter::Staged, self.base + self.staged as u64);
+    }
+
+    /// Where `member` stages its block of the chunk of `owner` in a round.
+    fn staged_block(&self, arena: &Arena, member: usize, owner: usize, round: usize) -> *mut u8 {
+        let peers = arena.members() - 1;
+        let slot = (self.first_input_slot + round) % self.depth;
+        let index = slot * peers + (owner + peers - member) % arena.members();
+        arena.input_ring(member).as_ptr().wrapping_add(index * self.block_stride)
+    }
+
+    /// Where `member` puts its result of a round.
+    fn result_block(&self, arena: &Arena, member: usize, round: usize) -> *mut u8 {
+        let slot = (self.first_result_slot + round) % self.depth;
+        arena.result_ring(member).as_ptr().wrapping_add(slot * self.block_stride)
+    }
+
+    /// Whether everybody has staged the round that is to be reduced, or who has not.
+    fn peers_staged(&mut self, arena: &Arena) -> Result<(), usize> {
+        if self.staged_by_all > self.reduced {
+            return Ok(());
+        }
+        let mut least = usize::MAX;
+        for distance in 1..arena.members() {
+            let member = (arena.member() + distance) % arena.members();
+            let rounds = arena.published(member, Counter::Staged).saturating_sub(self.base);
+            let rounds = usize::try_from(rounds).unwrap_or(usize::MAX);
+            if rounds <= self.reduced {
+                return Err(member);
+            }
+            least = least.min(rounds);
+        }
+        self.staged_by_all = least;
+        Ok(())
+    }
+
+    /// Makes our result of the next round.
+    fn reduce(&mut self, group: &mut NodeGroup, call: &Call) {
+        let member = group.member();
+        match call.request.kind {
+            NodeKind::Broadcast { root } if root as usize == member => {
+                let block = self.partition.slice(0, self.reduced, self.block);
+                self.show(group, call, &block, extent(&block, call).0);
+            }
+            NodeKind::Broadcast { .. } | NodeKind::Barrier => {}
+            NodeKind::AllGather => {
+                let block = self.partition.slice(member, self.reduced, self.block);
+                let own = self.partition.range(member).start;
+                self.show(group, call, &block, extent(&(own..block.start), call).1);
+            }
+            NodeKind::AllReduce | NodeKind::ReduceScatter | NodeKind::Reduce { .. } => {
+                self.fold(group, call);
+            }
+        }
+        self.reduced += 1;
+        group.arena.publish(Counter::Reduced, self.base + self.reduced as u64);
+    }
+
+    /// Puts elements as they are, found at byte `at` of the input, into the result ring and the
+    /// output.
+    fn show(&self, group: &NodeGroup, call: &Call, block: &Range<usize>, at: usize) {
+        let (start, bytes) = extent(block, call);
+        let from = call.request.input.wrapping_add(at);
+        let shown = self.result_block(&group.arena, group.member(), self.reduced);
+        // SAFETY: the slot is free as argued on `Rounds`; the caller lends the input.
+        unsafe { copy(shown, from, bytes, Stores::Cached) };
+        let to = call.request.output.wrapping_add(start);
+        if !std::ptr::eq(to, from) {
+            // SAFETY: the caller lends the output, which is not the input here.
+            unsafe { copy(to, from, bytes, self.stores) };
+        }
+    }
+
+    /// Folds the block of our own chunk.
+    fn fold(&self, group: &mut NodeGroup, call: &Call) {
+        let request = &call.request;
+        let (member, members, size) = (group.member(), group.members(), request.dtype.size());
+        let block = self.partition.slice(member, self.reduced, self.block);
+        let Some(kernel) = call.kernel else { return };
+        let result = self.result_block(&group.arena, member, self.reduced);
+        let own_start = self.partition.range(member).start;
+        let to = match request.kind {
+            NodeKind::AllReduce => Some(request.output.wrapping_add(block.start * size)),
+            NodeKind::Reduce { root } if root as usize == member => {
+                Some(request.output.wrapping_add(block.start * size))
+            }
+            NodeKind::ReduceScatter => {
+                Some(request.output.wrapping_add((block.start - own_start) * size))
+            }
+            _ => None,
+        };
+        let piece = PIECE_BYTES / size;
+        let mut done = 0;
+        while done < block.len() {
+            let count = piece.min(block.len() - done);
+            group.operands.clear();
+            for distance in 1..members {
+                let peer = (member + distance) % members;
+                let staged = self.staged_block(&group.arena, peer, member, self.reduced);
+                group.operands.push(staged.wrapping_add(done * size));
+            }
+            group.operands.push(request.input.wrapping_add((block.start + done) * size));
+            let reduced = result.wrapping_add(done * size);
+            let ranks = group.arena.layout().members;
+            // SAFETY: the peers have staged this round and leave it alone until we publish it as
+            // reduced; the result's slot is free as argued on `Rounds`; the caller lends the input.
+            unsafe { kernel.fold_and_finish(reduced, &group.operands, count, ranks) };
+            if let Some(to) = to {
+                // SAFETY: the caller lends the output; the own input there was just read.
+                unsafe { copy(to.wrapping_add(done * size), reduced, count * size, self.stores) };
+            }
+            done += count;
+        }
+    }
+
+    /// Copies the results of others, as far as they are there; says who is missing.
+    fn drain(&mut self, group: &NodeGroup, call: &Call) -> Result<(), usize> {
+        let arena = &group.arena;
+        let (member, members) = (arena.member(), arena.members());
+        let target = self.base + self.drained as u64 + 1;
+        while self.drained_peers + 1 < members {
+            let owner = (member + 1 + self.drained_peers) % members;
+            if arena.published(owner, Counter::Reduced) < target {
+                return Err(owner);
+            }
+            if takes_result(call.request.kind, member, owner) {
+                let broadcast = matches!(call.request.kind, NodeKind::Broadcast { .. });
+                let part = if broadcast { 0 } else { owner };
+                let block = self.partition.slice(part, self.drained, self.block);
+                let (start, bytes) = extent(&block, call);
+                let from = self.result_block(arena, owner, self.drained);
+                let to = call.request.output.wrapping_add(start);
+                // SAFETY: the owner has published the block and leaves it alone until we stage
+                // round `drained + depth`; the caller lends the output.
+                unsafe { copy(to, from, bytes, self.stores) };
+            }
+            self.drained_peers += 1;
+        }
+        self.drained += 1;
+        self.drained_peers = 0;
+        Ok(())
+    }
+}
+
+/// Whether `member` wants what `owner` shows.
+fn takes_result(kind: NodeKind, member: usize, owner: usize) -> bool {
+    match kind {
+        NodeKind::AllReduce | NodeKind::AllGather => true,
+        NodeKind::Reduce { root } => root as usize == member,
+        NodeKind::Broadcast { root } => root as usize == owner,
+        NodeKind::ReduceScatter | NodeKind::Barrier => false,
+    }
+}
+
+/// First byte and number of bytes of a range of elements.
+fn extent(range: &Range<usize>, call: &Call) -> (usize, usize) {
+    let size = call.request.dtype.size();
+    (range.start * size, range.len() * size)
+}
