@@ -9,6 +9,11 @@ use super::request::NodeRequest;
 use super::rounds::Rounds;
 use crate::kernels::Kernel;
 
+/// Steps without progress after which sleepers are woken. The fence that finds out whether somebody
+/// sleeps waits until the announcement has left the store buffer, which takes a crossing between
+/// cores; most often the peers are awake and come within that time.
+const WAKE_DELAY: u32 = 16;
+
 /// What a step achieved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
@@ -136,7 +141,7 @@ impl NodeGroup {
             }
             Plan::Rounds { block } => State::Rounds(Rounds::enter(self, &call, block)),
         };
-        Ok(NodeOp { call, state, entered: 0, wait: None, wake_owed: true })
+        Ok(NodeOp { call, state, entered: 0, wait: None, wake_in: Some(WAKE_DELAY) })
     }
 
     /// Gives up: every other member's current or next step ends with [`NodeError::Aborted`].
@@ -178,9 +183,8 @@ pub struct NodeOp {
     /// Members, counted from the one after ours, that are known to be in the same operation.
     entered: usize,
     wait: Option<Wait>,
-    /// Something has been published and nobody woken yet. Most often peers are awake, and the fence
-    /// that finds out costs less once the stores have long arrived.
-    wake_owed: bool,
+    /// Steps until sleepers are woken for what has been published; `None` if that is done.
+    wake_in: Option<u32>,
 }
 
 // SAFETY: the request's buffers are lent for the whole operation by the contract of
@@ -201,16 +205,33 @@ impl NodeOp {
     #[inline]
     pub fn step(&mut self, group: &mut NodeGroup) -> Result<Progress, NodeError> {
         let progress = self.advance(group)?;
-        if self.wake_owed || progress == Progress::Moved {
-            group.arena.wake_sleepers();
-            self.wake_owed = false;
-        }
         match progress {
-            Progress::Done => group.unfinished = None,
-            Progress::Moved => {}
-            Progress::Waiting => self.check_abort(group)?,
+            Progress::Done => {
+                group.unfinished = None;
+                self.wake(group);
+            }
+            Progress::Moved => {
+                self.wake_in = Some(0);
+                self.wake(group);
+            }
+            Progress::Waiting => {
+                match self.wake_in {
+                    Some(0) => self.wake(group),
+                    Some(steps) => self.wake_in = Some(steps - 1),
+                    None => {}
+                }
+                self.check_abort(group)?;
+            }
         }
         Ok(progress)
+    }
+
+    /// Wakes who sleeps, unless that has been done since something was published.
+    #[inline]
+    fn wake(&mut self, group: &NodeGroup) {
+        if self.wake_in.take().is_some() {
+            group.arena.wake_sleepers();
+        }
     }
 
     #[inline]
@@ -287,7 +308,8 @@ impl NodeOp {
 
     /// Sleeps until there may be something to do again, at most for `timeout`. For use after a step
     /// returned [`Progress::Waiting`].
-    pub fn park(&self, group: &NodeGroup, timeout: Duration) {
+    pub fn park(&mut self, group: &NodeGroup, timeout: Duration) {
+        self.wake(group);
         let Some(wait) = self.wait else { return };
         let ready =
             || group.is_over(wait, self.call.op_seq) || group.arena.aborted().is_some();

@@ -12,6 +12,7 @@
 //! Members' buffers are touched by their owner alone, so an operation that is given up leaves them
 //! quiescent at once. The group itself is of no use after that.
 
+mod chain;
 mod copy;
 mod error;
 mod group;

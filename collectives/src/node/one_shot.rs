@@ -2,6 +2,7 @@
 
 use paceline_transports::shm::Arena;
 
+use super::chain::fold_chain;
 use super::copy::{Stores, copy};
 use super::group::{Call, NodeGroup};
 use super::plan::LINE;
@@ -68,11 +69,9 @@ impl OneShot {
         let request = &call.request;
         let (members, member) = (group.members(), group.member());
         match request.kind {
-            NodeKind::AllReduce => (0..members).for_each(|owner| self.fold(group, call, owner)),
+            NodeKind::AllReduce => self.fold_all(group, call),
             NodeKind::ReduceScatter => self.fold(group, call, member),
-            NodeKind::Reduce { root } if root as usize == member => {
-                (0..members).for_each(|owner| self.fold(group, call, owner));
-            }
+            NodeKind::Reduce { root } if root as usize == member => self.fold_all(group, call),
             NodeKind::AllGather => {
                 (0..members).for_each(|owner| self.take_chunk(group, call, owner));
             }
@@ -85,26 +84,46 @@ impl OneShot {
         }
     }
 
-    /// Reduces chunk `owner`, in the order of the schedule: the owner's own input comes last.
+    /// Reduces everything that all members contributed.
     #[inline]
+    fn fold_all(&self, group: &mut NodeGroup, call: &Call) {
+        let (request, arena) = (&call.request, &group.arena);
+        if arena.members() != 2 {
+            return (0..arena.members()).for_each(|owner| self.fold(group, call, owner));
+        }
+        // Operators are commutative to the bit, so for two operands the order of both chunks is
+        // one and the same.
+        let Some(kernel) = call.kernel else { return };
+        let theirs = self.contribution(arena, call, 1 - arena.member());
+        let (output, count) = (request.output, request.count);
+        // SAFETY: as in `fold`.
+        unsafe { kernel.reduce(output, request.input, theirs, count) };
+        // SAFETY: the output is lent by the caller and holds `count` elements.
+        unsafe { kernel.finish(output, count, 2) };
+    }
+
+    /// Reduces chunk `owner`, in the order of the schedule: the owner's own input comes last.
     fn fold(&self, group: &mut NodeGroup, call: &Call, owner: usize) {
         let request = &call.request;
         let members = group.members();
         let chunk = request.partition(members).range(owner);
         let Some(kernel) = call.kernel.filter(|_| !chunk.is_empty()) else { return };
         let start = chunk.start * request.dtype.size();
+        let scattered = request.kind == NodeKind::ReduceScatter;
+        let output = request.output.wrapping_add(if scattered { 0 } else { start });
         group.operands.clear();
         for place in 1..=members {
             let from = self.contribution(&group.arena, call, (owner + place) % members);
             group.operands.push(from.wrapping_add(start));
         }
-        let scattered = request.kind == NodeKind::ReduceScatter;
-        let output = request.output.wrapping_add(if scattered { 0 } else { start });
-        let ranks = group.arena.layout().members;
+        // In place the output is the own contribution, which may be needed in the middle of the
+        // chain. Our result ring is free: everybody who has entered this operation has drained it.
+        let scratch = group.arena.result_ring(group.arena.member()).as_ptr();
         // SAFETY: every contribution holds the chunk at `start`, was announced, and stays until this
-        // member announces the operation after the next; the output is lent by the caller and is
+        // member announces the operation after the next; the ring has room for a quarter of what
+        // all members contribute in one shot, at least; the output is lent by the caller and is
         // either the own contribution or apart from all.
-        unsafe { kernel.fold_and_finish(output, &group.operands, chunk.len(), ranks) };
+        unsafe { fold_chain(kernel, output, scratch, &group.operands, chunk.len()) };
     }
 
     fn take_chunk(&self, group: &NodeGroup, call: &Call, owner: usize) {

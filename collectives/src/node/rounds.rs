@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use paceline_transports::shm::{Arena, Counter};
 
+use super::chain::fold_chain;
 use super::copy::{Stores, copy, streamed};
 use super::group::{Call, NodeGroup, Progress, Wait};
 use super::plan::LINE;
@@ -261,10 +262,9 @@ impl Rounds {
             }
             group.operands.push(request.input.wrapping_add((block.start + done) * size));
             let reduced = result.wrapping_add(done * size);
-            let ranks = group.arena.layout().members;
             // SAFETY: the peers have staged this round and leave it alone until we publish it as
             // reduced; the result's slot is free as argued on `Rounds`; the caller lends the input.
-            unsafe { kernel.fold_and_finish(reduced, &group.operands, count, ranks) };
+            unsafe { fold_chain(kernel, reduced, reduced, &group.operands, count) };
             if let Some(to) = to {
                 // SAFETY: the caller lends the output; the own input there was just read.
                 unsafe { copy(to.wrapping_add(done * size), reduced, count * size, self.stores) };
