@@ -109,9 +109,15 @@ mod tests {
     #[test]
     fn streaming_copies_every_byte_at_every_alignment() {
         let from: Vec<u8> = (0..1000_u32).map(|index| (index % 251) as u8).collect();
-        for (to_at, from_at, bytes) in
-            [(0, 0, 0), (1, 0, 63), (3, 5, 64), (63, 1, 65), (7, 0, 500), (64, 64, 900), (0, 3, 128)]
-        {
+        for (to_at, from_at, bytes) in [
+            (0, 0, 0),
+            (1, 0, 63),
+            (3, 5, 64),
+            (63, 1, 65),
+            (7, 0, 500),
+            (64, 64, 900),
+            (0, 3, 128),
+        ] {
             let mut to = vec![255; 1000];
             let (target, source) = (to[to_at..].as_mut_ptr(), from[from_at..].as_ptr());
             // SAFETY: `to_at + bytes` and `from_at + bytes` lie within the two vectors.

@@ -311,8 +311,7 @@ impl NodeOp {
     pub fn park(&mut self, group: &NodeGroup, timeout: Duration) {
         self.wake(group);
         let Some(wait) = self.wait else { return };
-        let ready =
-            || group.is_over(wait, self.call.op_seq) || group.arena.aborted().is_some();
+        let ready = || group.is_over(wait, self.call.op_seq) || group.arena.aborted().is_some();
         group.arena.sleep(timeout, ready);
     }
 }

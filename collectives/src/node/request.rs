@@ -53,10 +53,7 @@ pub struct NodeRequest {
 impl NodeRequest {
     /// Whether elements are combined.
     pub(super) fn reduces(&self) -> bool {
-        matches!(
-            self.kind,
-            NodeKind::AllReduce | NodeKind::ReduceScatter | NodeKind::Reduce { .. }
-        )
+        matches!(self.kind, NodeKind::AllReduce | NodeKind::ReduceScatter | NodeKind::Reduce { .. })
     }
 
     /// How the tensor falls to owners; a broadcast's root owns it all.

@@ -1,0 +1,167 @@
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixListener;
+use std::time::Instant;
+
+use paceline_rendezvous::RunId;
+
+use super::arena::{Arena, ArenaLayout};
+use super::endpoint::{CAPABILITIES, ShmEndpoint};
+use super::exchange::{self, Mesh};
+use super::memory::SharedMemory;
+use super::pipe::PipeLayout;
+use crate::{Capabilities, Endpoint, EstablishError, Group, Transport, TransportKind};
+
+/// What a rank publishes about its socket: `shm/1 NAME`.
+const PREFIX: &str = "shm/1 ";
+
+/// One listening unix socket, to become shared memory.
+#[derive(Debug)]
+pub struct ShmTransport {
+    listener: UnixListener,
+    pub(super) name: String,
+}
+
+/// What the ranks of one node share.
+#[derive(Debug)]
+pub struct Node {
+    /// The arena for node-local collectives, if one was asked for.
+    pub arena: Option<Arena>,
+    /// Endpoints by rank of the group; `None` for the own rank and for ranks that are not members.
+    pub endpoints: Vec<Option<Box<dyn Endpoint>>>,
+}
+
+impl ShmTransport {
+    /// Opens the listening socket.
+    ///
+    /// # Errors
+    /// [`EstablishError::Os`] and [`EstablishError::Listen`].
+    pub fn bind() -> Result<Self, EstablishError> {
+        let random = RunId::random().map_err(|error| EstablishError::Os {
+            what: "name a unix socket",
+            source: std::io::Error::other(error),
+        })?;
+        let name = format!("paceline-{random}");
+        let listener = exchange::listen(&name).map_err(|source| EstablishError::Listen {
+            address: format!("abstract unix socket @{name}"),
+            source,
+        })?;
+        Ok(Self { listener, name })
+    }
+
+    /// Connects the ranks `members` (ascending, this one among them) of a group, and makes the
+    /// arena that `arena` describes if it is given. That this succeeds proves that the members are
+    /// on one node. It succeeds on all members or on none.
+    ///
+    /// # Errors
+    /// [`EstablishError`] names the peer and the step that failed.
+    pub fn connect_node(
+        self,
+        group: &Group<'_>,
+        members: &[u32],
+        arena: Option<ArenaLayout>,
+        deadline: Instant,
+    ) -> Result<Node, EstablishError> {
+        let name_of = |rank: &u32| decode(*rank, &group.addresses[*rank as usize]);
+        let names = members.iter().map(name_of).collect::<Result<Vec<_>, _>>()?;
+        let mut mesh = Mesh::connect(&self.listener, &names, members, group, deadline)?;
+        let place = u32::try_from(mesh.place).expect("members are counted in u32");
+        let pipes = PipeLayout::new(members.len());
+        let create = || {
+            let memory = SharedMemory::create(pipes.bytes()).map_err(|error| explain(&error))?;
+            let mut descriptors = vec![memory.as_fd().try_clone_to_owned().map_err(text)?];
+            let arena = arena
+                .map(|layout| Arena::create(layout, place))
+                .transpose()
+                .map_err(|error| explain(&error))?;
+            if let Some(arena) = &arena {
+                descriptors.push(arena.as_fd().try_clone_to_owned().map_err(text)?);
+            }
+            Ok(((memory, arena), descriptors))
+        };
+        let join = |descriptors: Vec<_>| {
+            let mut descriptors = descriptors.into_iter();
+            let mut next = || descriptors.next().ok_or("no memory was sent".to_owned());
+            let memory =
+                SharedMemory::from_fd(next()?, pipes.bytes()).map_err(|error| explain(&error))?;
+            let arena = match arena {
+                None => None,
+                Some(layout) => {
+                    Some(Arena::join(next()?, layout, place).map_err(|error| explain(&error))?)
+                }
+            };
+            Ok((memory, arena))
+        };
+        let (memory, arena) = mesh.share(create, join, deadline)?;
+        let endpoints = endpoints(mesh, memory, pipes, group)?;
+        Ok(Node { arena, endpoints })
+    }
+}
+
+fn endpoints(
+    mesh: Mesh,
+    memory: SharedMemory,
+    pipes: PipeLayout,
+    group: &Group<'_>,
+) -> Result<Vec<Option<Box<dyn Endpoint>>>, EstablishError> {
+    let mut endpoints: Vec<Option<Box<dyn Endpoint>>> =
+        group.addresses.iter().map(|_| None).collect();
+    let memory = std::sync::Arc::new(memory);
+    for (theirs, (rank, stream)) in mesh.members.iter().zip(mesh.streams).enumerate() {
+        let Some(stream) = stream else { continue };
+        stream.set_nonblocking(true).map_err(|source| EstablishError::Os {
+            what: "make a unix socket non-blocking",
+            source,
+        })?;
+        let out = pipes.pipe(&memory, mesh.place, theirs);
+        let into = pipes.pipe(&memory, theirs, mesh.place);
+        let endpoint = ShmEndpoint::new(*rank, group.epoch, stream, out, into);
+        endpoints[*rank as usize] = Some(Box::new(endpoint));
+    }
+    Ok(endpoints)
+}
+
+/// An error with its cause, to be told to other processes.
+fn explain(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
+}
+
+fn text(error: std::io::Error) -> String {
+    error.to_string()
+}
+
+fn decode(peer: u32, bytes: &[u8]) -> Result<String, EstablishError> {
+    let text = String::from_utf8_lossy(bytes);
+    match text.strip_prefix(PREFIX) {
+        Some(name) if !name.is_empty() => Ok(name.to_owned()),
+        _ => Err(EstablishError::Address {
+            peer,
+            what: format!("{text:?} is no shared-memory address of version 1"),
+        }),
+    }
+}
+
+impl Transport for ShmTransport {
+    fn kind(&self) -> TransportKind {
+        TransportKind::Shm
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        CAPABILITIES
+    }
+
+    fn address(&self) -> Vec<u8> {
+        format!("{PREFIX}{}", self.name).into_bytes()
+    }
+
+    fn connect(
+        self: Box<Self>,
+        group: &Group<'_>,
+        deadline: Instant,
+    ) -> Result<Vec<Option<Box<dyn Endpoint>>>, EstablishError> {
+        let members: Vec<u32> = (0..).take(group.addresses.len()).collect();
+        Ok(self.connect_node(group, &members, None, deadline)?.endpoints)
+    }
+}

@@ -1,0 +1,252 @@
+use std::io::Write;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixStream};
+use std::time::{Duration, Instant};
+
+use paceline_rendezvous::{RunId, Secret};
+
+use super::{ArenaLayout, Counter, Node, ShmTransport};
+use crate::{
+    Endpoint, EndpointError, EstablishError, Event, Group, MessageId, RecvPost, Region, SendPost,
+    Signature, Transport,
+};
+
+const LAYOUT: fn(u32) -> ArenaLayout =
+    |members| ArenaLayout { members, input_ring_bytes: 8192, result_ring_bytes: 4096 };
+
+fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(60)
+}
+
+/// Connects `world` ranks, each in its own thread; `secret_of` may give some another secret.
+fn connect(
+    world: u32,
+    secret_of: impl Fn(u32) -> Secret + Sync,
+    deadline: Instant,
+) -> Vec<Result<Node, EstablishError>> {
+    let run_id = RunId::random().unwrap();
+    let transports: Vec<_> = (0..world).map(|_| ShmTransport::bind().unwrap()).collect();
+    let addresses: Vec<_> = transports.iter().map(Transport::address).collect();
+    let members: Vec<u32> = (0..world).collect();
+    std::thread::scope(|scope| {
+        let (addresses, members, secret_of) = (&addresses, &members, &secret_of);
+        let start = |(rank, transport): (u32, ShmTransport)| {
+            scope.spawn(move || {
+                let secret = secret_of(rank);
+                let group = Group { rank, run_id, epoch: 3, secret: &secret, addresses };
+                transport.connect_node(&group, members, Some(LAYOUT(world)), deadline)
+            })
+        };
+        let threads: Vec<_> = (0..).zip(transports).map(start).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    })
+}
+
+fn connected(world: u32) -> Vec<Node> {
+    let secret = Secret::random().unwrap();
+    connect(world, |_| secret.clone(), soon()).into_iter().map(Result::unwrap).collect()
+}
+
+#[test]
+fn all_members_share_one_arena() {
+    let nodes = connected(4);
+    for (rank, node) in nodes.iter().enumerate() {
+        let arena = node.arena.as_ref().unwrap();
+        assert_eq!((arena.member(), arena.members()), (rank, 4));
+        arena.publish(Counter::Staged, rank as u64 + 10);
+        assert!(node.endpoints[rank].is_none());
+        assert_eq!(node.endpoints.iter().flatten().count(), 3);
+    }
+    for node in &nodes {
+        let seen =
+            (0..4).map(|member| node.arena.as_ref().unwrap().published(member, Counter::Staged));
+        assert_eq!(seen.collect::<Vec<_>>(), [10, 11, 12, 13]);
+    }
+}
+
+#[test]
+fn another_secret_is_refused_by_name_and_nobody_waits_beyond_the_deadline() {
+    let (secret, other) = (Secret::random().unwrap(), Secret::random().unwrap());
+    let deadline = Instant::now() + Duration::from_secs(3);
+    let of = |rank| if rank == 1 { other.clone() } else { secret.clone() };
+    let outcomes = connect(2, of, deadline);
+    let errors: Vec<_> = outcomes.into_iter().map(Result::unwrap_err).collect();
+    assert!(
+        matches!(&errors[0], EstablishError::Missing { missing, .. } if *missing == [1]),
+        "{:?}",
+        errors[0]
+    );
+    assert!(matches!(&errors[1], EstablishError::Handshake { peer: 0, .. }), "{:?}", errors[1]);
+}
+
+#[test]
+fn strangers_are_dropped_and_disturb_nobody() {
+    let secret = Secret::random().unwrap();
+    let run_id = RunId::random().unwrap();
+    let transports: Vec<_> = (0..2).map(|_| ShmTransport::bind().unwrap()).collect();
+    let addresses: Vec<_> = transports.iter().map(Transport::address).collect();
+    let name = transports[0].name.clone();
+    let stranger = || UnixStream::connect_addr(&SocketAddr::from_abstract_name(&name).unwrap());
+    let mut garbage = stranger().unwrap();
+    garbage.write_all(&[0xff; 200]).unwrap();
+    drop(stranger().unwrap());
+    std::thread::scope(|scope| {
+        let (addresses, secret) = (&addresses, &secret);
+        for (rank, transport) in (0..).zip(transports) {
+            scope.spawn(move || {
+                let group = Group { rank, run_id, epoch: 0, secret, addresses };
+                Box::new(transport).connect(&group, soon()).unwrap()
+            });
+        }
+    });
+}
+
+#[test]
+fn an_arena_that_cannot_be_had_is_an_error_on_all_members() {
+    let secret = Secret::random().unwrap();
+    let run_id = RunId::random().unwrap();
+    let transports: Vec<_> = (0..3).map(|_| ShmTransport::bind().unwrap()).collect();
+    let addresses: Vec<_> = transports.iter().map(Transport::address).collect();
+    std::thread::scope(|scope| {
+        let (addresses, secret) = (&addresses, &secret);
+        for (rank, transport) in (0..).zip(transports) {
+            scope.spawn(move || {
+                let group = Group { rank, run_id, epoch: 0, secret, addresses };
+                // Member 1 expects an arena of another form.
+                let mut layout = LAYOUT(3);
+                layout.input_ring_bytes *= if rank == 1 { 2 } else { 1 };
+                let error =
+                    transport.connect_node(&group, &[0, 1, 2], Some(layout), soon()).unwrap_err();
+                let text = error.to_string();
+                assert!(text.contains("shm cannot be used here"), "{text}");
+                assert!(text.contains("not the shared memory agreed on"), "{text}");
+            });
+        }
+    });
+}
+
+fn post(
+    endpoint: &mut dyn Endpoint,
+    token: u64,
+    op_seq: u64,
+    region: &std::sync::Arc<Region>,
+    to_send: bool,
+) {
+    let id = MessageId { communicator: 1, tag: 0, op_seq };
+    let signature = Signature([7; 16]);
+    let all = 0..region.len();
+    if to_send {
+        // SAFETY: the tests write to regions only before they post them.
+        let slice = unsafe { region.slice(all) };
+        endpoint.post_send(SendPost { token, id, signature, slice }).unwrap();
+    } else {
+        // SAFETY: the tests read regions only after they have been received.
+        let slice = unsafe { region.slice_mut(all) };
+        endpoint.post_recv(RecvPost { token, id, signature, slice }).unwrap();
+    }
+}
+
+fn filled(len: usize, seed: u8) -> std::sync::Arc<Region> {
+    let region = Region::allocate(len).unwrap();
+    // SAFETY: nobody else has the region yet.
+    let mut slice = unsafe { region.slice_mut(0..len) };
+    for (at, byte) in slice.bytes_mut(0..len).iter_mut().enumerate() {
+        *byte = (at % 241) as u8 ^ seed;
+    }
+    drop(slice);
+    region
+}
+
+fn bytes(region: &std::sync::Arc<Region>) -> Vec<u8> {
+    // SAFETY: nobody writes to the region any more.
+    unsafe { region.slice(0..region.len()) }.bytes(0).to_vec()
+}
+
+/// Polls with sleep in between, as an engine does, until `count` posts have ended.
+fn drive(endpoint: &mut dyn Endpoint, mut count: usize) {
+    let mut events = Vec::new();
+    let give_up = soon();
+    while count > 0 {
+        assert!(Instant::now() < give_up, "nothing moves");
+        let moved = endpoint.poll(&mut events).unwrap();
+        for event in events.drain(..) {
+            match event {
+                Event::Sent { .. } | Event::Received { .. } => count -= 1,
+                Event::Early { .. } => {}
+                Event::Failed { error, .. } => panic!("{error}"),
+            }
+        }
+        if !moved {
+            sleep(endpoint, Duration::from_secs(20));
+        }
+    }
+}
+
+fn sleep(endpoint: &dyn Endpoint, at_most: Duration) {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let mut wakeups = Vec::new();
+    endpoint.wakeups(&mut wakeups);
+    let interest = |writable| if writable { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
+    let mut fds: Vec<_> = wakeups
+        .iter()
+        .map(|wakeup| PollFd::from_borrowed_fd(wakeup.fd, interest(wakeup.writable)))
+        .collect();
+    let timeout = Timespec::try_from(at_most).unwrap();
+    let _ = poll(&mut fds, Some(&timeout));
+}
+
+#[test]
+fn messages_of_all_sizes_cross_both_ways_with_sleeping_ends() {
+    let sizes = [0, 1, 63, 64, 65, 4096, 70_000, 200_000, 3_000_001];
+    let mut nodes = connected(2);
+    std::thread::scope(|scope| {
+        for (rank, node) in nodes.iter_mut().enumerate() {
+            scope.spawn(move || {
+                let endpoint = node.endpoints[1 - rank].as_mut().unwrap().as_mut();
+                for (op_seq, size) in (0..).zip(sizes) {
+                    let out = filled(size, rank as u8);
+                    let into = Region::allocate(size).unwrap();
+                    post(endpoint, 0, op_seq, &out, true);
+                    post(endpoint, 1, op_seq, &into, false);
+                    drive(endpoint, 2);
+                    assert_eq!(bytes(&into), bytes(&filled(size, 1 - rank as u8)));
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn a_peer_that_leaves_is_told_from_one_that_dies() {
+    let mut nodes = connected(2);
+    let second = nodes.pop().unwrap();
+    drop(second);
+    let endpoint = nodes[0].endpoints[1].as_mut().unwrap().as_mut();
+    let into = Region::allocate(8).unwrap();
+    post(endpoint, 1, 0, &into, false);
+    let give_up = soon();
+    let error = loop {
+        match endpoint.poll(&mut Vec::new()) {
+            Ok(_) => sleep(endpoint, Duration::from_secs(20)),
+            Err(error) => break error,
+        }
+        assert!(Instant::now() < give_up, "the end goes unnoticed");
+    };
+    assert!(matches!(error, EndpointError::Closed { peer: 1, orderly: true, .. }), "{error}");
+}
+
+#[test]
+fn the_last_message_of_a_peer_that_leaves_arrives() {
+    let mut nodes = connected(2);
+    let mut second = nodes.pop().unwrap();
+    let out = filled(5000, 9);
+    let sender = second.endpoints[0].as_mut().unwrap().as_mut();
+    post(sender, 0, 0, &out, true);
+    drive(sender, 1);
+    drop(second);
+    let endpoint = nodes[0].endpoints[1].as_mut().unwrap().as_mut();
+    let into = Region::allocate(5000).unwrap();
+    post(endpoint, 1, 0, &into, false);
+    drive(endpoint, 1);
+    assert_eq!(bytes(&into), bytes(&out));
+}
