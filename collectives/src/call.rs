@@ -2,14 +2,16 @@
 
 use std::ptr::NonNull;
 
-use paceline_devices::Element;
+use paceline_devices::{DType, Element, ReduceOp};
 
 use crate::engine::Buffers;
+use crate::node::{NodeKind, NodeRequest};
 use crate::plan::{Algorithm, Choice};
 use crate::schedule::{
     Barrier, Broadcast, HalvingDoubling, OneShot, Partition, RecursiveDoubling, Ring, RingPhases,
     Schedule, Shift, TwoShot,
 };
+use crate::signature::{Collective, OperationKind};
 
 /// Where a rank stands in an operation, and how the vector is cut.
 #[derive(Debug)]
@@ -90,6 +92,43 @@ impl Memory {
                 output_count: output.len(),
                 element_bytes: size_of::<T>(),
             },
+        }
+    }
+
+    /// The call as the members of one node carry it out.
+    pub(crate) fn node_request(
+        &self,
+        kind: &OperationKind,
+        partition: Partition,
+        rank: usize,
+    ) -> NodeRequest {
+        let Buffers { input, output, output_start, element_bytes, .. } = self.buffers;
+        let own = partition.range(rank).start;
+        let (mut from, mut to) = (input.as_ptr().cast_const(), output.as_ptr());
+        let root = kind.root.unwrap_or(0);
+        let node_kind = match kind.collective {
+            Collective::ReduceScatter => {
+                to = to.wrapping_add((own - output_start) * element_bytes);
+                NodeKind::ReduceScatter
+            }
+            Collective::AllGather => {
+                from = from.wrapping_add(own * element_bytes);
+                NodeKind::AllGather
+            }
+            Collective::Broadcast => NodeKind::Broadcast { root },
+            Collective::Reduce => NodeKind::Reduce { root },
+            Collective::Barrier => NodeKind::Barrier,
+            _ => NodeKind::AllReduce,
+        };
+        NodeRequest {
+            kind: node_kind,
+            dtype: kind.dtype.unwrap_or(DType::U8),
+            op: kind.op.unwrap_or(ReduceOp::Sum),
+            count: partition.count(),
+            fused: partition.is_fused().then_some(partition),
+            signature: kind.signature(),
+            input: from,
+            output: to,
         }
     }
 

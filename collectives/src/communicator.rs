@@ -2,7 +2,6 @@
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use paceline_devices::{Element, ReduceOp};
 use paceline_transports::Region;
@@ -14,7 +13,8 @@ use crate::engine::Workspace;
 use crate::error::{CollectiveError, OperationName, SetupError};
 use crate::fusion::FusionBuffer;
 use crate::kernels::Kernel;
-use crate::plan::{Algorithm, Choice};
+use crate::node::NodeGroup;
+use crate::plan::{Algorithm, Choice, PlanFacts};
 use crate::schedule::{Barrier, Broadcast, Partition, RingPhases, Shift, Tree};
 use crate::signature::{Collective, OperationKind};
 
@@ -37,28 +37,37 @@ const SCRATCH_BYTES: usize = 4 << 20;
 pub struct Communicator {
     context: Arc<ContextInner>,
     id: u32,
+    facts: PlanFacts,
     state: Mutex<State>,
 }
 
 #[derive(Debug)]
 struct State {
     op_seq: u64,
+    node: Option<NodeGroup>,
     workspace: Workspace,
     fusion: FusionBuffer,
     poisoned: Option<String>,
 }
 
 impl Communicator {
-    pub(crate) fn new(context: &Arc<ContextInner>, id: u32) -> Result<Self, SetupError> {
+    /// With a node group, operations run in memory that all ranks share.
+    pub(crate) fn new(
+        context: &Arc<ContextInner>,
+        id: u32,
+        node: Option<NodeGroup>,
+    ) -> Result<Self, SetupError> {
         let alone = context.world_size() == 1;
         let scratch = Region::allocate(if alone { 0 } else { SCRATCH_BYTES })?;
+        let facts = PlanFacts { shared_memory: node.is_some(), ..context.facts.clone() };
         let state = State {
             op_seq: 0,
+            node,
             workspace: Workspace::new(scratch),
             fusion: FusionBuffer::default(),
             poisoned: None,
         };
-        Ok(Self { context: Arc::clone(context), id, state: Mutex::new(state) })
+        Ok(Self { context: Arc::clone(context), id, facts, state: Mutex::new(state) })
     }
 
     /// This process's number in the group, `0..world_size`.
@@ -73,7 +82,7 @@ impl Communicator {
 
     /// How an operation of `count` elements of type `T` would be carried out.
     pub fn plan<T: Element>(&self, collective: Collective, count: usize) -> Choice {
-        self.context.facts.choose(collective, count * size_of::<T>())
+        self.facts.choose(collective, count * size_of::<T>())
     }
 
     /// Reduces the ranks' vectors element by element; every rank gets the result, in place.
@@ -286,7 +295,7 @@ impl Communicator {
     }
 
     /// A barrier whose signature carries what all ranks must agree on.
-    pub(crate) fn agree(&self, value: u64, _timeout: Duration) -> Result<(), CollectiveError> {
+    pub(crate) fn agree(&self, value: u64) -> Result<(), CollectiveError> {
         self.dissemination(Collective::Agreement, value & ((1 << 56) - 1))
     }
 
@@ -297,7 +306,7 @@ impl Communicator {
             op: None,
             root: None,
             count,
-            algorithm: Algorithm::Dissemination as u8,
+            algorithm: self.facts.choose(collective, 0).algorithm as u8,
         };
         self.run(kind, Memory::in_place::<u8>(&mut []), None, |place| {
             AnySchedule::Barrier(Barrier::new(place.rank, place.world_size))
@@ -375,23 +384,33 @@ impl Communicator {
             memory.copy_input_to_output();
             return Ok(());
         }
-        let bytes = usize::try_from(kind.bytes()).unwrap_or(usize::MAX);
-        let choice = self.context.facts.choose(kind.collective, bytes);
-        let slice = choice.slice_elements(memory.buffers.element_bytes);
-        let place = Place { rank, world_size, partition: partition.clone(), choice, slice };
-        let schedule = build(place);
-        let run = Run {
-            context: &self.context,
-            communicator: self.id,
-            operation,
-            schedule: schedule.as_dyn(),
-            kernel,
-            partition,
-            buffers: memory.buffers,
+        let algorithm = Algorithm::from_code(kind.algorithm);
+        let outcome = match &mut state.node {
+            Some(group) if algorithm.is_some_and(Algorithm::is_node_local) => {
+                let request = memory.node_request(&kind, partition, rank);
+                // SAFETY: the buffers are those of slices that the caller of the collective lends
+                // us until it returns.
+                unsafe { drive::run_node(&self.context, operation, group, request) }
+            }
+            _ => {
+                let bytes = usize::try_from(kind.bytes()).unwrap_or(usize::MAX);
+                let choice = self.facts.choose(kind.collective, bytes);
+                let slice = choice.slice_elements(memory.buffers.element_bytes);
+                let place = Place { rank, world_size, partition: partition.clone(), choice, slice };
+                let schedule = build(place);
+                let run = Run {
+                    context: &self.context,
+                    communicator: self.id,
+                    operation,
+                    schedule: schedule.as_dyn(),
+                    kernel,
+                    partition,
+                    buffers: memory.buffers,
+                };
+                // SAFETY: as above, and it returns only after the operation is done or given up.
+                unsafe { drive::run(run, &mut state.workspace) }
+            }
         };
-        // SAFETY: the buffers are those of slices that the caller of the collective lends us until
-        // it returns, and it returns only after the operation is done or given up.
-        let outcome = unsafe { drive::run(run, &mut state.workspace) };
         if let Err(error) = &outcome
             && error.is_fatal()
         {

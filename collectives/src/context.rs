@@ -10,13 +10,15 @@ use paceline_rendezvous::{
     Abort, BootstrapOptions, InProcessStore, OperationReport, ProcessEnvironment, RankInfo,
     Rendezvous, RunId, Secret, bootstrap,
 };
+use paceline_transports::shm::ShmTransport;
 use paceline_transports::tcp::{InterfaceChoice, TcpConfig, TcpTransport};
-use paceline_transports::{Group, Transport, TransportKind};
+use paceline_transports::{EstablishError, Group, Transport, TransportKind};
 use serde::{Deserialize, Serialize};
 
 use crate::communicator::Communicator;
 use crate::engine::{IdlePolicy, Wire};
 use crate::error::SetupError;
+use crate::node::{NodeGroup, arena_layout};
 use crate::plan::{Algorithm, PlanFacts};
 
 /// A process that has found the others of its job, and through which contexts are made.
@@ -180,11 +182,12 @@ impl std::str::FromStr for TransportChoice {
     }
 }
 
-/// What each rank tells the others at the start.
+/// What each rank tells the others before they connect.
 #[derive(Debug, Serialize, Deserialize)]
 struct Card {
     transport: String,
-    address: Vec<u8>,
+    /// Where to find it, or why it cannot use the transport.
+    address: Result<Vec<u8>, String>,
     cores: u32,
     local_size: u32,
     algorithm: u8,
@@ -207,6 +210,10 @@ pub(crate) struct ContextInner {
     pub(crate) timeout: Duration,
     wire: Mutex<Wire>,
     waiting: AtomicU32,
+    /// Shared memory for the first communicator that is made.
+    node: Mutex<Option<NodeGroup>>,
+    communicators: AtomicU32,
+    fallback: Option<String>,
 }
 
 impl ContextInner {
@@ -249,10 +256,11 @@ impl Context {
     /// [`SetupError`] names the step, and the peer if there is one.
     pub fn new(job: &Arc<Job>, options: &ContextOptions) -> Result<Self, SetupError> {
         let number = job.contexts.fetch_add(1, Ordering::Relaxed);
-        let (facts, wire) = if job.rank_info().world_size == 1 {
-            (Self::facts_alone(options), Wire::new(vec![None]))
+        let Connected { facts, wire, node, fallback } = if job.rank_info().world_size == 1 {
+            Connected::alone(options)
         } else {
-            Self::establish(job, options, number)?
+            Joining { job, options, number, deadline: Instant::now() + options.start_timeout }
+                .connect()?
         };
         let inner = ContextInner {
             job: Arc::clone(job),
@@ -261,83 +269,39 @@ impl Context {
             timeout: options.timeout,
             wire: Mutex::new(wire),
             waiting: AtomicU32::new(0),
+            node: Mutex::new(node),
+            communicators: AtomicU32::new(0),
+            fallback,
         };
         let context = Self { inner: Arc::new(inner) };
-        context.agree(options)?;
+        context.agree()?;
         Ok(context)
     }
 
-    fn facts_alone(options: &ContextOptions) -> PlanFacts {
-        PlanFacts {
-            world_size: 1,
-            transport: TransportKind::Shm,
-            oversubscribed: false,
-            shared_memory: true,
-            direct_read: false,
-            forced: options.algorithm,
-        }
-    }
-
-    fn establish(
-        job: &Arc<Job>,
-        options: &ContextOptions,
-        number: u32,
-    ) -> Result<(PlanFacts, Wire), SetupError> {
-        let deadline = Instant::now() + options.start_timeout;
-        let info = job.rank_info();
-        let failed = |source| SetupError::Establish { transport: "tcp", source };
-        let transport = Box::new(
-            TcpTransport::bind(&TcpConfig {
-                interface: options.interface.clone(),
-                port_range: options.port_range,
-                sockets_per_peer: options.sockets_per_peer,
-                one_node: info.is_on_one_node(),
-                towards: job.rendezvous.control.as_ref().map(|control| control.local_addr().ip()),
-            })
-            .map_err(failed)?,
-        );
-        let card = Card {
-            transport: transport.kind().name().to_owned(),
-            address: transport.address(),
-            cores: cores(),
-            local_size: info.local_size,
-            algorithm: options.algorithm.map_or(0, |algorithm| algorithm as u8),
-        };
-        let cards = exchange(job, number, &card, deadline)?;
-        let facts = PlanFacts {
-            world_size: info.world_size,
-            transport: transport.kind(),
-            oversubscribed: cards.iter().any(|card| card.local_size > card.cores),
-            shared_memory: false,
-            direct_read: false,
-            forced: options.algorithm,
-        };
-        let addresses: Vec<Vec<u8>> = cards.into_iter().map(|card| card.address).collect();
-        let group = Group {
-            rank: info.rank,
-            run_id: job.rendezvous.run_id,
-            epoch: info.epoch,
-            secret: &job.rendezvous.secret,
-            addresses: &addresses,
-        };
-        let endpoints = transport.connect(&group, deadline).map_err(failed)?;
-        Ok((facts, Wire::new(endpoints)))
-    }
-
     /// The first operation on the new connections: all ranks compare what their plans follow from.
-    fn agree(&self, options: &ContextOptions) -> Result<(), SetupError> {
+    fn agree(&self) -> Result<(), SetupError> {
         let mut hasher = DefaultHasher::new();
         self.inner.facts.hash(&mut hasher);
-        let communicator = Communicator::new(&self.inner, AGREEMENT_COMMUNICATOR)?;
-        communicator.agree(hasher.finish(), options.start_timeout).map_err(SetupError::Agreement)
+        let communicator = Communicator::new(&self.inner, AGREEMENT_COMMUNICATOR, None)?;
+        communicator.agree(hasher.finish()).map_err(SetupError::Agreement)
     }
 
-    /// The communicator of all ranks.
+    /// A new communicator of all ranks. All of them must make theirs in the same order.
+    ///
+    /// Where the ranks share memory, the first communicator works in it directly; further ones
+    /// exchange messages.
     ///
     /// # Errors
     /// [`SetupError::Memory`] if its staging memory cannot be had.
     pub fn communicator(&self) -> Result<Communicator, SetupError> {
-        Communicator::new(&self.inner, WORLD_COMMUNICATOR)
+        let id = self.inner.communicators.fetch_add(1, Ordering::Relaxed);
+        let node = self.inner.node.lock().unwrap_or_else(PoisonError::into_inner).take();
+        Communicator::new(&self.inner, id, node)
+    }
+
+    /// Why the preferred transport is not used, if it is not.
+    pub fn fallback(&self) -> Option<&str> {
+        self.inner.fallback.as_deref()
     }
 
     /// This process's number, `0..world_size`.
@@ -370,7 +334,6 @@ impl Context {
     }
 }
 
-const WORLD_COMMUNICATOR: u32 = 0;
 const AGREEMENT_COMMUNICATOR: u32 = u32::MAX;
 
 fn cores() -> u32 {
@@ -378,36 +341,165 @@ fn cores() -> u32 {
         .map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(u32::MAX))
 }
 
-/// Publishes this rank's card and collects everybody's.
-fn exchange(
-    job: &Job,
+/// What comes of connecting.
+struct Connected {
+    facts: PlanFacts,
+    wire: Wire,
+    node: Option<NodeGroup>,
+    fallback: Option<String>,
+}
+
+impl Connected {
+    fn alone(options: &ContextOptions) -> Self {
+        let facts = PlanFacts {
+            world_size: 1,
+            transport: TransportKind::Shm,
+            oversubscribed: false,
+            shared_memory: false,
+            forced: options.algorithm,
+        };
+        Self { facts, wire: Wire::new(vec![None]), node: None, fallback: None }
+    }
+}
+
+/// A context that is being made.
+struct Joining<'a> {
+    job: &'a Job,
+    options: &'a ContextOptions,
     number: u32,
-    card: &Card,
     deadline: Instant,
-) -> Result<Vec<Card>, SetupError> {
-    let info = job.rank_info();
-    let key = |rank: u32| format!("context/{}/{number}/card/{rank}", info.epoch);
-    let text = serde_json::to_vec(card).expect("a card is plain data");
-    job.rendezvous.store.set(&key(info.rank), &text)?;
-    (0..info.world_size)
-        .map(|peer| {
-            let text = job.rendezvous.store.get(&key(peer), deadline)?;
-            let theirs: Card = serde_json::from_slice(&text)
-                .map_err(|error| SetupError::Peer { peer, what: error.to_string() })?;
-            if theirs.transport == card.transport && theirs.algorithm == card.algorithm {
-                return Ok(theirs);
+}
+
+impl Joining<'_> {
+    fn connect(&self) -> Result<Connected, SetupError> {
+        match self.options.transport {
+            TransportChoice::Only(TransportKind::Shm) => self.over_shared_memory(),
+            TransportChoice::Auto if self.job.rank_info().is_on_one_node() => {
+                // It succeeds on all ranks or on none, so that all fall back together.
+                match self.over_shared_memory() {
+                    Err(SetupError::Establish { transport, source }) => {
+                        let fallback = Some(format!("{transport} cannot be used: {source}"));
+                        Ok(Connected { fallback, ..self.over_tcp()? })
+                    }
+                    outcome => outcome,
+                }
             }
-            Err(SetupError::Peer {
-                peer,
-                what: format!(
-                    "transport {} and algorithm {}, but rank {} has {} and {}; options must be \
-                     equal on all ranks",
-                    theirs.transport,
-                    algorithm_name(theirs.algorithm),
-                    info.rank,
-                    card.transport,
-                    algorithm_name(card.algorithm),
-                ),
+            TransportChoice::Auto | TransportChoice::Only(_) => self.over_tcp(),
+        }
+    }
+
+    fn over_tcp(&self) -> Result<Connected, SetupError> {
+        let kind = TransportKind::Tcp;
+        let control = self.job.rendezvous.control.as_ref();
+        let transport = TcpTransport::bind(&TcpConfig {
+            interface: self.options.interface.clone(),
+            port_range: self.options.port_range,
+            sockets_per_peer: self.options.sockets_per_peer,
+            one_node: self.job.rank_info().is_on_one_node(),
+            towards: control.map(|control| control.local_addr().ip()),
+        });
+        let cards = self.exchange(kind, &transport, TcpTransport::address)?;
+        let transport = Box::new(transport.map_err(|source| failed(kind, source))?);
+        let addresses = addresses(kind, &cards)?;
+        let group = self.group(&addresses);
+        let endpoints =
+            transport.connect(&group, self.deadline).map_err(|source| failed(kind, source))?;
+        let facts = self.facts(kind, &cards);
+        Ok(Connected { facts, wire: Wire::new(endpoints), node: None, fallback: None })
+    }
+
+    fn over_shared_memory(&self) -> Result<Connected, SetupError> {
+        let kind = TransportKind::Shm;
+        let transport = ShmTransport::bind();
+        let cards = self.exchange(kind, &transport, ShmTransport::address)?;
+        let transport = transport.map_err(|source| failed(kind, source))?;
+        let addresses = addresses(kind, &cards)?;
+        let group = self.group(&addresses);
+        let members: Vec<u32> = (0..self.job.rank_info().world_size).collect();
+        let layout = arena_layout(self.job.rank_info().world_size);
+        let node = transport
+            .connect_node(&group, &members, Some(layout), self.deadline)
+            .map_err(|source| failed(kind, source))?;
+        let facts = self.facts(kind, &cards);
+        let wire = Wire::new(node.endpoints);
+        Ok(Connected { facts, wire, node: node.arena.map(NodeGroup::new), fallback: None })
+    }
+
+    fn group<'a>(&'a self, addresses: &'a [Vec<u8>]) -> Group<'a> {
+        Group {
+            rank: self.job.rank_info().rank,
+            run_id: self.job.rendezvous.run_id,
+            epoch: self.job.rank_info().epoch,
+            secret: &self.job.rendezvous.secret,
+            addresses,
+        }
+    }
+
+    fn facts(&self, transport: TransportKind, cards: &[Card]) -> PlanFacts {
+        PlanFacts {
+            world_size: self.job.rank_info().world_size,
+            transport,
+            oversubscribed: cards.iter().any(|card| card.local_size > card.cores),
+            shared_memory: transport == TransportKind::Shm,
+            forced: self.options.algorithm,
+        }
+    }
+
+    /// Publishes this rank's card and collects everybody's. A rank that cannot use the transport
+    /// says so, lest the others wait for it.
+    fn exchange<T>(
+        &self,
+        kind: TransportKind,
+        transport: &Result<T, EstablishError>,
+        address: impl Fn(&T) -> Vec<u8>,
+    ) -> Result<Vec<Card>, SetupError> {
+        let info = self.job.rank_info();
+        let card = Card {
+            transport: kind.name().to_owned(),
+            address: transport.as_ref().map(address).map_err(ToString::to_string),
+            cores: cores(),
+            local_size: info.local_size,
+            algorithm: self.options.algorithm.map_or(0, |algorithm| algorithm as u8),
+        };
+        let key = |rank: u32| format!("context/{}/{}/{kind}/{rank}", info.epoch, self.number);
+        let text = serde_json::to_vec(&card).expect("a card is plain data");
+        let store = &self.job.rendezvous.store;
+        store.set(&key(info.rank), &text)?;
+        (0..info.world_size)
+            .map(|peer| {
+                let text = store.get(&key(peer), self.deadline)?;
+                let theirs: Card = serde_json::from_slice(&text)
+                    .map_err(|error| SetupError::Peer { peer, what: error.to_string() })?;
+                if theirs.algorithm == card.algorithm {
+                    return Ok(theirs);
+                }
+                Err(SetupError::Peer {
+                    peer,
+                    what: format!(
+                        "algorithm {}, but rank {} has {}; options must be equal on all ranks",
+                        algorithm_name(theirs.algorithm),
+                        info.rank,
+                        algorithm_name(card.algorithm),
+                    ),
+                })
+            })
+            .collect()
+    }
+}
+
+fn failed(transport: TransportKind, source: EstablishError) -> SetupError {
+    SetupError::Establish { transport: transport.name(), source }
+}
+
+/// Everybody's address, unless somebody has none.
+fn addresses(kind: TransportKind, cards: &[Card]) -> Result<Vec<Vec<u8>>, SetupError> {
+    cards
+        .iter()
+        .enumerate()
+        .map(|(rank, card)| {
+            card.address.clone().map_err(|reason| {
+                let reason = format!("rank {rank}: {reason}");
+                failed(kind, EstablishError::Unusable { transport: kind.name(), reason })
             })
         })
         .collect()

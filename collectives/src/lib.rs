@@ -44,6 +44,7 @@ pub mod node;
 pub mod plan;
 pub mod schedule;
 mod signature;
+mod waiting;
 
 pub use communicator::Communicator;
 pub use context::{Context, ContextOptions, Job, TransportChoice};

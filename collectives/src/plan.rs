@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use paceline_transports::TransportKind;
 
+use crate::node::Tuning;
 use crate::signature::Collective;
 
 /// How a collective is carried out.
@@ -34,13 +35,11 @@ pub enum Algorithm {
     NodeOneShot = 9,
     /// Shared memory: chunks are reduced by their owners in cache-sized blocks.
     NodeTwoShot = 10,
-    /// As `NodeTwoShot`, but peers' memory is read by `process_vm_readv`.
-    NodeDirectRead = 11,
 }
 
 impl Algorithm {
     /// Every algorithm.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 10] = [
         Self::Ring,
         Self::OneShot,
         Self::TwoShot,
@@ -51,7 +50,6 @@ impl Algorithm {
         Self::Dissemination,
         Self::NodeOneShot,
         Self::NodeTwoShot,
-        Self::NodeDirectRead,
     ];
 
     /// The name used on the command line and in reports.
@@ -67,32 +65,43 @@ impl Algorithm {
             Self::Dissemination => "dissemination",
             Self::NodeOneShot => "node-one-shot",
             Self::NodeTwoShot => "node-two-shot",
-            Self::NodeDirectRead => "node-direct-read",
         }
     }
 
     /// Whether a collective can be carried out this way.
     pub const fn supports(self, collective: Collective) -> bool {
-        match collective {
-            Collective::AllReduce => matches!(
-                self,
-                Self::Ring
-                    | Self::OneShot
-                    | Self::TwoShot
-                    | Self::RecursiveDoubling
-                    | Self::HalvingDoubling
-                    | Self::NodeOneShot
-                    | Self::NodeTwoShot
-                    | Self::NodeDirectRead
-            ),
-            Collective::ReduceScatter | Collective::AllGather => {
-                matches!(self, Self::Ring | Self::TwoShot)
+        match self {
+            Self::NodeOneShot | Self::NodeTwoShot => {
+                !matches!(collective, Collective::Shift | Collective::Agreement)
             }
-            Collective::Broadcast => matches!(self, Self::BinomialTree | Self::Chain),
-            Collective::Reduce => matches!(self, Self::Ring | Self::TwoShot),
-            Collective::Shift => matches!(self, Self::Ring),
-            Collective::Barrier | Collective::Agreement => matches!(self, Self::Dissemination),
+            Self::Ring => matches!(
+                collective,
+                Collective::AllReduce
+                    | Collective::ReduceScatter
+                    | Collective::AllGather
+                    | Collective::Reduce
+                    | Collective::Shift
+            ),
+            Self::TwoShot => matches!(
+                collective,
+                Collective::AllReduce
+                    | Collective::ReduceScatter
+                    | Collective::AllGather
+                    | Collective::Reduce
+            ),
+            Self::OneShot | Self::RecursiveDoubling | Self::HalvingDoubling => {
+                matches!(collective, Collective::AllReduce)
+            }
+            Self::BinomialTree | Self::Chain => matches!(collective, Collective::Broadcast),
+            Self::Dissemination => {
+                matches!(collective, Collective::Barrier | Collective::Agreement)
+            }
         }
+    }
+
+    /// Whether it works in memory shared by the ranks of one node, without messages.
+    pub const fn is_node_local(self) -> bool {
+        matches!(self, Self::NodeOneShot | Self::NodeTwoShot)
     }
 
     /// The algorithm with this wire code, if there is one.
@@ -138,8 +147,6 @@ pub struct PlanFacts {
     pub oversubscribed: bool,
     /// Whether all ranks share the memory of one node.
     pub shared_memory: bool,
-    /// Whether every pair of ranks may read each other's memory.
-    pub direct_read: bool,
     /// The algorithm that the user forced, for collectives that know it.
     pub forced: Option<Algorithm>,
 }
@@ -184,13 +191,16 @@ impl PlanFacts {
             }
             Algorithm::TwoShot => self.world_size <= DIRECT_RANKS_MAX,
             Algorithm::NodeOneShot | Algorithm::NodeTwoShot => self.shared_memory,
-            Algorithm::NodeDirectRead => self.shared_memory && self.direct_read,
             _ => true,
         }
     }
 
     fn preferred(&self, collective: Collective, bytes: usize) -> Algorithm {
         let few = self.world_size <= DIRECT_RANKS_MAX;
+        if self.shared_memory && Algorithm::NodeTwoShot.supports(collective) {
+            let one_shot = bytes <= Tuning::new(self.world_size as usize).one_shot_bytes_max;
+            return if one_shot { Algorithm::NodeOneShot } else { Algorithm::NodeTwoShot };
+        }
         match collective {
             Collective::AllReduce => self.preferred_all_reduce(bytes),
             Collective::ReduceScatter | Collective::AllGather if few => Algorithm::TwoShot,
@@ -287,7 +297,6 @@ mod tests {
             transport: TransportKind::Tcp,
             oversubscribed: false,
             shared_memory: false,
-            direct_read: false,
             forced: None,
         }
     }

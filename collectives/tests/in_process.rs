@@ -33,12 +33,23 @@ fn world<R: Send>(
     })
 }
 
+fn over(kind: TransportKind) -> ContextOptions {
+    ContextOptions { transport: TransportChoice::Only(kind), ..ContextOptions::default() }
+}
+
+fn product(worlds: &[u32], options: [ContextOptions; 3]) -> Vec<(u32, ContextOptions)> {
+    let pair = |world_size: &u32| options.clone().map(|options| (*world_size, options));
+    worlds.iter().flat_map(pair).collect()
+}
+
 fn tcp(algorithm: Option<Algorithm>) -> ContextOptions {
-    ContextOptions {
-        transport: TransportChoice::Only(TransportKind::Tcp),
-        algorithm,
-        ..ContextOptions::default()
-    }
+    ContextOptions { algorithm, ..over(TransportKind::Tcp) }
+}
+
+/// Over TCP, over shared memory directly, and over messages in shared memory.
+fn every_way() -> [ContextOptions; 3] {
+    let messages = ContextOptions { algorithm: Some(Algorithm::Ring), ..over(TransportKind::Shm) };
+    [over(TransportKind::Tcp), over(TransportKind::Shm), messages]
 }
 
 /// Small integers, so that every order of summation is exact in every type.
@@ -121,8 +132,8 @@ fn check_type<T: Number>(communicator: &Communicator) {
 
 #[test]
 fn all_reduce_of_every_type_and_operator() {
-    for world_size in [1, 2, 3, 5] {
-        world(world_size, &tcp(None), |communicator| {
+    for (world_size, options) in product(&[1, 2, 3, 5], every_way()) {
+        world(world_size, &options, |communicator| {
             check_type::<f64>(communicator);
             check_type::<f32>(communicator);
             check_type::<f16>(communicator);
@@ -162,9 +173,10 @@ fn large_messages_over_one_and_several_sockets() {
 
 #[test]
 fn reduce_scatter_and_all_gather() {
-    for algorithm in [None, Some(Algorithm::Ring)] {
+    let ways = every_way().into_iter().chain([tcp(Some(Algorithm::Ring))]);
+    for options in ways {
         for world_size in [1, 2, 3, 4] {
-            world(world_size, &tcp(algorithm), |communicator| {
+            world(world_size, &options, |communicator| {
                 let rank = communicator.rank();
                 for part in [0, 1, 5, 70_001] {
                     let count = part * world_size as usize;
@@ -193,8 +205,8 @@ fn reduce_scatter_and_all_gather() {
 
 #[test]
 fn broadcast_reduce_and_barrier_with_every_root() {
-    for world_size in [1, 2, 3, 5] {
-        world(world_size, &tcp(None), |communicator| {
+    for (world_size, options) in product(&[1, 2, 3, 5], every_way()) {
+        world(world_size, &options, |communicator| {
             let rank = communicator.rank();
             for root in 0..world_size {
                 for count in [0, 1, 1000, 300_001] {
@@ -214,9 +226,9 @@ fn broadcast_reduce_and_barrier_with_every_root() {
 }
 
 #[test]
-fn results_have_the_same_bits_by_ring_and_by_direct_exchange() {
-    let run = |algorithm, slice_count: usize| {
-        world(4, &tcp(Some(algorithm)), move |communicator| {
+fn results_have_the_same_bits_by_ring_by_direct_exchange_and_in_shared_memory() {
+    let run = |options: ContextOptions, slice_count: usize| {
+        world(4, &options, move |communicator| {
             let rank = communicator.rank();
             let mut data: Vec<f32> = (0..slice_count)
                 .map(|index| (index as f32 + 0.1).sin() * (rank as f32 + 1.3).exp())
@@ -226,10 +238,11 @@ fn results_have_the_same_bits_by_ring_and_by_direct_exchange() {
         })
     };
     for count in [3, 1000, 50_001] {
-        let ring = run(Algorithm::Ring, count);
+        let ring = run(tcp(Some(Algorithm::Ring)), count);
         assert!(ring.iter().all(|bits| *bits == ring[0]), "all ranks hold the same bits");
-        assert_eq!(run(Algorithm::TwoShot, count), ring);
-        assert_eq!(run(Algorithm::OneShot, count), ring);
+        assert_eq!(run(tcp(Some(Algorithm::TwoShot)), count), ring);
+        assert_eq!(run(tcp(Some(Algorithm::OneShot)), count), ring);
+        assert_eq!(run(over(TransportKind::Shm), count), ring);
     }
 }
 
@@ -239,8 +252,8 @@ fn fused_tensors_get_the_bits_that_they_would_get_alone() {
         let count = [1000, 1, 0, 33_333, 7][nth];
         (0..count).map(|i| ((i + nth) as f32 * 0.37).sin() * (rank as f32 + 0.7).exp()).collect()
     };
-    for world_size in [1, 2, 3, 5] {
-        world(world_size, &tcp(None), |communicator| {
+    for (world_size, options) in product(&[1, 2, 3, 5], every_way()) {
+        world(world_size, &options, |communicator| {
             let rank = communicator.rank();
             let mut alone: Vec<Vec<f32>> = (0..5).map(|nth| tensor(rank, nth)).collect();
             for data in &mut alone {
@@ -272,7 +285,13 @@ fn a_shift_passes_vectors_on() {
 
 #[test]
 fn ranks_that_call_different_operations_are_told_so() {
-    let errors = world(2, &tcp(None), |communicator| {
+    for options in every_way() {
+        told_so(&options);
+    }
+}
+
+fn told_so(options: &ContextOptions) {
+    let errors = world(2, options, |communicator| {
         let mut data = vec![0f32; 10 + communicator.rank() as usize];
         let first = communicator.all_reduce(&mut data, ReduceOp::Sum).unwrap_err();
         let second = communicator.barrier().unwrap_err();

@@ -135,7 +135,7 @@ impl NodeGroup {
         self.next_op_seq += 1;
         self.unfinished = Some(op_seq);
         let call = Call { request, kernel, op_seq };
-        let state = match Plan::new(&request, self.arena.layout(), &self.tuning) {
+        let state = match Plan::new(&call.request, self.arena.layout(), &self.tuning) {
             Plan::OneShot { bytes, inline } => {
                 State::OneShot(OneShot::enter(self, &call, bytes, inline))
             }

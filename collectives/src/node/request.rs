@@ -28,7 +28,7 @@ pub enum NodeKind {
 }
 
 /// One operation, as one member calls it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct NodeRequest {
     /// What to do.
     pub kind: NodeKind,
@@ -38,6 +38,8 @@ pub struct NodeRequest {
     pub op: ReduceOp,
     /// Elements of the whole tensor.
     pub count: usize,
+    /// How the tensor falls to its owners where it is several tensors fused; `None` for one tensor.
+    pub fused: Option<Partition>,
     /// What all members' calls must agree on.
     pub signature: Signature,
     /// This member's contribution: the whole tensor, or its chunk for [`NodeKind::AllGather`].
@@ -59,7 +61,7 @@ impl NodeRequest {
     /// How the tensor falls to owners; a broadcast's root owns it all.
     pub(super) fn partition(&self, members: usize) -> Partition {
         let parts = if matches!(self.kind, NodeKind::Broadcast { .. }) { 1 } else { members };
-        Partition::new(self.count, parts)
+        self.fused.clone().unwrap_or_else(|| Partition::new(self.count, parts))
     }
 
     /// Bytes of the whole tensor. It lies in memory, so this cannot overflow.

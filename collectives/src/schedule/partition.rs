@@ -44,6 +44,11 @@ impl Partition {
         self.count
     }
 
+    /// Whether it is the layout of several tensors.
+    pub fn is_fused(&self) -> bool {
+        self.bounds.is_some()
+    }
+
     /// The elements of chunk `part`.
     pub fn range(&self, part: usize) -> Range<usize> {
         debug_assert!(part < self.parts, "part outside the partition");

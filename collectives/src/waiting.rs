@@ -1,0 +1,207 @@
+//! What a blocked caller does: idle, look at the clock and at the control connection, and in the
+//! end say who is to blame.
+
+use std::time::{Duration, Instant};
+
+use paceline_rendezvous::{Abort, OperationReport, OperationState};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::context::ContextInner;
+use crate::engine::{Idle, IdleAction, StepError, Wire};
+use crate::error::{CollectiveError, OperationName};
+use crate::node::NodeError;
+use crate::signature::OperationKind;
+
+/// Time between two looks at the control connection while waiting.
+const ABORT_LOOK_INTERVAL: Duration = Duration::from_millis(2);
+
+/// Longest sleep: aborts and deadlines are seen within it even if nothing wakes us.
+pub(crate) const PARK_MAX: Duration = Duration::from_millis(20);
+
+/// Sleep while other threads want the wire.
+const PARK_CONTENDED: Duration = Duration::from_micros(200);
+
+/// How long a rank whose operation failed waits for the coordinator to name the culprit.
+const VERDICT_WAIT: Duration = Duration::from_millis(1500);
+
+/// When waiting ranks report to the coordinator what they wait for.
+const STALL_REPORT_AFTER: Duration = Duration::from_secs(1);
+
+/// The waiting of one operation.
+pub(crate) struct Waiting<'a> {
+    context: &'a ContextInner,
+    name: OperationName,
+    idle: Idle,
+    /// When waiting was first noticed; the start of the operation as far as deadlines go.
+    since: Option<Instant>,
+    looked: Option<Instant>,
+    stall_reported: bool,
+}
+
+impl<'a> Waiting<'a> {
+    pub(crate) fn new(context: &'a ContextInner, name: OperationName) -> Self {
+        Self {
+            context,
+            name,
+            idle: Idle::new(context.idle),
+            since: None,
+            looked: None,
+            stall_reported: false,
+        }
+    }
+
+    /// Something moved.
+    pub(crate) fn moved(&mut self) {
+        self.idle.reset();
+    }
+
+    /// Nothing moved. Returns what to do, after a look at the clock and at the control connection
+    /// when it is time for one.
+    pub(crate) fn tick(
+        &mut self,
+        waiting_on: impl FnOnce() -> Vec<u32>,
+    ) -> Result<IdleAction, CollectiveError> {
+        let (action, now) = self.idle.next();
+        if let Some(now) = now {
+            let since = *self.since.get_or_insert(now);
+            if self.looked.is_none_or(|looked| now - looked >= ABORT_LOOK_INTERVAL) {
+                self.looked = Some(now);
+                if let Some(abort) = self.context.job.poll_abort() {
+                    return Err(self.aborted(abort));
+                }
+                self.watch(now - since, waiting_on)?;
+            }
+        }
+        Ok(action)
+    }
+
+    fn watch(
+        &mut self,
+        waited: Duration,
+        waiting_on: impl FnOnce() -> Vec<u32>,
+    ) -> Result<(), CollectiveError> {
+        if waited >= self.context.timeout {
+            return Err(self.timed_out(waited, waiting_on()));
+        }
+        if waited >= STALL_REPORT_AFTER && !self.stall_reported {
+            self.stall_reported = true;
+            self.report(OperationState::Waiting { on: waiting_on() }, waited);
+        }
+        Ok(())
+    }
+
+    /// Sleeps until a connection has something, or the coordinator.
+    pub(crate) fn park(&self, wire: &Wire) {
+        let limit = if self.context.is_contended() { PARK_CONTENDED } else { PARK_MAX };
+        let timeout = Timespec::try_from(limit).expect("a short wait fits");
+        let mut wakeups = Vec::new();
+        for endpoint in wire.endpoints.iter().flatten().filter(|endpoint| endpoint.is_active()) {
+            endpoint.wakeups(&mut wakeups);
+        }
+        let control = self.context.job.rendezvous().control.as_deref();
+        let mut fds: Vec<PollFd<'_>> = wakeups
+            .iter()
+            .map(|wakeup| {
+                let writable = if wakeup.writable { PollFlags::OUT } else { PollFlags::empty() };
+                PollFd::from_borrowed_fd(wakeup.fd, PollFlags::IN | writable)
+            })
+            .chain(control.map(|control| PollFd::new(control, PollFlags::IN)))
+            .collect();
+        // An interrupted or failed sleep is a short one; the loop goes on either way.
+        let _ = poll(&mut fds, Some(&timeout));
+    }
+
+    /// What a failed step over the wire means.
+    pub(crate) fn explain(&self, error: StepError) -> CollectiveError {
+        let (operation, rank) = (self.name, self.context.rank());
+        match error {
+            StepError::Endpoint(source) => {
+                // The launcher may know more: how the peer died.
+                if let Some(abort) = self.verdict() {
+                    return self.aborted(abort);
+                }
+                CollectiveError::PeerLost { operation, rank, peer: source.peer(), source }
+            }
+            StepError::Message { peer, error: source } => {
+                CollectiveError::Message { operation, rank, peer, source }
+            }
+            StepError::Mismatch { peer, theirs } => self.mismatch(peer, theirs),
+        }
+    }
+
+    /// What a failed step in shared memory means. Members of the node are ranks of the group.
+    pub(crate) fn explain_node(&self, error: NodeError) -> CollectiveError {
+        match error {
+            NodeError::SignatureMismatch { member, theirs, .. } => self.mismatch(member, theirs),
+            NodeError::Aborted { member, .. } => self.aborted(self.verdict().unwrap_or(Abort {
+                epoch: 0,
+                culprit: Some(member),
+                reason: format!("rank {member} gave up"),
+            })),
+            other => CollectiveError::Memory {
+                collective: self.name.kind.collective.name(),
+                message: other.to_string(),
+            },
+        }
+    }
+
+    fn mismatch(&self, peer: u32, theirs: paceline_transports::Signature) -> CollectiveError {
+        CollectiveError::Mismatch {
+            operation: self.name,
+            rank: self.context.rank(),
+            peer,
+            theirs: OperationKind::from_signature(theirs)
+                .map_or_else(|| "an unknown operation".to_owned(), |kind| kind.to_string()),
+        }
+    }
+
+    fn aborted(&self, abort: Abort) -> CollectiveError {
+        CollectiveError::Aborted {
+            operation: self.name,
+            rank: self.context.rank(),
+            culprit: abort.culprit,
+            reason: abort.reason,
+        }
+    }
+
+    fn timed_out(&self, waited: Duration, waiting_on: Vec<u32>) -> CollectiveError {
+        self.report(OperationState::TimedOut { on: waiting_on.clone() }, waited);
+        let verdict = self.verdict().map(|abort| abort.reason);
+        let (operation, rank) = (self.name, self.context.rank());
+        CollectiveError::TimedOut { operation, rank, waited, waiting_on, verdict }
+    }
+
+    /// What the coordinator says, if it says something soon.
+    fn verdict(&self) -> Option<Abort> {
+        self.context.job.rendezvous().control.as_ref()?;
+        let until = Instant::now() + VERDICT_WAIT;
+        while Instant::now() < until {
+            if let Some(abort) = self.context.job.poll_abort() {
+                return Some(abort);
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        None
+    }
+
+    /// Lets the others know through the coordinator.
+    pub(crate) fn report_failure(&self, error: &CollectiveError) {
+        // Aborts come from the coordinator, and a time-out was reported when it was noticed.
+        if !matches!(error, CollectiveError::Aborted { .. } | CollectiveError::TimedOut { .. }) {
+            let state =
+                OperationState::Failed { reason: error.to_string(), culprit: error.culprit() };
+            self.report(state, self.since.map_or(Duration::ZERO, |since| since.elapsed()));
+        }
+    }
+
+    fn report(&self, state: OperationState, waited: Duration) {
+        self.context.job.report(&OperationReport {
+            op_seq: self.name.op_seq,
+            kind: self.name.kind.collective.name().to_owned(),
+            name: None,
+            bytes: self.name.kind.bytes(),
+            state,
+            since_ms: u64::try_from(waited.as_millis()).unwrap_or(u64::MAX),
+        });
+    }
+}
