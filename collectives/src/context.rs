@@ -24,7 +24,8 @@ use crate::plan::{Algorithm, PlanFacts};
 /// A process that has found the others of its job, and through which contexts are made.
 #[derive(Debug)]
 pub struct Job {
-    rendezvous: Rendezvous,
+    /// Present until it is dropped.
+    rendezvous: Option<Rendezvous>,
     contexts: AtomicU32,
 }
 
@@ -40,7 +41,7 @@ impl Job {
 
     /// Wraps what a bootstrap found.
     pub fn from_rendezvous(rendezvous: Rendezvous) -> Arc<Self> {
-        Arc::new(Self { rendezvous, contexts: AtomicU32::new(0) })
+        Arc::new(Self { rendezvous: Some(rendezvous), contexts: AtomicU32::new(0) })
     }
 
     /// Jobs of `world_size` ranks that all live in this process, one per thread: for tests.
@@ -68,25 +69,41 @@ impl Job {
 
     /// Where this process stands in the job.
     pub fn rank_info(&self) -> &RankInfo {
-        &self.rendezvous.rank_info
+        &self.rendezvous().rank_info
     }
 
     /// What this process was told about its place and its peers, and how.
     pub fn rendezvous(&self) -> &Rendezvous {
-        &self.rendezvous
+        self.rendezvous.as_ref().expect("present until the job is dropped")
     }
 
     pub(crate) fn report(&self, report: &OperationReport) {
-        if let Some(control) = &self.rendezvous.control {
+        if let Some(control) = &self.rendezvous().control {
             // If the coordinator is gone, the next look for an abort says so.
             let _ = control.report(report);
         }
     }
 
     pub(crate) fn poll_abort(&self) -> Option<Abort> {
-        self.rendezvous.control.as_ref()?.poll_abort()
+        self.rendezvous().control.as_ref()?.poll_abort()
     }
 }
+
+impl Drop for Job {
+    /// Says goodbye, so that the end of this process is not taken for its death; a rank that hosts
+    /// the coordinator also waits for the others. A panicking thread says nothing: that *is* a death.
+    fn drop(&mut self) {
+        if let Some(rendezvous) = self.rendezvous.take()
+            && !std::thread::panicking()
+        {
+            // There is nobody left to tell of a failure, and the coordinator notices by itself.
+            let _ = rendezvous.finish(Instant::now() + GOODBYE_TIMEOUT);
+        }
+    }
+}
+
+/// How long a rank that leaves waits for the coordinator, or for the other ranks if it hosts it.
+const GOODBYE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Which transport to use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -390,7 +407,7 @@ impl Joining<'_> {
 
     fn over_tcp(&self) -> Result<Connected, SetupError> {
         let kind = TransportKind::Tcp;
-        let control = self.job.rendezvous.control.as_ref();
+        let control = self.job.rendezvous().control.as_ref();
         let transport = TcpTransport::bind(&TcpConfig {
             interface: self.options.interface.clone(),
             port_range: self.options.port_range,
@@ -428,9 +445,9 @@ impl Joining<'_> {
     fn group<'a>(&'a self, addresses: &'a [Vec<u8>]) -> Group<'a> {
         Group {
             rank: self.job.rank_info().rank,
-            run_id: self.job.rendezvous.run_id,
+            run_id: self.job.rendezvous().run_id,
             epoch: self.job.rank_info().epoch,
-            secret: &self.job.rendezvous.secret,
+            secret: &self.job.rendezvous().secret,
             addresses,
         }
     }
@@ -463,7 +480,7 @@ impl Joining<'_> {
         };
         let key = |rank: u32| format!("context/{}/{}/{kind}/{rank}", info.epoch, self.number);
         let text = serde_json::to_vec(&card).expect("a card is plain data");
-        let store = &self.job.rendezvous.store;
+        let store = &self.job.rendezvous().store;
         store.set(&key(info.rank), &text)?;
         (0..info.world_size)
             .map(|peer| {
