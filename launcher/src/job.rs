@@ -14,7 +14,7 @@ pub const GRACE_DEFAULT: Duration = Duration::from_secs(10);
 /// Time for all ranks of a job to be started.
 pub const START_TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
 
-/// A job, as the user describes it. [`crate::plan`] turns it into what each host does.
+/// A job, as the user describes it. [`crate::plan()`] turns it into what each host does.
 #[derive(Debug, Clone)]
 pub struct JobSpec {
     /// Number of ranks; may be left out where `hosts` have slots.

@@ -1,7 +1,7 @@
 //! Hosts and slots to a plan, an agent per host, supervised ranks, an exit code.
 //!
-//! A [`JobSpec`] says what the user wants. [`plan`] turns it into a [`LaunchPlan`] without asking
-//! or starting anything. [`run`] starts an agent per host ([`run_agent`] is its main function),
+//! A [`JobSpec`] says what the user wants. [`plan()`] turns it into a [`LaunchPlan`] without asking
+//! or starting anything. [`run()`] starts an agent per host ([`run_agent`] is its main function),
 //! which starts and watches the ranks; it returns an [`Outcome`] once no process of the job is
 //! left, and the [`ExitCode`] follows from that.
 //!
@@ -25,7 +25,7 @@
 //!
 //! # Thread safety
 //!
-//! [`run`] blocks the calling thread and owns the process's signals and children while it runs.
+//! [`run()`] blocks the calling thread and owns the process's signals and children while it runs.
 
 mod agent;
 mod environment;

@@ -155,7 +155,13 @@ fn a_full_disk_is_reported() {
     let full = fs::OpenOptions::new().write(true).open("/dev/full").expect("a device");
     let job = Job::script(&["-np", "2"], "echo x; sleep 612").stdout(full).run();
     assert_eq!(job.code, 125);
-    assert!(job.stderr.contains("failed to write the ranks' output: No space"), "{}", job.stderr);
+    let expected = "failed to write the ranks' output: No space";
+    assert!(job.stderr.contains(expected), "{}", job.stderr);
+    // Also when the job has come to its end by then.
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").expect("a device");
+    let job = Job::script(&["-np", "1"], "printf x").stdout(full).run();
+    assert_eq!(job.code, 125);
+    assert!(job.stderr.contains(expected), "{}", job.stderr);
 }
 
 #[test]

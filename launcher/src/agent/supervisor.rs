@@ -30,8 +30,8 @@ const POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// How long SIGKILL may take; a process in uninterruptible sleep may take for ever.
 const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long output may take to leave after the job was stopped by force.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long nobody may take output, after the job was stopped by force, before it is given up.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Where the life of the ranks stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -187,6 +187,9 @@ impl Supervisor {
                 }
             }
             Ok(Order::Grant { rank, stream, bytes }) => {
+                if let Phase::Draining { give_up_at: Some(at) } = &mut self.phase {
+                    *at = Instant::now() + DRAIN_TIMEOUT;
+                }
                 let rank = self.ranks.iter().find(|candidate| candidate.rank == rank);
                 if let Some(window) = rank.and_then(|rank| rank.windows.get(&stream)) {
                     window.grant(bytes);

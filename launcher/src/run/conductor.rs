@@ -34,7 +34,7 @@ const AGENT_DEATH_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long adopted processes are killed before they are reported as survivors.
 const ORPHAN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long output may take to leave after the user asked us to stop.
+/// How long nobody may take output, after the job was stopped, before it is given up.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long the coordinator waits for our word on a rank whose connection is gone.
@@ -299,28 +299,30 @@ impl Conductor {
     }
 
     /// Ends what is left: agents, orphans, output.
-    async fn wind_up(self, family: &Family, happenings: &mut UnboundedReceiver<Event>) -> Outcome {
-        for agent in self.agents {
+    async fn wind_up(
+        mut self,
+        family: &Family,
+        happenings: &mut UnboundedReceiver<Event>,
+    ) -> Outcome {
+        for agent in std::mem::take(&mut self.agents) {
             agent.ended(AGENT_EXIT_TIMEOUT).await;
         }
         let survivors = end_orphans(family).await;
         // Without senders the writers write what they have and end.
-        let mut running = self.writers.len();
-        drop(self.writers);
-        let patience = self.stopping.then_some(DRAIN_TIMEOUT);
-        let drained = async {
-            while running > 0 {
-                match happenings.recv().await {
-                    Some(Event::Writer(WriterEvent::Finished)) => running -= 1,
-                    Some(Event::Signal(number)) if terminal::ends_job(number) => break,
-                    Some(_) => {}
-                    None => break,
-                }
+        let mut running = std::mem::take(&mut self.writers).len();
+        while running > 0 {
+            let event = if self.stopping {
+                tokio::time::timeout(DRAIN_TIMEOUT, happenings.recv()).await.unwrap_or(None)
+            } else {
+                happenings.recv().await
+            };
+            match event {
+                Some(Event::Writer(WriterEvent::Finished)) => running -= 1,
+                Some(Event::Writer(event)) => self.take_writer_event(event),
+                Some(Event::Signal(number)) if terminal::ends_job(number) => break,
+                Some(_) => {}
+                None => break,
             }
-        };
-        match patience {
-            Some(patience) => drop(tokio::time::timeout(patience, drained).await),
-            None => drained.await,
         }
         self.server.shutdown();
         self.director.finish(survivors)
