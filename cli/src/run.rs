@@ -7,10 +7,10 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use paceline_launcher::{
     AgentCommand, ExitCode, GRACE_DEFAULT, HostError, HostFacts, HostSlots, JobSpec, OutputOptions,
-    Program, START_TIMEOUT_DEFAULT,
+    Program, START_TIMEOUT_DEFAULT, StdinTarget,
 };
 use paceline_rendezvous::env::{self, Environment, ProcessEnvironment, Variable};
 use paceline_rendezvous::{RunId, SecretError};
@@ -58,9 +58,9 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "SECONDS", value_parser = positive_seconds)]
     start_timeout: Option<Duration>,
 
-    /// Who gets our standard input
-    #[arg(long, value_name = "WHO", default_value = "none")]
-    stdin: StdinChoice,
+    /// Who gets our standard input: none, all, or the number of a rank
+    #[arg(long, value_name = "WHO", default_value = "none", value_parser = stdin_target)]
+    stdin: StdinTarget,
 
     /// Show what would be run, and where, and do nothing
     #[arg(long)]
@@ -94,12 +94,6 @@ pub(crate) struct Arguments {
     /// has a #! line
     #[arg(trailing_var_arg = true, value_name = "PROGRAM", required_unless_present = "module")]
     command: Vec<OsString>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum StdinChoice {
-    /// Nobody: every rank reads /dev/null
-    None,
 }
 
 /// What is wrong with the command line beyond its grammar.
@@ -178,7 +172,6 @@ fn job(arguments: Arguments) -> Result<JobSpec, UsageError> {
         Some(limit) => limit,
         None => env::START_TIMEOUT.seconds(&environment)?.unwrap_or(START_TIMEOUT_DEFAULT),
     };
-    let StdinChoice::None = arguments.stdin;
     let mut words = arguments.command.into_iter();
     let program = match (arguments.module, words.len()) {
         (Some(module), _) => Program::Module(module),
@@ -199,6 +192,7 @@ fn job(arguments: Arguments) -> Result<JobSpec, UsageError> {
         grace: arguments.grace.unwrap_or(GRACE_DEFAULT),
         timeout: arguments.timeout,
         start_timeout,
+        stdin: arguments.stdin,
         output: OutputOptions {
             prefix: !arguments.no_prefix,
             directory: arguments.output_filename,
@@ -253,6 +247,17 @@ fn exported(
         ));
     }
     Ok(value.map(|value| (name, value)))
+}
+
+fn stdin_target(text: &str) -> Result<StdinTarget, String> {
+    match text {
+        "none" => Ok(StdinTarget::None),
+        "all" => Ok(StdinTarget::All),
+        rank => rank
+            .parse()
+            .map(StdinTarget::Rank)
+            .map_err(|_| "expected none, all or the number of a rank".to_owned()),
+    }
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

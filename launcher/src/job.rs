@@ -35,8 +35,22 @@ pub struct JobSpec {
     pub timeout: Option<Duration>,
     /// Longest time until all ranks have been started.
     pub start_timeout: Duration,
+    /// Which ranks get our standard input; the others read /dev/null.
+    pub stdin: StdinTarget,
     /// What becomes of the ranks' output.
     pub output: OutputOptions,
+}
+
+/// Which ranks get our standard input.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum StdinTarget {
+    /// None: our standard input is not touched.
+    #[default]
+    None,
+    /// One.
+    Rank(u32),
+    /// Each gets all of it, at the pace of the slowest.
+    All,
 }
 
 /// What becomes of the ranks' output.
@@ -61,6 +75,7 @@ impl JobSpec {
             grace: GRACE_DEFAULT,
             timeout: None,
             start_timeout: START_TIMEOUT_DEFAULT,
+            stdin: StdinTarget::None,
             output: OutputOptions { prefix: true, directory: None },
         }
     }

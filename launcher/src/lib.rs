@@ -43,7 +43,7 @@ mod run;
 pub use agent::run_agent;
 pub use exit_code::ExitCode;
 pub use hosts::{HostError, HostSlots};
-pub use job::{GRACE_DEFAULT, JobSpec, OutputOptions, START_TIMEOUT_DEFAULT};
+pub use job::{GRACE_DEFAULT, JobSpec, OutputOptions, START_TIMEOUT_DEFAULT, StdinTarget};
 pub use output::Stream;
 pub use plan::{HostFacts, LaunchPlan, PlanError, plan};
 pub use process::descendants::ProcessName;

@@ -11,7 +11,7 @@ use thiserror::Error;
 
 use crate::ExitCode;
 use crate::environment;
-use crate::job::{JobSpec, OutputOptions};
+use crate::job::{JobSpec, OutputOptions, StdinTarget};
 use crate::protocol::messages::{AgentConfig, RankConfig};
 
 /// What must be known of the machine that plans.
@@ -51,6 +51,7 @@ pub struct LaunchPlan {
     pub(crate) timeout: Option<Duration>,
     pub(crate) start_timeout: Duration,
     pub(crate) grace: Duration,
+    pub(crate) stdin: StdinTarget,
     pub(crate) output: OutputOptions,
     /// Decisions that the user may want to know of, one sentence each.
     pub notices: Vec<String>,
@@ -90,6 +91,14 @@ pub enum PlanError {
         /// The variable.
         variable: String,
     },
+    /// There is no such rank.
+    #[error("rank {rank} cannot get standard input: the ranks are 0 to {}", world_size - 1)]
+    StdinRank {
+        /// The rank asked for.
+        rank: u32,
+        /// Number of ranks, at least 1.
+        world_size: u32,
+    },
     /// Every port for frameworks is taken.
     #[error("no port between 20000 and 32000 is free for the program's own rendezvous")]
     NoPort,
@@ -116,7 +125,7 @@ impl PlanError {
                       mpirun or srun for now"
                     .into(),
             ),
-            Self::IdentityVariable { .. } | Self::NoPort => None,
+            Self::IdentityVariable { .. } | Self::StdinRank { .. } | Self::NoPort => None,
         }
     }
 }
@@ -134,6 +143,11 @@ pub fn plan(
     refuse_identities(&job.variables)?;
     let rank_count = rank_count(job, facts)?;
     let world_size = rank_count.get();
+    if let StdinTarget::Rank(rank) = job.stdin
+        && rank >= world_size
+    {
+        return Err(PlanError::StdinRank { rank, world_size });
+    }
     let mut notices = Vec::new();
     let threads = (facts.cores.get() / world_size).max(1);
     let is_set = environment.get(environment::OMP_NUM_THREADS).is_some()
@@ -149,7 +163,8 @@ pub fn plan(
     }
     let mut variables = environment::for_framework("127.0.0.1", facts.framework_port);
     variables.extend(job.variables.iter().cloned());
-    let ranks = (0..world_size).map(|rank| rank_config(rank, world_size, run_id)).collect();
+    let ranks =
+        (0..world_size).map(|rank| rank_config(rank, world_size, run_id, job.stdin)).collect();
     let config = AgentConfig {
         program: job.program.clone(),
         arguments: job.arguments.clone(),
@@ -166,6 +181,7 @@ pub fn plan(
         timeout: job.timeout,
         start_timeout: job.start_timeout,
         grace: job.grace,
+        stdin: job.stdin,
         output: job.output.clone(),
         notices,
     })
@@ -201,7 +217,7 @@ fn rank_count(job: &JobSpec, facts: &HostFacts) -> Result<NonZeroU32, PlanError>
     }
 }
 
-fn rank_config(rank: u32, world_size: u32, run_id: RunId) -> RankConfig {
+fn rank_config(rank: u32, world_size: u32, run_id: RunId, stdin: StdinTarget) -> RankConfig {
     let place = RankInfo {
         rank,
         world_size,
@@ -214,7 +230,8 @@ fn rank_config(rank: u32, world_size: u32, run_id: RunId) -> RankConfig {
         device: DeviceAssignment::None,
         dialect: Dialect::Paceline,
     };
-    RankConfig { rank, variables: environment::of_rank(&place) }
+    let has_input = matches!(stdin, StdinTarget::All) || stdin == StdinTarget::Rank(rank);
+    RankConfig { rank, has_input, variables: environment::of_rank(&place) }
 }
 
 impl LaunchPlan {

@@ -32,7 +32,8 @@ fn usage_errors_say_what_and_return_2() {
         (&["-np", "2", "-H", "elsewhere:2", "true"], "elsewhere"),
         (&["-np", "2", "-H", "localhost:x", "true"], "\"x\" is not a number of slots"),
         (&["-np", "2", "--grace", "soon", "true"], "number of seconds"),
-        (&["-np", "2", "--stdin", "all", "true"], "'all'"),
+        (&["-np", "2", "--stdin", "some", "true"], "none, all or the number of a rank"),
+        (&["-np", "2", "--stdin", "2", "true"], "the ranks are 0 to 1"),
         (&["-np", "2", "-x", "=3", "true"], "no name"),
     ] {
         let job = Job::new(arguments).run();

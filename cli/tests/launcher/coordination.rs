@@ -31,6 +31,7 @@ fn job(role: &str, ranks: &str) -> Job {
 
 /// Does nothing unless it was started as a rank.
 #[test]
+#[expect(clippy::exit, reason = "a rank may leave without unwinding, as programs do")]
 fn rank_program() {
     let Some(role) = ProcessEnvironment.get(ROLE) else { return };
     let job = bootstrap(&ProcessEnvironment, &BootstrapOptions::default()).expect("joined");

@@ -8,6 +8,7 @@ mod command_line;
 mod coordination;
 mod environment;
 mod failures;
+mod input;
 mod output;
 mod signals;
 mod support;

@@ -1,7 +1,5 @@
 //! Signals to the launcher.
 
-use std::process::Stdio;
-
 use rustix::process::Signal;
 
 use crate::support::{Job, eventually};
@@ -63,21 +61,6 @@ fn user_signals_reach_every_rank() {
     eventually("both have heard the first", || exists("one"));
     job.signal(Signal::USR2);
     assert_eq!(job.wait().code, 0);
-}
-
-#[test]
-fn a_background_job_does_not_touch_its_standard_input() {
-    // The shell's loop must read every line although paceline runs inside of it.
-    let paceline = env!("CARGO_BIN_EXE_paceline");
-    let script = format!(
-        "printf '1\\n2\\n3\\n' | while read line; do {paceline} run -np 2 -q --no-prefix cat; echo $line; done"
-    );
-    let output = std::process::Command::new("sh")
-        .args(["-c", &script])
-        .stdin(Stdio::null())
-        .output()
-        .expect("sh runs");
-    assert_eq!(String::from_utf8_lossy(&output.stdout), "1\n2\n3\n");
 }
 
 #[test]

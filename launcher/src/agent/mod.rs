@@ -11,6 +11,7 @@
 //! * a process group is signalled only while its leader has not been reaped, so its id is not
 //!   anybody else's.
 
+mod feed;
 mod pump;
 mod ranks;
 mod secret;
@@ -113,7 +114,7 @@ async fn configuration(
             Order::Start(config) => return Ok(Some((secret, *config))),
             Order::Stop | Order::Kill => return Ok(None),
             // Nothing runs yet.
-            Order::Signal(_) | Order::Grant { .. } => {}
+            Order::Signal(_) | Order::Grant { .. } | Order::Input { .. } => {}
         }
     }
     Ok(None)

@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use paceline_rendezvous::env::{Environment, ProcessEnvironment};
 
+use super::feed::Input;
 use super::pump::Window;
 use crate::environment;
 use crate::output::Stream;
@@ -27,6 +28,16 @@ pub(crate) struct Rank {
     /// It has been reaped; its id may be anybody's.
     pub(crate) ended: bool,
     pub(crate) windows: HashMap<Stream, Window>,
+    /// The way to its standard input, where it has one and that has not ended.
+    pub(crate) input: Option<Input>,
+}
+
+/// Our ends of a rank's pipes.
+#[derive(Debug)]
+pub(crate) struct Pipes {
+    pub(crate) input: Option<OwnedFd>,
+    /// In the order of [`Stream::BOTH`].
+    pub(crate) outputs: [OwnedFd; 2],
 }
 
 /// What the ranks of this host have in common, checked once.
@@ -66,13 +77,13 @@ impl<'a> Recipe<'a> {
     }
 
     /// Starts one rank.
-    pub(crate) fn start(&self, rank: &RankConfig) -> Result<(Rank, [OwnedFd; 2]), Refusal> {
+    pub(crate) fn start(&self, rank: &RankConfig) -> Result<(Rank, Pipes), Refusal> {
         let mut command = Command::new(&self.program.executable);
         command
             .arg0(&self.program.name)
             .args(&self.program.arguments)
             .args(&self.config.arguments)
-            .stdin(Stdio::null())
+            .stdin(if rank.has_input { Stdio::piped() } else { Stdio::null() })
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         for name in &self.removed {
@@ -82,19 +93,7 @@ impl<'a> Recipe<'a> {
         command.envs(rank.variables.iter().map(|(name, value)| (name, value)));
         die_with_parent(&mut command);
         let child = command.spawn().map_err(|error| self.explain(rank.rank, &error))?;
-        self.adopt(rank.rank, child)
-    }
-
-    fn adopt(&self, rank: u32, child: Child) -> Result<(Rank, [OwnedFd; 2]), Refusal> {
-        let Ok(pid) = i32::try_from(child.id()) else {
-            unreachable!("process ids are positive i32 values")
-        };
-        let (Some(stdout), Some(stderr)) = (child.stdout, child.stderr) else {
-            unreachable!("both streams were piped")
-        };
-        let windows = Stream::BOTH.map(|stream| (stream, Window::new())).into_iter().collect();
-        let started = Rank { rank, pid, started: Instant::now(), ended: false, windows };
-        Ok((started, [stdout.into(), stderr.into()]))
+        Ok(adopt(rank.rank, child))
     }
 
     fn explain(&self, rank: u32, error: &io::Error) -> Refusal {
@@ -117,4 +116,17 @@ impl<'a> Recipe<'a> {
             },
         }
     }
+}
+
+fn adopt(rank: u32, child: Child) -> (Rank, Pipes) {
+    let Ok(pid) = i32::try_from(child.id()) else {
+        unreachable!("process ids are positive i32 values")
+    };
+    let (Some(stdout), Some(stderr)) = (child.stdout, child.stderr) else {
+        unreachable!("both streams were piped")
+    };
+    let windows = Stream::BOTH.map(|stream| (stream, Window::new())).into_iter().collect();
+    let started = Rank { rank, pid, started: Instant::now(), ended: false, windows, input: None };
+    let input = child.stdin.map(OwnedFd::from);
+    (started, Pipes { input, outputs: [stdout.into(), stderr.into()] })
 }

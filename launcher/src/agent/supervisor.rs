@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::Reporter;
+use super::feed;
 use super::pump::pump;
 use super::ranks::{Rank, Recipe};
 use super::secret::SecretFile;
@@ -113,13 +114,18 @@ impl Supervisor {
         self.secret = Some(secret);
         let recipe = Recipe::prepare(config, variables, host)?;
         for rank in &config.ranks {
-            let (rank, pipes) = recipe.start(rank)?;
+            let (mut rank, pipes) = recipe.start(rank)?;
             self.reporter.send(&Report::Started { rank: rank.rank, pid: rank.pid });
             self.deaths.watch(rank.pid);
             let windows = rank.windows.clone();
             let number = rank.rank;
+            if let Some(input) = pipes.input {
+                let pipe = link::asynchronous(input)
+                    .map_err(|error| system("open the ranks' input", &error))?;
+                rank.input = Some(feed::start(number, pipe, self.reporter.clone()));
+            }
             self.ranks.push(rank);
-            for (stream, pipe) in Stream::BOTH.into_iter().zip(pipes) {
+            for (stream, pipe) in Stream::BOTH.into_iter().zip(pipes.outputs) {
                 self.read_from(number, stream, pipe, &windows)
                     .map_err(|error| system("read the ranks' output", &error))?;
             }
@@ -186,6 +192,7 @@ impl Supervisor {
                     self.signal_ranks(signal);
                 }
             }
+            Ok(Order::Input { rank, bytes }) => self.feed(rank, bytes),
             Ok(Order::Grant { rank, stream, bytes }) => {
                 if let Phase::Draining { give_up_at: Some(at) } = &mut self.phase {
                     *at = Instant::now() + DRAIN_TIMEOUT;
@@ -199,6 +206,18 @@ impl Supervisor {
             Ok(Order::Start(_) | Order::Secret(_)) | Err(_) => return false,
         }
         true
+    }
+
+    fn feed(&mut self, rank: u32, bytes: Vec<u8>) {
+        let Some(rank) = self.ranks.iter_mut().find(|candidate| candidate.rank == rank) else {
+            return;
+        };
+        if bytes.is_empty() {
+            rank.input = None;
+        } else if let Some(input) = &rank.input {
+            // The feeder lives until its way in is dropped.
+            let _ = input.send(bytes);
+        }
     }
 
     /// Invariant A-1.

@@ -65,7 +65,8 @@ pub(crate) async fn read(from: &AsyncFd<OwnedFd>, buffer: &mut [u8]) -> io::Resu
     }
 }
 
-async fn write_all(to: &AsyncFd<OwnedFd>, mut bytes: &[u8]) -> io::Result<()> {
+/// Writes everything.
+pub(crate) async fn write_all(to: &AsyncFd<OwnedFd>, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         let mut ready = to.writable().await?;
         match ready.try_io(|inner| Ok(rustix::io::write(inner.get_ref(), bytes)?)) {

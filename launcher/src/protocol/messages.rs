@@ -39,6 +39,8 @@ pub(crate) struct AgentConfig {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct RankConfig {
     pub(crate) rank: u32,
+    /// Its standard input is a pipe that `Order::Input` fills.
+    pub(crate) has_input: bool,
     #[serde(with = "text::pairs")]
     pub(crate) variables: Vec<(OsString, OsString)>,
 }
@@ -58,6 +60,8 @@ pub(crate) enum Order {
     Kill,
     /// So many more bytes of the stream may be sent.
     Grant { rank: u32, stream: Stream, bytes: u32 },
+    /// Standard input for a rank; empty at its end.
+    Input { rank: u32, bytes: Vec<u8> },
 }
 
 /// From an agent to the launcher.
@@ -73,6 +77,8 @@ pub(crate) enum Report {
     Output { rank: u32, stream: Stream, bytes: Vec<u8> },
     /// A rank's stream has ended.
     Closed { rank: u32, stream: Stream },
+    /// A rank's standard input has taken what was sent; more may follow.
+    InputTaken { rank: u32 },
     /// A rank has ended and has been reaped.
     Exited(RankExit),
     /// Somebody asked the agent itself to stop.
@@ -115,6 +121,7 @@ mod kind {
     pub(super) const STOP: u8 = 4;
     pub(super) const KILL: u8 = 5;
     pub(super) const GRANT: u8 = 6;
+    pub(super) const INPUT: u8 = 7;
     pub(super) const READY: u8 = 65;
     pub(super) const REFUSED: u8 = 66;
     pub(super) const STARTED: u8 = 67;
@@ -124,6 +131,7 @@ mod kind {
     pub(super) const INTERRUPTED: u8 = 71;
     pub(super) const LEFT_BEHIND: u8 = 72;
     pub(super) const FINISHED: u8 = 73;
+    pub(super) const INPUT_TAKEN: u8 = 74;
 }
 
 impl Order {
@@ -135,6 +143,9 @@ impl Order {
             Self::Stop => codec::encode(kind::STOP, &[], out),
             Self::Kill => codec::encode(kind::KILL, &[], out),
             Self::Grant { rank, stream, bytes } => json(kind::GRANT, &(rank, stream, bytes), out),
+            Self::Input { rank, bytes } => {
+                codec::encode(kind::INPUT, &[&rank.to_le_bytes(), bytes], out)
+            }
         }
     }
 
@@ -148,6 +159,12 @@ impl Order {
             kind::GRANT => {
                 let (rank, stream, bytes) = parse(frame)?;
                 Self::Grant { rank, stream, bytes }
+            }
+            kind::INPUT => {
+                let Some((&rank, bytes)) = frame.body.split_first_chunk() else {
+                    return Err(malformed(frame, "shorter than its header"));
+                };
+                Self::Input { rank: u32::from_le_bytes(rank), bytes: bytes.to_vec() }
             }
             _ => return Err(malformed(frame, "no such type")),
         })
@@ -165,6 +182,7 @@ impl Report {
                 codec::encode(kind::OUTPUT, &[header[0], header[1], bytes], out)
             }
             Self::Closed { rank, stream } => json(kind::CLOSED, &(rank, stream), out),
+            Self::InputTaken { rank } => json(kind::INPUT_TAKEN, rank, out),
             Self::Exited(exit) => json(kind::EXITED, exit, out),
             Self::Interrupted { signal } => json(kind::INTERRUPTED, signal, out),
             Self::LeftBehind(left) => json(kind::LEFT_BEHIND, left, out),
@@ -188,6 +206,7 @@ impl Report {
                 let (rank, stream) = parse(frame)?;
                 Self::Closed { rank, stream }
             }
+            kind::INPUT_TAKEN => Self::InputTaken { rank: parse(frame)? },
             kind::EXITED => Self::Exited(parse(frame)?),
             kind::INTERRUPTED => Self::Interrupted { signal: parse(frame)? },
             kind::LEFT_BEHIND => Self::LeftBehind(parse(frame)?),
@@ -248,13 +267,19 @@ mod tests {
                 working_directory: "/tmp/".into(),
                 variables: vec![("A".into(), odd)],
                 default_variables: vec![],
-                ranks: vec![RankConfig { rank: 3, variables: vec![("R".into(), "3".into())] }],
+                ranks: vec![RankConfig {
+                    rank: 3,
+                    has_input: true,
+                    variables: vec![("R".into(), "3".into())],
+                }],
                 grace: Duration::from_millis(1500),
             })),
             Order::Signal(10),
             Order::Stop,
             Order::Kill,
             Order::Grant { rank: 1, stream: Stream::Stderr, bytes: 9 },
+            Order::Input { rank: 1, bytes: vec![255, 0] },
+            Order::Input { rank: 1, bytes: vec![] },
         ];
         let mut bytes = Vec::new();
         for order in &orders {
@@ -281,6 +306,7 @@ mod tests {
             Report::Started { rank: 2, pid: 77 },
             Report::Output { rank: 2, stream: Stream::Stderr, bytes: vec![0, 255, 10] },
             Report::Closed { rank: 2, stream: Stream::Stdout },
+            Report::InputTaken { rank: 2 },
             Report::Exited(exit),
             Report::Interrupted { signal: 15 },
             Report::LeftBehind(vec![LeftBehind { rank: Some(1), process: process.clone() }]),

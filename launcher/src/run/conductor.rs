@@ -15,6 +15,7 @@ use zeroize::Zeroizing;
 
 use super::agents::{Agent, AgentCommand, FromAgent};
 use super::director::{Action, Director, Limits};
+use super::input::Input;
 use super::outcome::{Outcome, Verdict};
 use super::{RunError, terminal};
 use crate::output::writer::{Destination, StreamWriter, WriterEvent};
@@ -47,6 +48,7 @@ enum Event {
     Agent(usize, FromAgent),
     Writer(WriterEvent),
     Signal(i32),
+    Input(Vec<u8>),
     Coordinator(coordinator::Event),
 }
 
@@ -63,11 +65,16 @@ pub(super) async fn conduct(
     terminal::listen(move |number| {
         let _ = signal_events.send(Event::Signal(number));
     })?;
+    let input_events = events.clone();
+    let input = Input::start(plan.stdin, plan.world_size, move |bytes| {
+        let _ = input_events.send(Event::Input(bytes));
+    })?;
     let server = start_coordinator(&plan, &secret, &events)?;
     let mut conductor = Conductor {
         director: director(&plan),
         agents: Vec::new(),
         writers,
+        input,
         server,
         stopping: false,
     };
@@ -148,6 +155,7 @@ struct Conductor {
     director: Director,
     agents: Vec<Agent>,
     writers: HashMap<Stream, StreamWriter>,
+    input: Option<Input>,
     server: Server,
     /// The job does not end by itself.
     stopping: bool,
@@ -202,6 +210,7 @@ impl Conductor {
                 self.director.interrupt(number, Instant::now());
             }
             Event::Signal(number) => self.pass_on(number).await,
+            Event::Input(bytes) => self.pass_input(&bytes),
             Event::Coordinator(coordinator::Event::Aborted { abort }) => {
                 self.director.aborted(abort.culprit, abort.reason);
             }
@@ -222,6 +231,11 @@ impl Conductor {
             Report::Closed { rank, stream } => {
                 if let Some(writer) = self.writers.get(&stream) {
                     writer.ended(rank);
+                }
+            }
+            Report::InputTaken { .. } => {
+                if let Some(input) = &mut self.input {
+                    input.taken();
                 }
             }
             other => self.director.report(node, other, Instant::now()),
@@ -266,6 +280,13 @@ impl Conductor {
                 self.director.stop_because(verdict, now);
             }
             WriterEvent::Finished => {}
+        }
+    }
+
+    fn pass_input(&mut self, bytes: &[u8]) {
+        let recipients = self.input.as_mut().map(Input::recipients).unwrap_or_default();
+        for rank in recipients {
+            self.tell_all(&Order::Input { rank, bytes: bytes.to_vec() });
         }
     }
 

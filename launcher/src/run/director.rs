@@ -198,7 +198,10 @@ impl Director {
                     node.finished = true;
                 }
             }
-            Report::Ready { .. } | Report::Output { .. } | Report::Closed { .. } => {}
+            Report::Ready { .. }
+            | Report::Output { .. }
+            | Report::Closed { .. }
+            | Report::InputTaken { .. } => {}
         }
     }
 

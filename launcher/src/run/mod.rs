@@ -3,6 +3,7 @@
 mod agents;
 mod conductor;
 mod director;
+mod input;
 mod outcome;
 mod report;
 mod terminal;
