@@ -4,7 +4,7 @@ use std::fs;
 
 use rustix::process::Signal;
 
-use crate::support::{Job, eventually, kill, parent};
+use crate::support::{Job, children, eventually, kill, parent};
 
 /// Each rank has a child, a grandchild, an orphan and a process in a session of its own.
 const FAMILY: &str = "
@@ -166,4 +166,17 @@ fn ranks_get_no_descriptor_of_ours_and_no_file_stays() {
     let job = job.env("TMPDIR", path).env("XDG_RUNTIME_DIR", path).run();
     assert_eq!(job.text(), String::from_utf8_lossy(&inherited));
     assert_eq!(fs::read_dir(path).expect("readable").count(), 0);
+}
+
+#[test]
+fn orphans_that_end_while_the_job_runs_are_buried() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let script = "for i in 1 2 3 4 5; do (true &); done; touch ready
+        while [ ! -e end ]; do sleep 0.02; done";
+    let job = Job::script(&["-np", "1"], script).directory(directory.path()).start();
+    eventually("the orphans were born", || directory.path().join("ready").exists());
+    let agent = job.agent();
+    eventually("only the rank is left", || children(agent) == 1);
+    fs::write(directory.path().join("end"), "").expect("writable");
+    assert_eq!(job.wait().code, 0);
 }

@@ -204,19 +204,25 @@ pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
+fn all_processes() -> Vec<i32> {
+    let entries = fs::read_dir("/proc").expect("/proc").flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
 /// Living processes that were started with this mark.
 fn marked(mark: &str) -> Vec<i32> {
     let wanted = format!("{MARK}={mark}");
-    fs::read_dir("/proc")
-        .expect("/proc")
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .filter(|pid| {
-            // A zombie has no environment any more.
-            let environ = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-            environ.split(|&byte| byte == 0).any(|entry| entry == wanted.as_bytes())
-        })
-        .collect()
+    let has_mark = |pid: &i32| {
+        // A zombie has no environment any more.
+        let environ = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        environ.split(|&byte| byte == 0).any(|entry| entry == wanted.as_bytes())
+    };
+    all_processes().into_iter().filter(has_mark).collect()
+}
+
+/// Number of children of a process, zombies included.
+pub(crate) fn children(of: i32) -> usize {
+    all_processes().into_iter().filter(|&pid| parent(pid) == Some(of)).count()
 }
 
 pub(crate) fn parent(pid: i32) -> Option<i32> {

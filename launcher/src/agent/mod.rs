@@ -15,6 +15,7 @@ mod feed;
 mod pump;
 mod ranks;
 mod secret;
+mod signals;
 mod supervisor;
 
 use std::io::{self, Write};

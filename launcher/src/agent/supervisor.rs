@@ -5,7 +5,6 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, kill_process_group};
-use tokio::signal::unix::{Signal as SignalStream, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -14,6 +13,7 @@ use super::feed;
 use super::pump::pump;
 use super::ranks::{Rank, Recipe};
 use super::secret::SecretFile;
+use super::signals::OwnSignals;
 use crate::environment;
 use crate::output::Stream;
 use crate::process::deaths::Deaths;
@@ -370,35 +370,5 @@ async fn at(time: Option<Instant>) {
     match time {
         Some(time) => tokio::time::sleep_until(time.into()).await,
         None => std::future::pending().await,
-    }
-}
-
-/// The signals that the agent itself receives.
-struct OwnSignals {
-    child: SignalStream,
-    terminate: SignalStream,
-    interrupt: SignalStream,
-    hang_up: SignalStream,
-}
-
-impl OwnSignals {
-    fn register() -> std::io::Result<Self> {
-        Ok(Self {
-            child: signal(SignalKind::child())?,
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hang_up: signal(SignalKind::hangup())?,
-        })
-    }
-
-    /// The number of a signal that asks for the end, or `None` if a child has ended.
-    async fn next(&mut self) -> Option<i32> {
-        let signal = tokio::select! {
-            _ = self.child.recv() => return None,
-            _ = self.terminate.recv() => Signal::TERM,
-            _ = self.interrupt.recv() => Signal::INT,
-            _ = self.hang_up.recv() => Signal::HUP,
-        };
-        Some(signal.as_raw())
     }
 }
