@@ -1,10 +1,11 @@
 //! Whatever happens to a job, nothing of it stays.
 
 use std::fs;
+use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::support::{Job, children, eventually, kill, parent};
+use crate::support::{Job, Running, children, eventually, kill, parent};
 
 /// Each rank has a child, a grandchild, an orphan and a process in a session of its own.
 const FAMILY: &str = "
@@ -179,4 +180,38 @@ fn orphans_that_end_while_the_job_runs_are_buried() {
     eventually("only the rank is left", || children(agent) == 1);
     fs::write(directory.path().join("end"), "").expect("writable");
     assert_eq!(job.wait().code, 0);
+}
+
+/// From before the agent runs to after the family is complete, on machines of any speed.
+const MOMENTS: [u64; 8] = [0, 1, 2, 4, 8, 12, 20, 40];
+
+fn struck_after(milliseconds: u64, strike: impl Fn(&Running)) {
+    let script = "(setsid sleep 614 &); sleep 615; true";
+    let job = Job::script(&["-np", "3", "--grace", "0.5"], script).start();
+    std::thread::sleep(Duration::from_millis(milliseconds));
+    strike(&job);
+    job.wait_until_all_gone();
+    assert_ne!(job.wait().code, 0);
+}
+
+#[test]
+fn the_moment_of_a_kill_does_not_matter() {
+    MOMENTS.into_iter().for_each(|moment| struck_after(moment, |job| job.signal(Signal::KILL)));
+}
+
+#[test]
+fn the_moment_of_an_interrupt_does_not_matter() {
+    for moment in MOMENTS {
+        struck_after(moment, |job| {
+            job.signal(Signal::TERM);
+            job.signal(Signal::INT);
+        });
+    }
+}
+
+#[test]
+fn the_moment_of_the_agents_death_does_not_matter() {
+    for moment in MOMENTS {
+        struck_after(moment, |job| kill(job.agent(), Signal::KILL));
+    }
 }
