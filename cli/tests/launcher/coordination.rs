@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use paceline_rendezvous::env::{Environment, ProcessEnvironment};
-use paceline_rendezvous::{BootstrapOptions, bootstrap};
+use paceline_rendezvous::{BootstrapOptions, RankInfo, bootstrap};
 
 use crate::support::Job;
 
@@ -20,12 +20,13 @@ const ACTOR: u32 = 2;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A job of this test binary in a role.
-fn job(role: &str, ranks: &str) -> Job {
+fn job(role: &str, options: &[&str]) -> Job {
     let program = std::env::current_exe().expect("this binary");
     let program = program.to_str().expect("UTF-8");
     let test = "coordination::rank_program";
-    let arguments =
-        ["-np", ranks, "-q", "--", program, "--exact", test, "--nocapture", "--test-threads=1"];
+    let mut arguments = vec!["-q"];
+    arguments.extend(options);
+    arguments.extend(["--", program, "--exact", test, "--nocapture", "--test-threads=1"]);
     Job::new(&arguments).env(ROLE, role)
 }
 
@@ -34,6 +35,11 @@ fn job(role: &str, ranks: &str) -> Job {
 #[expect(clippy::exit, reason = "a rank may leave without unwinding, as programs do")]
 fn rank_program() {
     let Some(role) = ProcessEnvironment.get(ROLE) else { return };
+    let (place, _) = RankInfo::from_environment(&ProcessEnvironment).expect("a rank");
+    if role == "absent" && place.rank == ACTOR {
+        thread::sleep(PATIENCE);
+        exit(32);
+    }
     let job = bootstrap(&ProcessEnvironment, &BootstrapOptions::default()).expect("joined");
     let rank = job.rank_info.rank;
     let deadline = Instant::now() + PATIENCE;
@@ -67,13 +73,13 @@ fn rank_program() {
 
 #[test]
 fn ranks_meet_and_leave() {
-    let job = job("well-behaved", "4").run();
+    let job = job("well-behaved", &["-np", "4"]).run();
     assert_eq!(job.code, 0, "{}", job.stderr);
 }
 
 #[test]
 fn a_death_is_the_first_failure_and_reaches_every_rank() {
-    let job = job("killed", "4").run();
+    let job = job("killed", &["-np", "4"]).run();
     assert_eq!(job.code, 137, "{}", job.stderr);
     assert!(job.stderr.contains("first failure: rank 2 (pid "), "{}", job.stderr);
     // The others may have been stopped before they could say so, but what they say is right.
@@ -84,11 +90,18 @@ fn a_death_is_the_first_failure_and_reaches_every_rank() {
 
 #[test]
 fn a_rank_that_exits_with_0_while_others_need_it_is_diagnosed() {
-    let job = job("silent-exit", "3").run();
+    let job = job("silent-exit", &["-np", "3"]).run();
     assert_eq!(job.code, 30, "{}", job.stderr);
     let told = "abort: culprit Some(2): rank 2 exited with code 0";
     assert!(job.stderr.contains(told), "{}", job.stderr);
     assert!(job.stderr.contains("before that: rank 2 exited with code 0"), "{}", job.stderr);
+}
+
+#[test]
+fn a_rank_that_never_joins_is_named_within_the_time_to_start() {
+    let job = job("absent", &["-np", "3", "--start-timeout", "0.5"]).run();
+    assert_eq!(job.code, 30, "{}", job.stderr);
+    assert!(job.stderr.contains("before that: rank 2 did not join within 0.5 s"), "{}", job.stderr);
 }
 
 #[test]
