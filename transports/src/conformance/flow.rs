@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::Harness;
 use super::rig::{Buffer, End, Rig, message};
+use super::{Harness, up_to_the_largest};
 use crate::{
     EAGER_BYTES_MAX, EAGER_BYTES_OUTSTANDING_MAX, Endpoint, MessageId, RecvPost, Rejected,
 };
@@ -114,7 +114,8 @@ pub fn empty_messages_are_bounded_too(harness: &dyn Harness) {
 
 /// A receiver that wants a later message first gets it, although earlier ones hold the credit.
 pub fn later_message_first_does_not_deadlock(harness: &dyn Harness) {
-    for size in [200, 40_000, EAGER_BYTES_MAX, EAGER_BYTES_MAX + 1] {
+    let sizes = [200, 40_000, EAGER_BYTES_MAX, EAGER_BYTES_MAX + 1];
+    for size in up_to_the_largest(harness, sizes) {
         let count = if size == 200 { 250 } else { 12 };
         // What was received before leaves credit that is not given back yet.
         for before in [0, 1, 50_000] {
@@ -137,7 +138,7 @@ pub fn later_message_first_does_not_deadlock(harness: &dyn Harness) {
 /// Two communicators over one connection, one end finishing them in the one order, the other in
 /// the other.
 pub fn opposite_orders_of_two_communicators(harness: &dyn Harness) {
-    for size in [100, EAGER_BYTES_MAX, 5 * EAGER_BYTES_MAX] {
+    for size in up_to_the_largest(harness, [100, EAGER_BYTES_MAX, 5 * EAGER_BYTES_MAX]) {
         let mut rig = Rig::new(harness);
         let id = |communicator, tag| MessageId { communicator, tag, op_seq: 9 };
         let source = Buffer::filled(0, size);

@@ -71,6 +71,15 @@ pub trait Harness {
     }
 }
 
+/// The sizes that a harness wants to send.
+fn up_to_the_largest<const N: usize>(
+    harness: &dyn Harness,
+    sizes: [usize; N],
+) -> impl Iterator<Item = usize> {
+    let largest = harness.message_bytes_max();
+    sizes.into_iter().filter(move |size| *size <= largest)
+}
+
 /// A peer that will be killed.
 pub struct Doomed {
     /// The survivor's endpoint.

@@ -1,7 +1,7 @@
 //! What is sent arrives, exactly.
 
-use super::Harness;
 use super::rig::{Buffer, Rig, message};
+use super::{Harness, up_to_the_largest};
 use crate::sim::Random;
 use crate::{EAGER_BYTES_MAX, MessageId, SendPost, Signature};
 
@@ -31,7 +31,7 @@ const SIZES: [usize; 17] = [
 pub fn exact_bytes_of_every_size(harness: &dyn Harness) {
     let mut rig = Rig::new(harness);
     let mut tag = 0;
-    for size in SIZES.into_iter().filter(|size| *size <= harness.message_bytes_max()) {
+    for size in up_to_the_largest(harness, SIZES) {
         for side in [0, 1] {
             tag += 1;
             rig.exchange(side, message(tag), size);
@@ -58,8 +58,9 @@ pub fn any_order_of_posts(harness: &dyn Harness) {
     for seed in 0..3 {
         let mut rig = Rig::new(harness);
         let mut random = Random::new(seed, 0);
-        let sizes: Vec<usize> =
-            (0..MESSAGES).map(|_| SIZES[random.below(14)] + random.below(3)).collect();
+        let around: Vec<usize> = up_to_the_largest(harness, SIZES).take(14).collect();
+        let size = |random: &mut Random| around[random.below(around.len())] + random.below(3);
+        let sizes: Vec<usize> = (0..MESSAGES).map(|_| size(&mut random)).collect();
         let sources: Vec<Buffer> =
             (0..).zip(&sizes).map(|(tag, size)| Buffer::filled(tag, *size)).collect();
         let mut targets: Vec<Buffer> = sizes.iter().map(|size| Buffer::blank(*size)).collect();
@@ -126,8 +127,9 @@ fn stream(harness: &dyn Harness, senders: &[usize]) {
     const WINDOW: usize = 4;
     let mut rig = Rig::new(harness);
     let sizes = [0, 8, 1000, 4096, 4097, 30_000, EAGER_BYTES_MAX, EAGER_BYTES_MAX + 1, 200_000];
+    let sizes: Vec<usize> = up_to_the_largest(harness, sizes).collect();
     let mut under_way = Vec::new();
-    for op in 0..240 {
+    for op in 0..200 {
         let size = sizes[op % sizes.len()];
         for side in senders.iter().copied() {
             let id = MessageId { communicator: 1, tag: 0, op_seq: op as u64 };

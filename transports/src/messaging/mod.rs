@@ -34,6 +34,9 @@ pub(crate) use inbox::{Inbox, Landing};
 pub(crate) use outbox::{OutFrame, Outbox};
 pub(crate) use stream::ByteStream;
 
+#[cfg(test)]
+mod tests;
+
 /// What an eager frame costs: its payload, but at least its header, so that empty messages are
 /// bounded too.
 pub(crate) fn eager_cost(payload: usize) -> usize {

@@ -1,7 +1,8 @@
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use super::{FrameHeader, FrameKind, eager_cost, flags};
-use crate::{EAGER_BYTES_MAX, EAGER_BYTES_OUTSTANDING_MAX, Event, MessageId, SendPost};
+use crate::{EAGER_BYTES_MAX, EAGER_BYTES_OUTSTANDING_MAX, Event, MessageId, Region, SendPost};
 
 /// Grants that may wait for their send to be posted; more is a protocol violation.
 const GRANTS_MAX: usize = 4096;
@@ -15,6 +16,8 @@ pub(crate) struct Outbox {
     first: u64,
     grants: Vec<MessageId>,
     accounts: Vec<Account>,
+    /// Takes the place of the slice of a send that has ended.
+    nothing: Arc<Region>,
 }
 
 #[derive(Debug)]
@@ -28,6 +31,17 @@ struct Sending {
     started: bool,
     granted: bool,
     finished: bool,
+}
+
+impl Sending {
+    /// Lets go of the bytes. The entry stays until all before it have ended too.
+    fn end(&mut self, nothing: &Arc<Region>) {
+        // SAFETY: the slice has no bytes.
+        self.post.slice = unsafe { nothing.slice(0..0) };
+        self.framed = 0;
+        self.started = true;
+        self.finished = true;
+    }
 }
 
 #[derive(Debug)]
@@ -46,7 +60,14 @@ pub(crate) struct OutFrame {
 
 impl Outbox {
     pub(crate) fn new(epoch: u32) -> Self {
-        Self { epoch, sends: VecDeque::new(), first: 0, grants: Vec::new(), accounts: Vec::new() }
+        Self {
+            epoch,
+            sends: VecDeque::new(),
+            first: 0,
+            grants: Vec::new(),
+            accounts: Vec::new(),
+            nothing: Region::empty(),
+        }
     }
 
     pub(crate) fn post(&mut self, post: SendPost) {
@@ -162,7 +183,7 @@ impl Outbox {
         let sending = &mut self.sends[at];
         sending.in_flight -= 1;
         if sending.in_flight == 0 && sending.framed == sending.post.slice.len() {
-            sending.finished = true;
+            sending.end(&self.nothing);
             events.push(Event::Sent { token: sending.post.token });
             self.drop_finished();
         }
@@ -185,16 +206,11 @@ impl Outbox {
 
     /// Drops every send of a communicator. Its frames must not be written any further.
     pub(crate) fn abandon(&mut self, communicator: u32) {
-        let nothing = crate::Region::empty();
         let ours = |sending: &&mut Sending| sending.post.id.communicator == communicator;
         // Frames under way of other communicators name their send by number, so what stays must
         // keep its place: the entries end here but leave the queue only from its front.
         for sending in self.sends.iter_mut().filter(ours) {
-            // SAFETY: the slice has no bytes.
-            sending.post.slice = unsafe { nothing.slice(0..0) };
-            sending.framed = 0;
-            sending.started = true;
-            sending.finished = true;
+            sending.end(&self.nothing);
         }
         self.drop_finished();
         self.grants.retain(|id| id.communicator != communicator);

@@ -139,7 +139,8 @@ impl<S: ByteStream> FrameStream<S> {
     }
 
     /// Forgets a frame of the communicator that is not begun yet. Returns whether one is begun:
-    /// the stream is of no use then, since the peer waits for the rest.
+    /// the stream is of no use then, since the peer waits for the rest. What was copied goes out,
+    /// but is not reported any more.
     pub(super) fn abandon(&mut self, communicator: u32) -> bool {
         self.copied.retain(|frame| frame.header.id.communicator != communicator);
         match &self.writing {
