@@ -126,8 +126,9 @@ pub trait Endpoint: Send + std::fmt::Debug {
     fn is_active(&self) -> bool;
 
     /// Gives up everything posted for a communicator and forgets its early messages. Afterwards no
-    /// slice of it is held, and its number must not be used again on this endpoint. If a frame was
-    /// half-sent the connection dies, because the peer could not make sense of what follows.
+    /// slice of it is held, no event of its posts is reported, and its number must not be used
+    /// again on this endpoint. If a frame was half-sent the connection dies, because the peer could
+    /// not make sense of what follows.
     fn abandon(&mut self, communicator: u32);
 
     /// What to wait for when `poll` moved nothing; appends nothing if the transport cannot wake.

@@ -88,14 +88,14 @@ pub fn any_order_of_posts(harness: &dyn Harness) {
 
 /// As many messages both ways as the queues take.
 pub fn many_messages_in_flight(harness: &dyn Harness) {
-    const BYTES: usize = 3000;
+    let bytes = 3000.min(harness.message_bytes_max() / 50);
     let mut rig = Rig::new(harness);
     let capabilities = harness.capabilities();
     let depth = capabilities.send_depth_max.min(capabilities.recv_depth_max);
     let depth = u32::try_from(depth.min(256)).expect("a depth of at most 256");
-    let sources: Vec<Buffer> = (0..depth).map(|tag| Buffer::filled(tag, BYTES)).collect();
+    let sources: Vec<Buffer> = (0..depth).map(|tag| Buffer::filled(tag, bytes)).collect();
     let mut targets: Vec<Vec<Buffer>> =
-        (0..2).map(|_| (0..depth).map(|_| Buffer::blank(BYTES)).collect()).collect();
+        (0..2).map(|_| (0..depth).map(|_| Buffer::blank(bytes)).collect()).collect();
     let mut tokens = [Vec::new(), Vec::new()];
     for side in [0, 1] {
         for tag in 0..depth {

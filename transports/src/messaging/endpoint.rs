@@ -1,5 +1,5 @@
 use super::stream::{ByteStream, FrameStream, StreamError};
-use super::{FrameKind, Inbox, Outbox};
+use super::{FrameKind, Inbox, Outbox, Receiving};
 use crate::{
     Capabilities, Endpoint, EndpointError, Event, MessageId, RecvPost, Rejected, SendPost, Wakeup,
 };
@@ -34,7 +34,8 @@ pub(crate) struct StreamEndpoint<S: ByteStream> {
     streams: Vec<Stream<S>>,
     inbox: Inbox,
     outbox: Outbox,
-    pending_events: Vec<Event>,
+    /// What ended when it was posted, with its communicator.
+    pending_events: Vec<(u32, Event)>,
     dead: Option<EndpointError>,
     /// Bytes sent and received on streams that are gone.
     past_wire_bytes: (u64, u64),
@@ -177,15 +178,17 @@ impl<S: ByteStream> Endpoint for StreamEndpoint<S> {
             return Err(Rejected::QueueFull(post));
         }
         let id = post.id;
-        if self.inbox.post(post, &mut self.pending_events) {
-            self.queue_control(FrameKind::Grant, id);
+        match self.inbox.post(post) {
+            Receiving::Waits { needs_grant: true } => self.queue_control(FrameKind::Grant, id),
+            Receiving::Waits { needs_grant: false } => {}
+            Receiving::Ended(event) => self.pending_events.push((id.communicator, event)),
         }
         Ok(())
     }
 
     fn poll(&mut self, events: &mut Vec<Event>) -> Result<bool, EndpointError> {
         let before = events.len();
-        events.append(&mut self.pending_events);
+        events.extend(self.pending_events.drain(..).map(|(_, event)| event));
         if self.dead.is_none() {
             match self.move_bytes(events) {
                 Ok(moved) => return Ok(moved || events.len() > before),
@@ -211,6 +214,7 @@ impl<S: ByteStream> Endpoint for StreamEndpoint<S> {
         for stream in &mut self.streams {
             cut |= stream.frames.abandon(communicator);
         }
+        self.pending_events.retain(|(of, _)| *of != communicator);
         self.inbox.abandon(communicator);
         self.outbox.abandon(communicator);
         if cut {

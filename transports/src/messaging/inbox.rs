@@ -94,6 +94,15 @@ impl Account {
     }
 }
 
+/// What became of a receive when it was posted.
+#[derive(Debug)]
+pub(crate) enum Receiving {
+    /// It waits for frames; whether the peer must be told that it may send.
+    Waits { needs_grant: bool },
+    /// Everything was there already.
+    Ended(Event),
+}
+
 /// Where the payload of a frame goes. Obtained at its header, used until its last byte.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Landing {
@@ -122,8 +131,8 @@ impl Inbox {
         frames.count() > 0 && landed == length
     }
 
-    /// Takes a receive, gives it what arrived early, and says whether the peer needs a grant.
-    pub(crate) fn post(&mut self, post: RecvPost, events: &mut Vec<Event>) -> bool {
+    /// Takes a receive and gives it what arrived early.
+    pub(crate) fn post(&mut self, post: RecvPost) -> Receiving {
         let id = post.id;
         let granted = post.slice.len() > EAGER_BYTES_MAX;
         self.generation = self.generation.wrapping_add(1);
@@ -131,16 +140,14 @@ impl Inbox {
         let mut posted = Posted { post, landed: 0, begun: 0, granted, arrived: false, generation };
         if !self.early.is_empty() {
             if let Err(error) = self.deliver_early(&mut posted) {
-                events.push(Event::Failed { token: posted.post.token, error });
-                return false;
+                return Receiving::Ended(Event::Failed { token: posted.post.token, error });
             }
             if self.account(id.communicator).is_full() {
                 posted.granted = true;
             }
         }
         if posted.is_complete() {
-            events.push(Event::Received { token: posted.post.token });
-            return false;
+            return Receiving::Ended(Event::Received { token: posted.post.token });
         }
         let granted = posted.granted;
         self.posted_count += 1;
@@ -148,7 +155,7 @@ impl Inbox {
             Some(slot) => *slot = Some(posted),
             None => self.posted.push(Some(posted)),
         }
-        granted
+        Receiving::Waits { needs_grant: granted }
     }
 
     /// Gives a receive what has arrived early. If it disagrees with its sender's message, the

@@ -30,7 +30,7 @@ mod stream;
 
 pub(crate) use endpoint::{StreamEndpoint, stream_capabilities};
 pub(crate) use header::{FrameHeader, FrameKind, HEADER_BYTES, flags};
-pub(crate) use inbox::{Inbox, Landing};
+pub(crate) use inbox::{Inbox, Landing, Receiving};
 pub(crate) use outbox::{OutFrame, Outbox};
 pub(crate) use stream::ByteStream;
 

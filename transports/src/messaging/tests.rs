@@ -325,7 +325,7 @@ fn profiles() -> impl Strategy<Value = LinkProfile> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..Default::default() })]
+    #![proptest_config(ProptestConfig { max_shrink_iters: 300, failure_persistence: None, ..Default::default() })]
 
     #[test]
     fn nothing_is_lost_and_everything_ends(
