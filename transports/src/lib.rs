@@ -28,6 +28,11 @@ pub mod shm;
 pub mod sim;
 pub mod tcp;
 
+/// For the fuzz target.
+#[cfg(any(test, feature = "conformance"))]
+#[doc(hidden)]
+pub use messaging::feed as feed_frames;
+
 pub use endpoint::{Endpoint, Event, RecvPost, Rejected, SendPost, Wakeup};
 pub use error::{EndpointError, EstablishError, OpError};
 pub use message::{EAGER_BYTES_MAX, EAGER_BYTES_OUTSTANDING_MAX, MessageId, Signature};

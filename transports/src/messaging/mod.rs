@@ -24,11 +24,16 @@
 
 mod endpoint;
 mod header;
+#[cfg(any(test, feature = "conformance"))]
+mod hostile;
 mod inbox;
 mod outbox;
 mod stream;
 
 pub(crate) use endpoint::{StreamEndpoint, stream_capabilities};
+#[cfg(any(test, feature = "conformance"))]
+pub use hostile::feed;
+
 pub(crate) use header::{FrameHeader, FrameKind, HEADER_BYTES, flags};
 pub(crate) use inbox::{Inbox, Landing, Receiving};
 pub(crate) use outbox::{OutFrame, Outbox};

@@ -1,0 +1,212 @@
+//! What an authenticated but broken peer can send, fed to an endpoint: for tests and fuzzing.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+
+use super::{ByteStream, StreamEndpoint};
+use crate::{
+    EAGER_BYTES_OUTSTANDING_MAX, Endpoint, Event, MessageId, RecvPost, Region, SendPost, Signature,
+    TransportKind,
+};
+
+/// Bytes that a peer has sent, in pieces; whatever is written to it disappears.
+#[derive(Debug)]
+struct Script<'a> {
+    bytes: &'a [u8],
+    piece: usize,
+}
+
+impl ByteStream for Script<'_> {
+    const KIND: TransportKind = TransportKind::Sim;
+
+    fn write(&mut self, parts: [&[u8]; 3]) -> io::Result<usize> {
+        Ok(parts.iter().map(|part| part.len()).sum())
+    }
+
+    fn read(&mut self, first: &mut [u8], second: &mut [u8]) -> io::Result<usize> {
+        let count = self.piece.min(self.bytes.len()).min(first.len() + second.len());
+        if count == 0 {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let (now, later) = self.bytes.split_at(count);
+        self.bytes = later;
+        let into_first = count.min(first.len());
+        first[..into_first].copy_from_slice(&now[..into_first]);
+        second[..count - into_first].copy_from_slice(&now[into_first..]);
+        Ok(count)
+    }
+
+    fn wait_on(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+}
+
+/// Lets an endpoint of epoch 0 take `streams` as what its peer sends on each of its streams, in
+/// pieces of `piece` bytes, with a few sends and receives posted. Returns whether the connection
+/// survived.
+///
+/// # Panics
+/// When the endpoint holds more memory than it may, or goes on for ever: never, whatever the bytes.
+pub fn feed(streams: &[&[u8]], piece: usize) -> bool {
+    let region = Region::allocate(4 * LENGTHS[2]).expect("memory for the test");
+    let scripts: Vec<Script<'_>> =
+        streams.iter().map(|bytes| Script { bytes, piece: piece.max(1) }).collect();
+    let mut endpoint = StreamEndpoint::new(1, "a broken peer".to_owned(), 0, scripts);
+    post_some(&mut endpoint, &region, 0);
+    let at_rest = endpoint.memory_bytes();
+    let total: usize = streams.iter().map(|bytes| bytes.len()).sum();
+    let mut events: Vec<Event> = Vec::new();
+    let mut survived = true;
+    for round in 0..total + 8 {
+        match endpoint.poll(&mut events) {
+            Ok(false) => break,
+            Ok(true) => {}
+            Err(_) => {
+                survived = false;
+                break;
+            }
+        }
+        if round == 3 {
+            // More receives while frames are half-way.
+            post_some(&mut endpoint, &region, 2);
+        }
+        // Each communicator that the bytes name may hold this much; growing a buffer may double it.
+        let named = total / 64 + 1;
+        let held = endpoint.memory_bytes().saturating_sub(at_rest);
+        assert!(held <= 2 * named * EAGER_BYTES_OUTSTANDING_MAX, "{held} bytes are held");
+        events.clear();
+    }
+    for communicator in 0..4 {
+        endpoint.abandon(communicator);
+    }
+    drop(endpoint);
+    assert_eq!(std::sync::Arc::strong_count(&region), 1, "a slice is still held");
+    survived
+}
+
+/// Lengths of the messages that are posted, by tag.
+const LENGTHS: [usize; 4] = [0, 100, 70_000, 64];
+
+fn post_some(endpoint: &mut dyn Endpoint, region: &std::sync::Arc<Region>, op_seq: u64) {
+    for (tag, length) in (0..).zip(LENGTHS) {
+        for communicator in 0..2 {
+            let id = MessageId { communicator, tag, op_seq };
+            let signature = Signature::default();
+            // SAFETY: nobody looks at the bytes.
+            let slice = unsafe { region.slice_mut(0..length) };
+            let _ = endpoint.post_recv(RecvPost { token: 0, id, signature, slice });
+            // SAFETY: what is sent matters to nobody.
+            let slice = unsafe { region.slice(LENGTHS[2]..LENGTHS[2] + length) };
+            let _ = endpoint.post_send(SendPost { token: 0, id, signature, slice });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::{FrameHeader, FrameKind};
+    use super::*;
+
+    /// Frames that are nearly right: the numbers that matter come from small sets, so that they
+    /// often match something.
+    fn frames() -> impl Strategy<Value = Vec<u8>> {
+        let lengths = prop::sample::select(vec![0u32, 1, 64, 100, 4096, 5000, 65_536, 70_000]);
+        let credits = prop::sample::select(
+            vec![0u32; 40].into_iter().chain([64, 100_000, u32::MAX]).collect::<Vec<_>>(),
+        );
+        let offsets = prop::sample::select(vec![0u64, 0, 1, 64, 100, 4096, u64::MAX - 3]);
+        let ids = (0..3u32, 0..4u32, 0..3u64);
+        (0..8usize, any::<u8>(), ids, offsets, lengths, credits, prop::bool::weighted(0.9))
+            .prop_map(
+                |(kind, flags, (communicator, tag, op_seq), offset, length, credit, matching)| {
+                    let kinds = [FrameKind::Grant, FrameKind::Credit, FrameKind::Goodbye];
+                    let kind = kinds.get(kind).copied().unwrap_or(FrameKind::Data);
+                    let posted = LENGTHS[tag as usize] as u64;
+                    let offset = if matching { offset.min(posted) } else { offset };
+                    let most = if matching { posted - offset } else { u64::MAX };
+                    let most = u32::try_from(most).unwrap_or(u32::MAX);
+                    let length = if kind == FrameKind::Data { length.min(most) } else { 0 };
+                    let end = offset.saturating_add(u64::from(length));
+                    let header = FrameHeader {
+                        kind,
+                        flags,
+                        epoch: 0,
+                        id: MessageId { communicator, tag, op_seq },
+                        signature: Signature([u8::from(flags > 250); 16]),
+                        offset,
+                        message_bytes: if matching { posted } else { end },
+                        length,
+                        credit,
+                    };
+                    let mut bytes = header.encode().to_vec();
+                    bytes.resize(bytes.len() + length as usize, flags);
+                    bytes
+                },
+            )
+    }
+
+    fn streams() -> impl Strategy<Value = Vec<Vec<u8>>> {
+        let stream = prop::collection::vec(frames(), 0..12).prop_map(|frames| frames.concat());
+        prop::collection::vec(stream, 1..4)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..Default::default() })]
+
+        #[test]
+        fn nearly_right_frames_do_no_harm(streams in streams(), piece in 1..5000usize) {
+            let streams: Vec<&[u8]> = streams.iter().map(Vec::as_slice).collect();
+            feed(&streams, piece);
+        }
+
+        #[test]
+        fn garbage_ends_the_connection(bytes in prop::collection::vec(any::<u8>(), 64..300)) {
+            prop_assume!(!bytes.starts_with(b"PC"));
+            prop_assert!(!feed(&[&bytes], 50));
+        }
+    }
+
+    fn eager(offset: u64, length: u32, message_bytes: u64) -> Vec<u8> {
+        let id = MessageId { communicator: 3, tag: 9, op_seq: 9 };
+        let signature = Signature::default();
+        let (kind, flags) = (FrameKind::Data, super::super::flags::EAGER);
+        let header = FrameHeader {
+            kind,
+            flags,
+            epoch: 0,
+            id,
+            signature,
+            offset,
+            message_bytes,
+            length,
+            credit: 0,
+        };
+        let mut bytes = header.encode().to_vec();
+        bytes.resize(bytes.len() + length as usize, 7);
+        bytes
+    }
+
+    #[test]
+    fn the_same_early_bytes_twice_are_refused() {
+        assert!(feed(&[&eager(0, 10, 1000)], 100));
+        // The second frame is longer than what the first has room for.
+        assert!(!feed(&[&[eager(0, 10, 1000), eager(0, 900, 1000)].concat()], 100));
+    }
+
+    #[test]
+    fn more_than_the_eager_limit_is_refused() {
+        let frame = |index: u64| eager(index * 60_000, 60_000, 1 << 20);
+        assert!(feed(&[&[frame(0), frame(1)].concat()], 1 << 20));
+        assert!(!feed(&[&[frame(0), frame(1), frame(2)].concat()], 1 << 20));
+        // An announced length alone allocates nothing.
+        assert!(!feed(&[&eager(0, 0, 10)[..64], &oversize()], 1 << 20));
+    }
+
+    fn oversize() -> Vec<u8> {
+        let mut bytes = eager(0, 0, u64::from(u32::MAX));
+        bytes[56..60].copy_from_slice(&u32::MAX.to_le_bytes());
+        bytes
+    }
+}
