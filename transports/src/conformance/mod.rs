@@ -2,7 +2,7 @@
 //!
 //! A transport says how to make a pair of connected endpoints ([`Harness`]) and instantiates the
 //! suite with [`conformance_suite!`](crate::conformance_suite); each case becomes a test. What
-//! the cases check is the contract of [`Endpoint`](crate::Endpoint): nothing here knows how a
+//! the cases check is the contract of [`Endpoint`]: nothing here knows how a
 //! transport moves bytes.
 //!
 //! Both ends live in the test's thread and are polled in turn, because whatever needs one end to

@@ -4,7 +4,10 @@ use paceline_rendezvous::{RunId, Secret};
 
 use super::*;
 use crate::conformance::{Doomed, Harness, doomed_posts};
-use crate::{Capabilities, Endpoint, EstablishError, Group, Transport};
+use crate::{
+    Capabilities, Endpoint, EndpointError, EstablishError, Event, Group, MessageId, RecvPost,
+    Region, SendPost, Signature, Transport,
+};
 
 /// Connects every rank of a network; the endpoints by rank and peer.
 fn connect_all(network: &SimNetwork) -> Vec<Vec<Option<Box<dyn Endpoint>>>> {
@@ -108,3 +111,152 @@ crate::conformance_suite!(choppy, SimHarness::new(3, LinkProfile::choppy(), 1).u
 crate::conformance_suite!(choppy_3, SimHarness::new(4, LinkProfile::choppy(), 3).up_to(1 << 20));
 crate::conformance_suite!(slow, SimHarness::new(5, LinkProfile::slow(), 2).up_to(1 << 20));
 crate::conformance_suite!(bytewise, SimHarness::new(6, LinkProfile::bytewise(), 1).up_to(5000));
+
+/// Everybody sends to everybody; the hash of the trace and the ticks that it took.
+fn all_to_all(seed: u64) -> (u64, u64) {
+    let network = network(seed, 3, LinkProfile::choppy());
+    let mut ranks = connect_all(&network);
+    let region = Region::allocate(9 * 50_000).unwrap();
+    let mut open = 0;
+    for endpoint in ranks.iter_mut().flatten().flatten() {
+        for (tag, length) in [(0, 10), (1, 50_000)] {
+            let id = MessageId { communicator: 0, tag, op_seq: 0 };
+            let signature = Signature::default();
+            // SAFETY: what is sent matters to nobody.
+            let slice = unsafe { region.slice(0..length) };
+            endpoint.post_send(SendPost { token: 0, id, signature, slice }).unwrap();
+            let start = 50_000 * (1 + endpoint.peer() as usize);
+            // SAFETY: nobody looks at what lands.
+            let slice = unsafe { region.slice_mut(start..start + length) };
+            endpoint.post_recv(RecvPost { token: 0, id, signature, slice }).unwrap();
+            open += 2;
+        }
+    }
+    let mut events = Vec::new();
+    while events.len() < open {
+        assert!(network.now() < 100_000, "hangs: {:?}", network.recent_transfers());
+        for endpoint in ranks.iter_mut().flatten().flatten() {
+            endpoint.poll(&mut events).unwrap();
+            events.retain(|event| !matches!(event, Event::Early { .. }));
+        }
+        network.tick();
+    }
+    (network.trace_hash(), network.now())
+}
+
+#[test]
+fn the_same_seed_gives_the_same_trace() {
+    for seed in 0..10 {
+        assert_eq!(all_to_all(seed), all_to_all(seed), "seed {seed}");
+        assert_ne!(all_to_all(seed).0, all_to_all(seed + 1).0, "seed {seed}");
+    }
+}
+
+#[test]
+fn the_handshake_refuses_what_does_not_belong() {
+    let network = network(1, 3, LinkProfile::perfect());
+    connect(&network, 0, 3, 5).unwrap();
+    let why = |rank, epoch, secret| {
+        let error = connect(&network, rank, epoch, secret).unwrap_err();
+        let EstablishError::Handshake { source, .. } = error else { panic!("{error}") };
+        source.to_string()
+    };
+    assert!(why(1, 3, 6).contains("secret"));
+    assert!(why(1, 4, 5).contains("epoch"));
+    assert_eq!(why(0, 3, 5), "a second process connected as rank 0");
+    // Refusals have changed nothing.
+    connect(&network, 1, 3, 5).unwrap();
+    network.set_absent(&[2]);
+    let error = connect(&network, 2, 3, 5).unwrap_err();
+    assert!(matches!(error, EstablishError::Missing { missing, .. } if missing == [2]));
+}
+
+/// Rank 0's endpoint to rank 1 while rank 1 sends it a message under `fault` from byte 20_000 on.
+fn receive_under(fault: Fault, ticks: u64) -> (SimNetwork, Result<bool, EndpointError>) {
+    let network = network(11, 2, LinkProfile::choppy());
+    network.schedule(When::Sent { from: 1, to: 0, bytes: 20_000 }, fault);
+    let mut ranks = connect_all(&network);
+    let region = Region::allocate(80_000).unwrap();
+    let id = MessageId { communicator: 0, tag: 0, op_seq: 0 };
+    let signature = Signature::default();
+    // SAFETY: what is sent matters to nobody.
+    let slice = unsafe { region.slice(0..40_000) };
+    let send = SendPost { token: 0, id, signature, slice };
+    ranks[1][0].as_mut().unwrap().post_send(send).unwrap();
+    // SAFETY: nobody looks at what lands.
+    let slice = unsafe { region.slice_mut(40_000..80_000) };
+    let receive = RecvPost { token: 0, id, signature, slice };
+    ranks[0][1].as_mut().unwrap().post_recv(receive).unwrap();
+    let mut received = false;
+    while network.now() < ticks {
+        let _ = ranks[1][0].as_mut().unwrap().poll(&mut Vec::new());
+        let mut events = Vec::new();
+        if let Err(error) = ranks[0][1].as_mut().unwrap().poll(&mut events) {
+            return (network, Err(error));
+        }
+        received |= events.iter().any(|event| matches!(event, Event::Received { .. }));
+        network.tick();
+    }
+    (network, Ok(received))
+}
+
+#[test]
+fn faults_do_what_they_say() {
+    let lost = |fault| receive_under(fault, 20_000).1;
+    assert!(!lost(Fault::Silence { from: 1, to: 0 }).unwrap());
+    assert!(!lost(Fault::Stop { rank: 1 }).unwrap());
+    assert!(lost(Fault::Silence { from: 0, to: 1 }).unwrap(), "the other way");
+    for fault in [Fault::Kill { rank: 1 }, Fault::Cut { one: 0, other: 1 }] {
+        let error = lost(fault).unwrap_err();
+        assert!(matches!(error, EndpointError::Closed { peer: 1, orderly: false, .. }), "{error}");
+    }
+}
+
+#[test]
+fn a_stopped_rank_goes_on_when_it_is_resumed() {
+    let network = network(12, 2, LinkProfile::perfect());
+    let mut ranks = connect_all(&network);
+    network.inject(Fault::Stop { rank: 1 });
+    network.schedule(When::Tick(50), Fault::Resume { rank: 1 });
+    let region = Region::empty();
+    let id = MessageId { communicator: 0, tag: 0, op_seq: 0 };
+    // SAFETY: the slice has no bytes.
+    let slice = unsafe { region.slice(0..0) };
+    let send = SendPost { token: 0, id, signature: Signature::default(), slice };
+    ranks[0][1].as_mut().unwrap().post_send(send).unwrap();
+    let mut events = Vec::new();
+    while events.is_empty() {
+        network.tick();
+        ranks[0][1].as_mut().unwrap().poll(&mut Vec::new()).unwrap();
+        ranks[1][0].as_mut().unwrap().poll(&mut events).unwrap();
+        assert!(network.now() < 100, "nothing came");
+    }
+    assert_eq!(network.now(), 50);
+}
+
+#[test]
+fn a_corrupted_header_is_noticed() {
+    let network = network(5, 2, LinkProfile::perfect());
+    let mut ranks = connect_all(&network);
+    network.inject(Fault::Corrupt { from: 1, to: 0 });
+    let region = Region::empty();
+    let mut noticed = 0;
+    // One bit of 64 header bytes: some change what is opaque to the transport.
+    for tag in 0..200 {
+        let id = MessageId { communicator: 0, tag, op_seq: 0 };
+        // SAFETY: the slice has no bytes.
+        let slice = unsafe { region.slice(0..0) };
+        let send = SendPost { token: 0, id, signature: Signature::default(), slice };
+        if ranks[1][0].as_mut().unwrap().post_send(send).is_err() {
+            break;
+        }
+        let _ = ranks[1][0].as_mut().unwrap().poll(&mut Vec::new());
+        if let Err(error) = ranks[0][1].as_mut().unwrap().poll(&mut Vec::new()) {
+            assert!(matches!(error, EndpointError::Protocol { peer: 1, .. }), "{error}");
+            noticed += 1;
+            break;
+        }
+        network.inject(Fault::Corrupt { from: 1, to: 0 });
+    }
+    assert_eq!(noticed, 1);
+}
