@@ -292,11 +292,24 @@ impl NodeOp {
         }
     }
 
-    fn check_abort(&mut self, group: &NodeGroup) -> Result<(), NodeError> {
-        let Some(member) = group.arena.aborted() else { return Ok(()) };
-        // Who gave up because of a difference had announced it: both sides shall name it.
-        self.all_entered(group)?;
-        Err(NodeError::Aborted { member, op_seq: self.call.op_seq })
+    fn check_abort(&self, group: &NodeGroup) -> Result<(), NodeError> {
+        match group.arena.aborted() {
+            None => Ok(()),
+            Some(member) => Err(self.aborted_by(group, member)),
+        }
+    }
+
+    #[cold]
+    fn aborted_by(&self, group: &NodeGroup, aborter: u32) -> NodeError {
+        // Who gave up because of a difference had announced its operation: both sides shall name
+        // the difference.
+        for member in (0..group.members()).filter(|member| *member != group.member()) {
+            let theirs = group.arena.announced(member, self.call.op_seq);
+            if let Some(theirs) = theirs.filter(|theirs| *theirs != self.call.request.signature) {
+                return self.mismatch(group, member, theirs);
+            }
+        }
+        NodeError::Aborted { member: aborter, op_seq: self.call.op_seq }
     }
 
     /// The members that the operation waits for, if the last step returned

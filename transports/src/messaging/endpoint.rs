@@ -227,7 +227,8 @@ impl<S: ByteStream> Endpoint for StreamEndpoint<S> {
         wakeups.extend(self.streams.iter().filter(|stream| stream.ended.is_none()).filter_map(
             |stream| {
                 let fd = stream.frames.wait_on()?;
-                Some(Wakeup { fd, writable: stream.frames.has_unsent() })
+                let writable = !S::WAKES_FOR_ROOM && stream.frames.has_unsent();
+                Some(Wakeup { fd, writable })
             },
         ));
     }

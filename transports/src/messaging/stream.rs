@@ -36,6 +36,10 @@ pub(crate) trait ByteStream: Send + Debug {
     /// The transport to which the stream belongs.
     const KIND: TransportKind;
 
+    /// Whether what [`ByteStream::wait_on`] returns also becomes readable when there is room to write
+    /// again, so that nobody has to wait for it to become writable.
+    const WAKES_FOR_ROOM: bool = false;
+
     /// Writes from the parts in turn; some of them may be empty. A count below the sum of their
     /// lengths means that the stream takes no more now.
     fn write(&mut self, parts: [&[u8]; 3]) -> io::Result<usize>;

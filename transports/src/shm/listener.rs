@@ -1,14 +1,17 @@
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
+use std::sync::Arc;
 use std::time::Instant;
 
 use paceline_rendezvous::RunId;
+use rustix::event::{EventfdFlags, eventfd};
 
 use super::arena::{Arena, ArenaLayout};
-use super::endpoint::{CAPABILITIES, ShmEndpoint};
 use super::exchange::{self, Mesh};
 use super::memory::SharedMemory;
 use super::pipe::PipeLayout;
+use super::stream::ShmStream;
+use crate::messaging::{StreamEndpoint, stream_capabilities};
 use crate::{Capabilities, Endpoint, EstablishError, Group, Transport, TransportKind};
 
 /// What a rank publishes about its socket: `shm/1 NAME`.
@@ -105,7 +108,8 @@ fn endpoints(
 ) -> Result<Vec<Option<Box<dyn Endpoint>>>, EstablishError> {
     let mut endpoints: Vec<Option<Box<dyn Endpoint>>> =
         group.addresses.iter().map(|_| None).collect();
-    let memory = std::sync::Arc::new(memory);
+    let memory = Arc::new(memory);
+    let ready = always_ready()?;
     for (theirs, (rank, stream)) in mesh.members.iter().zip(mesh.streams).enumerate() {
         let Some(stream) = stream else { continue };
         stream.set_nonblocking(true).map_err(|source| EstablishError::Os {
@@ -114,10 +118,22 @@ fn endpoints(
         })?;
         let out = pipes.pipe(&memory, mesh.place, theirs);
         let into = pipes.pipe(&memory, theirs, mesh.place);
-        let endpoint = ShmEndpoint::new(*rank, group.epoch, stream, out, into);
+        let stream = ShmStream::new(stream, out, into, Arc::clone(&ready));
+        let address = "this node".to_owned();
+        let endpoint = StreamEndpoint::new(*rank, address, group.epoch, vec![stream]);
         endpoints[*rank as usize] = Some(Box::new(endpoint));
     }
     Ok(endpoints)
+}
+
+/// A descriptor that is always readable.
+fn always_ready() -> Result<Arc<OwnedFd>, EstablishError> {
+    let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
+    let ready = eventfd(1, flags).map_err(|errno| EstablishError::Os {
+        what: "make an event descriptor",
+        source: errno.into(),
+    })?;
+    Ok(Arc::new(ready))
 }
 
 /// An error with its cause, to be told to other processes.
@@ -149,7 +165,7 @@ impl Transport for ShmTransport {
     }
 
     fn capabilities(&self) -> Capabilities {
-        CAPABILITIES
+        stream_capabilities(true)
     }
 
     fn address(&self) -> Vec<u8> {

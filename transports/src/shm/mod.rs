@@ -14,11 +14,11 @@
 //! None while bytes move, except a byte into a socket to wake a peer that sleeps.
 
 mod arena;
-mod endpoint;
 mod exchange;
 mod listener;
 mod memory;
 mod pipe;
+mod stream;
 #[cfg(test)]
 mod tests;
 

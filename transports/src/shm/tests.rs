@@ -1,14 +1,18 @@
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixStream};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use paceline_rendezvous::{RunId, Secret};
+use rustix::process::{Signal, set_parent_process_death_signal};
 
 use super::{ArenaLayout, Counter, Node, ShmTransport};
+use crate::conformance::{Doomed, Harness, doomed_posts};
+use crate::messaging::stream_capabilities;
 use crate::{
-    Endpoint, EndpointError, EstablishError, Event, Group, MessageId, RecvPost, Region, SendPost,
-    Signature, Transport,
+    Capabilities, Endpoint, EndpointError, EstablishError, Event, Group, MessageId, RecvPost,
+    Region, SendPost, Signature, Transport,
 };
 
 const LAYOUT: fn(u32) -> ArenaLayout =
@@ -250,3 +254,72 @@ fn the_last_message_of_a_peer_that_leaves_arrives() {
     drive(endpoint, 1);
     assert_eq!(bytes(&into), bytes(&out));
 }
+
+struct ShmHarness;
+
+/// The identity of the group that a process of [`ShmHarness::doomed`] joins.
+fn join_doomed(transport: ShmTransport, rank: u32, addresses: &[Vec<u8>]) -> Box<dyn Endpoint> {
+    let (run_id, secret) = (RunId::from_bytes([9; 16]), Secret::from_bytes([0x5e; 32]));
+    let group = Group { rank, run_id, epoch: 4, secret: &secret, addresses };
+    let mut endpoints = Box::new(transport).connect(&group, soon()).unwrap();
+    endpoints[1 - rank as usize].take().unwrap()
+}
+
+impl Harness for ShmHarness {
+    fn describe(&self) -> String {
+        "shm".to_owned()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        stream_capabilities(true)
+    }
+
+    fn pair(&self) -> [Box<dyn Endpoint>; 2] {
+        let ends: Vec<_> = connected(2).into_iter().flat_map(|node| node.endpoints).collect();
+        ends.into_iter().flatten().collect::<Vec<_>>().try_into().unwrap()
+    }
+
+    fn doomed(&self) -> Option<Doomed> {
+        let transport = ShmTransport::bind().unwrap();
+        let address = transport.address();
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["shm::tests::doomed_process", "--exact", "--ignored", "--nocapture"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let own = String::from_utf8(address.clone()).unwrap();
+        writeln!(child.stdin.as_mut().unwrap(), "{own}").unwrap();
+        // Rank 0 is called and calls nobody: any address will do for rank 1.
+        let endpoint = join_doomed(transport, 0, &[address.clone(), address]);
+        let kill = move || {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        };
+        Some(Doomed { endpoint, drive: Box::new(|| ()), kill: Box::new(kill) })
+    }
+
+    fn header_bytes(&self) -> Option<u64> {
+        Some(64)
+    }
+}
+
+/// Rank 1 of [`ShmHarness::doomed`], told on its standard input whom to join.
+#[test]
+#[ignore = "a process of another test"]
+fn doomed_process() {
+    set_parent_process_death_signal(Some(Signal::KILL)).unwrap();
+    let mut line = String::new();
+    BufReader::new(std::io::stdin()).read_line(&mut line).unwrap();
+    let transport = ShmTransport::bind().unwrap();
+    let addresses = [line.trim_end().as_bytes().to_vec(), transport.address()];
+    let mut endpoint = join_doomed(transport, 1, &addresses);
+    doomed_posts(endpoint.as_mut());
+    while Instant::now() < soon() {
+        if !endpoint.poll(&mut Vec::new()).unwrap() {
+            std::thread::yield_now();
+        }
+    }
+}
+
+crate::conformance_suite!(conformance, ShmHarness);
