@@ -90,11 +90,6 @@ impl NodeGroup {
         }
     }
 
-    /// Changes the numbers between operations. All members must do the same at the same place.
-    pub fn retune(&mut self, tuning: Tuning) {
-        self.tuning = tuning;
-    }
-
     /// Members of the group.
     pub fn members(&self) -> usize {
         self.arena.members()

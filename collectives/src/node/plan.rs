@@ -7,9 +7,18 @@ use super::request::{NodeKind, NodeRequest};
 /// Pieces in a ring start on a cache line.
 pub(super) const LINE: usize = 64;
 
-/// Rounds that a member can be ahead at least, so that nobody has to wait for a neighbour that the
+/// Rounds that fit into the rings at least, so that nobody has to wait for a neighbour that the
 /// scheduler has put aside for a moment.
 const DEPTH_MIN: usize = 4;
+
+/// Operations of more rounds than this use [`DEPTH_MIN`] places only: their own buffers fill the
+/// caches, and the rings should take no more of them than they must.
+const ROUNDS_THAT_WANDER_MAX: usize = 8;
+
+/// How many of the rounds that fit an operation makes use of.
+pub(super) fn depth(fitting: usize, rounds: usize) -> usize {
+    if rounds > ROUNDS_THAT_WANDER_MAX { fitting.min(DEPTH_MIN) } else { fitting }
+}
 
 /// Shared memory of one member. It is far larger than what is under way, on purpose: walking through
 /// more than a second-level cache holds means that a line which is written has left the caches of
@@ -25,12 +34,9 @@ const RINGS_BYTES_TOTAL_MAX: usize = 16 << 20;
 pub struct Tuning {
     /// Operations of at most so many bytes are done in one shot.
     pub one_shot_bytes_max: usize,
-    /// Largest block in bytes.
+    /// Largest block in bytes. A chunk that is no longer is not cut: the hand-overs between cores
+    /// that shorter blocks need cost more than working at the same time saves.
     pub block_bytes_max: usize,
-    /// Blocks are made smaller to get so many out of a chunk.
-    pub blocks_min: usize,
-    /// But not smaller than this.
-    pub block_bytes_min: usize,
     /// Results are stored past the caches from so many bytes per member on.
     pub streaming_bytes_min: usize,
 }
@@ -41,8 +47,6 @@ impl Tuning {
         Self {
             one_shot_bytes_max: if members <= 2 { 16 << 10 } else { 8 << 10 },
             block_bytes_max: 128 << 10,
-            blocks_min: 4,
-            block_bytes_min: 32 << 10,
             streaming_bytes_min: (16 << 20) / members.max(2) * 2,
         }
     }
@@ -96,11 +100,7 @@ impl Plan {
             return Self::OneShot { bytes: shown, inline: false };
         }
         let ring_block = layout.result_ring_bytes / DEPTH_MIN / LINE * LINE;
-        let block = (longest / tuning.blocks_min.max(1))
-            .max(tuning.block_bytes_min)
-            .min(tuning.block_bytes_max)
-            .min(ring_block)
-            .min(longest);
+        let block = longest.min(tuning.block_bytes_max).min(ring_block);
         Self::Rounds { block: (block / size).max(1) }
     }
 }

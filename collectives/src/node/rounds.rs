@@ -7,17 +7,17 @@ use paceline_transports::shm::{Arena, Counter};
 use super::chain::fold_chain;
 use super::copy::{Stores, copy, streamed};
 use super::group::{Call, NodeGroup, Progress, Wait};
-use super::plan::LINE;
+use super::plan::{self, LINE};
 use super::request::NodeKind;
 use crate::schedule::Partition;
 
 /// Rounds that are staged ahead of the one that is reduced, so that a member finds its peers'
 /// blocks ready.
-const LEAD: usize = 2;
+const LEAD: usize = 1;
 
 /// Bytes that are reduced before they are copied on, small enough to be still in the first-level
 /// cache.
-const PIECE_BYTES: usize = 8 << 10;
+const PIECE_BYTES: usize = 4 << 10;
 
 /// The two-shot algorithm in rounds. Every chunk is cut into blocks, and round b is about block b
 /// of every chunk. In each round a member
@@ -71,11 +71,11 @@ impl Rounds {
         let partition = request.partition(members);
         let block_stride = (block * request.dtype.size()).next_multiple_of(LINE);
         let round_stride = block_stride * (members - 1).max(1);
-        let depth = (layout.input_ring_bytes / round_stride)
-            .min(layout.result_ring_bytes / block_stride)
-            .max(1);
-        let slot_after = |cursor: usize, stride: usize| cursor.div_ceil(stride) % depth;
         let rounds = partition.slices(block);
+        let fitting =
+            (layout.input_ring_bytes / round_stride).min(layout.result_ring_bytes / block_stride);
+        let depth = plan::depth(fitting, rounds).max(1);
+        let slot_after = |cursor: usize, stride: usize| cursor.div_ceil(stride) % depth;
         let first_input_slot = slot_after(group.input_cursor, round_stride);
         let first_result_slot = slot_after(group.result_cursor, block_stride);
         let base = group.rounds_before;

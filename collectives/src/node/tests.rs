@@ -78,33 +78,33 @@ fn request<T: Element>(
     NodeRequest { kind, dtype: T::DTYPE, op, count, fused: None, signature, input, output }
 }
 
-/// What a member contributes: small integers, and for some places fractions whose sum depends on
-/// the order.
+/// What a member contributes: small integers, and for floats at some places fractions whose sum
+/// depends on the order.
 trait Sample: Element {
     fn sample(member: usize, index: usize) -> Self;
 }
 
-macro_rules! samples {
-    ($($type:ty: $convert:expr),*) => {$(
-        impl Sample for $type {
-            fn sample(member: usize, index: usize) -> Self {
-                let whole = ((member * 31 + index * 7) % 5 + 1) as f32;
-                let fraction = if index % 3 == 0 { 0.1 * (member + 1) as f32 } else { 0.0 };
-                $convert(whole + fraction)
-            }
-        }
-    )*};
+fn whole(member: usize, index: usize) -> u8 {
+    u8::try_from((member * 31 + index * 7) % 5 + 1).unwrap()
 }
 
-samples!(
-    f64: f64::from,
-    f32: |x| x,
-    f16: f16::from_f32,
-    bf16: bf16::from_f32,
-    i64: |x| x as i64,
-    i32: |x| x as i32,
-    u8: |x| x as u8
-);
+macro_rules! samples {
+    ($($float:ty: $convert:expr),*; $($integer:ty),*) => {
+        $(impl Sample for $float {
+            fn sample(member: usize, index: usize) -> Self {
+                let fraction = if index % 3 == 0 { 0.1 * (member + 1) as f32 } else { 0.0 };
+                $convert(f32::from(whole(member, index)) + fraction)
+            }
+        })*
+        $(impl Sample for $integer {
+            fn sample(member: usize, index: usize) -> Self {
+                Self::from(whole(member, index))
+            }
+        })*
+    };
+}
+
+samples!(f64: f64::from, f32: |x| x, f16: f16::from_f32, bf16: bf16::from_f32; i64, i32, u8);
 
 fn inputs<T: Sample>(members: usize, count: usize) -> Vec<Vec<T>> {
     (0..members).map(|member| (0..count).map(|at| T::sample(member, at)).collect()).collect()
@@ -137,15 +137,8 @@ fn counts(size: usize) -> Vec<usize> {
 }
 
 /// Small rings and blocks: many rounds, many wraps, also for short vectors.
-fn fine_grained(members: usize) -> Tuning {
-    Tuning {
-        one_shot_bytes_max: 128,
-        block_bytes_max: 1024,
-        blocks_min: 4,
-        block_bytes_min: 64,
-        streaming_bytes_min: 5000,
-        ..Tuning::new(members)
-    }
+fn fine_grained() -> Tuning {
+    Tuning { one_shot_bytes_max: 128, block_bytes_max: 1024, streaming_bytes_min: 5000 }
 }
 
 fn check_all_reduce<T: Sample>(members: u32, op: ReduceOp, tuning: Option<Tuning>, most: usize) {
@@ -189,7 +182,7 @@ fn all_reduce_of_every_type_and_operator() {
 fn all_reduce_of_every_size_and_world() {
     for members in 1..=8 {
         check_all_reduce::<f32>(members, ReduceOp::Sum, None, 4_000_000);
-        let fine = Some(fine_grained(members as usize));
+        let fine = Some(fine_grained());
         check_all_reduce::<f32>(members, ReduceOp::Avg, fine, 100_000);
     }
 }
@@ -197,7 +190,7 @@ fn all_reduce_of_every_size_and_world() {
 #[test]
 fn unaligned_views_are_reduced_in_place() {
     let expected = reduced(&inputs::<f32>(3, 5003), ReduceOp::Sum);
-    on_all(3, Some(fine_grained(3)), |group| {
+    on_all(3, Some(fine_grained()), |group| {
         let mut padded = vec![0.0f32; 5004];
         padded[1..].copy_from_slice(&inputs::<f32>(3, 5003)[group.member()]);
         let view = &mut padded[1..];
@@ -209,7 +202,7 @@ fn unaligned_views_are_reduced_in_place() {
 
 #[test]
 fn the_other_collectives_follow_their_definitions() {
-    for (members, tuning) in [(1, None), (2, None), (3, None), (4, Some(fine_grained(4)))] {
+    for (members, tuning) in [(1, None), (2, None), (3, None), (4, Some(fine_grained()))] {
         for count in [0, 1, 3, 10, 40, 1000, 30_011, 300_003] {
             let all = inputs::<f32>(members as usize, count);
             let sum = reduced(&all, ReduceOp::Sum);
@@ -245,7 +238,7 @@ fn the_other_collectives_follow_their_definitions() {
 #[test]
 fn rooted_operations_may_run_ahead_without_harm() {
     // Roots never wait for data, so this is where a slot might be overwritten too early.
-    on_all(3, Some(fine_grained(3)), |group| {
+    on_all(3, Some(fine_grained()), |group| {
         for round in 0..600_usize {
             let count = [1, 7, 40, 3000][round % 4];
             let root = u32::try_from(round % 3).unwrap();

@@ -390,7 +390,7 @@ mod tests {
     #[test]
     fn announcements_and_counters_reach_the_other_member() {
         let (first, second) = pair();
-        let signature = Signature(std::array::from_fn(|index| index as u8));
+        let signature = Signature(*b"0123456789abcdef");
         assert_eq!(second.announced(0, 0), None);
         // SAFETY: nobody reads the bytes before they are announced.
         unsafe { first.inline_bytes(0, 0).write(9) };

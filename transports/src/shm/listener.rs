@@ -83,7 +83,7 @@ impl ShmTransport {
         };
         let join = |descriptors: Vec<_>| {
             let mut descriptors = descriptors.into_iter();
-            let mut next = || descriptors.next().ok_or("no memory was sent".to_owned());
+            let mut next = || descriptors.next().ok_or_else(|| "no memory was sent".to_owned());
             let memory =
                 SharedMemory::from_fd(next()?, pipes.bytes()).map_err(|error| explain(&error))?;
             let arena = match arena {

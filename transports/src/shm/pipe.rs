@@ -202,7 +202,7 @@ mod tests {
         for round in 0..10_u8 {
             let (position, room) = writer.room().unwrap();
             assert_eq!(room, writer.capacity());
-            let sent: Vec<u8> = (0..step).map(|at| (at % 250) as u8 ^ round).collect();
+            let sent: Vec<u8> = (0..=250).cycle().take(step).map(|at: u8| at ^ round).collect();
             writer.put(position, &sent);
             assert_eq!(reader.filled().unwrap().1, 0);
             writer.publish_written(position + step as u64);

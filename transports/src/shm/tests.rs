@@ -154,8 +154,8 @@ fn filled(len: usize, seed: u8) -> std::sync::Arc<Region> {
     let region = Region::allocate(len).unwrap();
     // SAFETY: nobody else has the region yet.
     let mut slice = unsafe { region.slice_mut(0..len) };
-    for (at, byte) in slice.bytes_mut(0..len).iter_mut().enumerate() {
-        *byte = (at % 241) as u8 ^ seed;
+    for (byte, pattern) in slice.bytes_mut(0..len).iter_mut().zip((0..=240).cycle()) {
+        *byte = pattern ^ seed;
     }
     drop(slice);
     region
@@ -204,16 +204,16 @@ fn messages_of_all_sizes_cross_both_ways_with_sleeping_ends() {
     let sizes = [0, 1, 63, 64, 65, 4096, 70_000, 200_000, 3_000_001];
     let mut nodes = connected(2);
     std::thread::scope(|scope| {
-        for (rank, node) in nodes.iter_mut().enumerate() {
+        for (rank, node) in (0..2_u8).zip(nodes.iter_mut()) {
             scope.spawn(move || {
-                let endpoint = node.endpoints[1 - rank].as_mut().unwrap().as_mut();
+                let endpoint = node.endpoints[usize::from(1 - rank)].as_mut().unwrap().as_mut();
                 for (op_seq, size) in (0..).zip(sizes) {
-                    let out = filled(size, rank as u8);
+                    let out = filled(size, rank);
                     let into = Region::allocate(size).unwrap();
                     post(endpoint, 0, op_seq, &out, true);
                     post(endpoint, 1, op_seq, &into, false);
                     drive(endpoint, 2);
-                    assert_eq!(bytes(&into), bytes(&filled(size, 1 - rank as u8)));
+                    assert_eq!(bytes(&into), bytes(&filled(size, 1 - rank)));
                 }
             });
         }
