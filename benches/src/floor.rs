@@ -7,7 +7,7 @@
 
 use crate::metrics::{Collective, as_f64, as_u64};
 use crate::run::{
-    BoxError, Check, Clock, Group, Measurement, RunError, Settings, Workload, measure,
+    BATCHES_MIN, BoxError, Check, Clock, Group, Measurement, RunError, Settings, Workload, measure,
 };
 
 /// Sizes of the pieces that are tried, in bytes, besides a single one.
@@ -79,6 +79,7 @@ pub fn measure_floor(
         rounds: 1,
         warmup: 2,
         iterations: None,
+        batches_min: BATCHES_MIN,
         min_time_ns: FLOOR_TIME_NANOSECONDS,
         check: Check::Off,
     };

@@ -3,33 +3,29 @@
 //! The rules, which `ci/peers.d` repeats for other libraries:
 //! - every rank runs the same number of operations, which rank 0's warm-up decides;
 //! - operations below 10 us are timed in batches that last at least that long;
-//! - the clock is read once between two batches, and there is no barrier between them (unless
-//!   every result is checked, which needs the ranks lined up again after each check);
+//! - the clock is read once between two batches, and there is no barrier between them;
 //! - the time of batch *i* is the maximum over ranks of its duration on each, divided by the
 //!   operations in it.
+//!
+//! Where every result is checked, filling and checking must not be timed, and afterwards the ranks
+//! have to line up again. A barrier lets them go at slightly different moments, which a short
+//! operation would seem to pay for. So short operations run in *trains*: all buffers of a train
+//! are filled, the ranks line up, one batch runs untimed and brings the ranks into step, the others
+//! are timed as above, and then every result of the train, those of the first batch included, is
+//! compared with the exact answer.
 //!
 //! The loop knows neither the operation nor the group: [`Workload`] and [`Group`] stand for them,
 //! and [`Clock`] for time, so that tests drive it without any of the three.
 
+mod runner;
+
 use std::error::Error;
 
 use crate::histogram::LatencyHistogram;
-use crate::metrics::as_u64;
+use runner::Runner;
 
-/// Shortest warm-up of each measurement.
-const WARMUP_NANOSECONDS: u64 = 20_000_000;
-
-/// Shortest batch: three hundred readings of the clock.
-const BATCH_NANOSECONDS: u64 = 10_000;
-
-/// Fewest batches of a round, however long one takes.
-const BATCHES_MIN: u64 = 5;
-
-/// Most batches of a round: what is kept per batch and rank is 8 bytes, so 8 MiB per rank.
-const BATCHES_MAX: u64 = 1 << 20;
-
-/// Buffers of all batched operations together, in bytes, where every result is checked.
-const SLOT_BYTES_MAX: u64 = 8 << 20;
+/// Fewest batches of a round, however long one takes, unless a caller has a reason.
+pub const BATCHES_MIN: u64 = 5;
 
 /// Any error of the operation or of the group.
 pub type BoxError = Box<dyn Error + Send + Sync>;
@@ -81,7 +77,7 @@ pub trait Group {
 }
 
 /// What is measured. A *slot* is one set of buffers; where every result is checked, each operation
-/// of a batch has its own.
+/// between two checks has its own.
 pub trait Workload {
     /// Bytes that one slot occupies.
     fn slot_bytes(&self) -> u64;
@@ -167,8 +163,10 @@ pub struct Settings {
     pub rounds: u32,
     /// Operations before the first one that counts; more are run until 20 ms have passed.
     pub warmup: u64,
-    /// Operations per round; `None`: as many as fit in [`Self::min_time_ns`], 5 batches at least.
+    /// Operations per round; `None`: as many as fit in [`Self::min_time_ns`].
     pub iterations: Option<u64>,
+    /// Fewest batches of a round where the operations are not counted out, e.g. [`BATCHES_MIN`].
+    pub batches_min: u64,
     /// Shortest round in nanoseconds.
     pub min_time_ns: u64,
     /// Which results are checked.
@@ -215,191 +213,6 @@ pub fn measure(
     on_round: &mut dyn FnMut(u32),
 ) -> Result<Measurement, RunError> {
     Runner { group, workload, clock, settings, iteration: 0, wrong: 0 }.measure(on_round)
-}
-
-struct Runner<'a> {
-    group: &'a mut dyn Group,
-    workload: &'a mut dyn Workload,
-    clock: &'a dyn Clock,
-    settings: &'a Settings,
-    /// Counts checked operations, so that each has data of its own.
-    iteration: u64,
-    wrong: u64,
-}
-
-/// How a round is divided; the same on every rank.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Extent {
-    batches: u64,
-    batch: u64,
-}
-
-impl Runner<'_> {
-    fn measure(mut self, on_round: &mut dyn FnMut(u32)) -> Result<Measurement, RunError> {
-        self.workload.reserve_slots(1).map_err(RunError::Operation)?;
-        if self.settings.check != Check::Off {
-            self.workload.prepare(0, self.iteration);
-            self.workload.run(0).map_err(RunError::Operation)?;
-            self.wrong += self.workload.count_wrong(0, self.iteration);
-            self.iteration += 1;
-        }
-        self.workload.settle(0);
-        let extent = extent_of(self.warm_up()?, self.settings, self.workload.slot_bytes());
-        let slots = if self.settings.check == Check::Every { to_usize(extent.batch) } else { 1 };
-        self.workload.reserve_slots(slots).map_err(RunError::Operation)?;
-
-        let ranks = to_usize(u64::from(self.group.world_size()));
-        let mut measurement = Measurement {
-            iterations: extent.batches * extent.batch * u64::from(self.settings.rounds),
-            batch: extent.batch,
-            rounds: Vec::new(),
-            ranks: vec![LatencyHistogram::new(); ranks],
-            cpu_ns: 0,
-            wrong: None,
-        };
-        let mut times = vec![0; to_usize(extent.batches)];
-        for round in 0..self.settings.rounds {
-            on_round(round);
-            let cpu_ns = self.round(extent, &mut times)?;
-            self.collect(extent, &times, cpu_ns, &mut measurement)?;
-        }
-        if self.settings.check != Check::Off {
-            let wrong = self.gather("add up wrong elements", &[self.wrong])?;
-            measurement.wrong = Some(wrong.iter().map(|of_rank| of_rank[0]).sum());
-        }
-        Ok(measurement)
-    }
-
-    /// Warms up and returns rank 0's time of one operation in nanoseconds, at least 1.
-    fn warm_up(&mut self) -> Result<u64, RunError> {
-        let mut done = 0;
-        let mut operations = 1;
-        loop {
-            self.barrier()?;
-            let before = self.clock.wall();
-            for _ in 0..operations {
-                self.workload.run(0).map_err(RunError::Operation)?;
-            }
-            let elapsed = self.clock.wall() - before;
-            let elapsed = self
-                .group
-                .broadcast(elapsed)
-                .map_err(|source| RunError::Group { step: "agree on iterations", source })?;
-            done += operations;
-            if elapsed >= WARMUP_NANOSECONDS && done >= self.settings.warmup {
-                return Ok((elapsed / operations).max(1));
-            }
-            // A clock that stands still must not warm up for ever.
-            operations = (operations * 2).min(1 << 24);
-            if done > 1 << 28 {
-                return Ok(1);
-            }
-        }
-    }
-
-    /// Runs one round, leaves each batch's duration in `times` and returns the CPU time spent.
-    fn round(&mut self, extent: Extent, times: &mut [u64]) -> Result<u64, RunError> {
-        match self.settings.check {
-            Check::Every => self.checked_round(extent, times),
-            Check::First | Check::Off => self.plain_round(extent, times),
-        }
-    }
-
-    fn plain_round(&mut self, extent: Extent, times: &mut [u64]) -> Result<u64, RunError> {
-        self.barrier()?;
-        let cpu = self.clock.cpu();
-        let mut before = self.clock.wall();
-        for time in times {
-            for _ in 0..extent.batch {
-                self.workload.run(0).map_err(RunError::Operation)?;
-            }
-            let after = self.clock.wall();
-            *time = after - before;
-            before = after;
-        }
-        Ok(self.clock.cpu() - cpu)
-    }
-
-    fn checked_round(&mut self, extent: Extent, times: &mut [u64]) -> Result<u64, RunError> {
-        let slots = 0..to_usize(extent.batch);
-        let mut cpu_ns = 0;
-        for time in times {
-            let first = self.iteration;
-            for slot in slots.clone() {
-                self.workload.prepare(slot, first + as_u64(slot));
-            }
-            self.barrier()?;
-            let cpu = self.clock.cpu();
-            let before = self.clock.wall();
-            for slot in slots.clone() {
-                self.workload.run(slot).map_err(RunError::Operation)?;
-            }
-            *time = self.clock.wall() - before;
-            cpu_ns += self.clock.cpu() - cpu;
-            for slot in slots.clone() {
-                self.wrong += self.workload.count_wrong(slot, first + as_u64(slot));
-            }
-            self.iteration += extent.batch;
-        }
-        Ok(cpu_ns)
-    }
-
-    /// Brings the ranks' durations together and adds them to `measurement`.
-    fn collect(
-        &mut self,
-        extent: Extent,
-        times: &[u64],
-        cpu_ns: u64,
-        measurement: &mut Measurement,
-    ) -> Result<(), RunError> {
-        let by_rank = self.gather("collect their times", times)?;
-        let cpu = self.gather("collect their CPU time", &[cpu_ns])?;
-        measurement.cpu_ns += cpu.iter().map(|of_rank| of_rank[0]).sum::<u64>();
-
-        let per_operation = |time: u64| (time + extent.batch / 2) / extent.batch;
-        let mut slowest = LatencyHistogram::new();
-        for index in 0..times.len() {
-            let time = by_rank.iter().map(|of_rank| of_rank[index]).max();
-            slowest.record_nanoseconds(per_operation(time.expect("at least this rank")));
-        }
-        measurement.rounds.push(slowest);
-        for (histogram, of_rank) in measurement.ranks.iter_mut().zip(&by_rank) {
-            for time in of_rank {
-                histogram.record_nanoseconds(per_operation(*time));
-            }
-        }
-        Ok(())
-    }
-
-    fn barrier(&mut self) -> Result<(), RunError> {
-        self.group
-            .barrier()
-            .map_err(|source| RunError::Group { step: "line up for the next round", source })
-    }
-
-    fn gather(&mut self, step: &'static str, values: &[u64]) -> Result<Vec<Vec<u64>>, RunError> {
-        self.group.gather(values).map_err(|source| RunError::Group { step, source })
-    }
-}
-
-/// Divides a round, given the time of one operation.
-fn extent_of(operation_ns: u64, settings: &Settings, slot_bytes: u64) -> Extent {
-    let mut batch = BATCH_NANOSECONDS.div_ceil(operation_ns).max(1);
-    if settings.check == Check::Every {
-        batch = batch.min((SLOT_BYTES_MAX / slot_bytes.max(1)).max(1));
-    }
-    let batches = match settings.iterations {
-        Some(iterations) => {
-            batch = batch.min(iterations.max(1));
-            iterations.div_ceil(batch).max(1)
-        }
-        None => settings.min_time_ns.div_ceil(operation_ns * batch).max(BATCHES_MIN),
-    };
-    Extent { batches: batches.min(BATCHES_MAX), batch }
-}
-
-fn to_usize(count: u64) -> usize {
-    usize::try_from(count).expect("counts of ranks and batches are bounded far below 2^32")
 }
 
 #[cfg(test)]

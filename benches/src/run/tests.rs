@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::sync::{Arc, Barrier, Mutex};
 use std::thread;
 
+use super::runner::{BATCHES_MAX, extent_of};
 use super::*;
 
 /// Ranks that are threads of this process.
@@ -68,6 +69,9 @@ struct FakeWorkload<F> {
     settled: bool,
     corrupt_iteration: Option<u64>,
     fail_at: Option<u64>,
+    /// What the first operation after new data takes longer.
+    late_after_prepare: u64,
+    is_late: bool,
     log: Vec<usize>,
 }
 
@@ -81,6 +85,8 @@ impl<F: Fn(u64) -> u64> FakeWorkload<F> {
             settled: false,
             corrupt_iteration: None,
             fail_at: None,
+            late_after_prepare: 0,
+            is_late: false,
             log: Vec::new(),
         }
     }
@@ -98,6 +104,7 @@ impl<F: Fn(u64) -> u64> Workload for FakeWorkload<F> {
 
     fn prepare(&mut self, slot: usize, iteration: u64) {
         self.slots[slot] = Some(iteration);
+        self.is_late = true;
         // What happens outside the timed region takes long, and must not be seen.
         self.clock.0.set(self.clock.0.get() + 1_000_000);
     }
@@ -107,7 +114,8 @@ impl<F: Fn(u64) -> u64> Workload for FakeWorkload<F> {
             return Err("the peer is gone".into());
         }
         self.log.push(slot);
-        self.clock.0.set(self.clock.0.get() + (self.cost)(self.calls));
+        let delay = if std::mem::take(&mut self.is_late) { self.late_after_prepare } else { 0 };
+        self.clock.0.set(self.clock.0.get() + (self.cost)(self.calls) + delay);
         self.calls += 1;
         Ok(())
     }
@@ -127,6 +135,7 @@ const SETTINGS: Settings = Settings {
     rounds: 3,
     warmup: 5,
     iterations: None,
+    batches_min: BATCHES_MIN,
     min_time_ns: 100_000_000,
     check: Check::First,
 };
@@ -230,16 +239,31 @@ fn preparing_and_checking_are_not_timed() {
 }
 
 #[test]
-fn checked_batches_use_a_slot_for_each_operation() {
+fn checked_operations_of_a_train_have_slots_of_their_own() {
     on_ranks(1, |mut group| {
-        let settings = Settings { check: Check::Every, ..SETTINGS };
+        // Trains of 1 ms at 100 us: one untimed operation, then ten timed ones.
+        let settings = Settings { check: Check::Every, iterations: Some(15), ..SETTINGS };
         let clock = FakeClock::default();
-        let mut workload = FakeWorkload::new(&clock, |_| 4_000);
+        let mut workload = FakeWorkload::new(&clock, |_| 100_000);
         workload.corrupt_iteration = Some(17);
         let result = measure(&mut group, &mut workload, &clock, &settings, &mut |_| {}).unwrap();
-        assert_eq!(result.batch, 3);
-        assert!(workload.log.ends_with(&[0, 1, 2, 0, 1, 2]));
+        assert_eq!((result.batch, result.iterations), (1, 45));
+        let round: Vec<usize> = (0..11).chain(0..6).collect();
+        assert!(workload.log.ends_with(&[&round[..], &round[..], &round[..]].concat()));
         assert_eq!(result.wrong, Some(3));
+    });
+}
+
+#[test]
+fn what_lining_up_costs_is_not_timed() {
+    on_ranks(1, |mut group| {
+        let settings = Settings { check: Check::Every, iterations: Some(10), ..SETTINGS };
+        let clock = FakeClock::default();
+        // Every operation that follows the filling of slot 0 is late, as after a barrier.
+        let mut workload = FakeWorkload::new(&clock, |_| 100_000);
+        workload.late_after_prepare = 7_000;
+        let result = measure(&mut group, &mut workload, &clock, &settings, &mut |_| {}).unwrap();
+        assert_eq!(result.total().max(), Some(100_000));
     });
 }
 
@@ -288,13 +312,28 @@ fn a_round_is_announced_before_it_starts() {
 }
 
 #[test]
-fn memory_for_checked_batches_and_for_times_is_bounded() {
+fn memory_for_checked_trains_and_for_times_is_bounded() {
     let every = Settings { check: Check::Every, ..SETTINGS };
-    assert_eq!(extent_of(100, &every, 1 << 20).batch, 8);
-    assert_eq!(extent_of(100, &every, u64::MAX).batch, 1);
-    assert_eq!(extent_of(100, &every, 0).batch, 100);
+    let train = |operation_ns, slot_bytes| {
+        let extent = extent_of(operation_ns, &every, slot_bytes);
+        (extent.batch, extent.train, extent.lead)
+    };
+    assert_eq!(train(100, 4), (100, 40, 1), "4096 operations at most");
+    assert_eq!(train(100, 64 << 10), (4, 1, 1), "256 KiB at most");
+    assert_eq!(train(50_000, 4096), (1, 20, 1), "1 ms");
+    assert_eq!(train(400_000, 1 << 20), (1, 1, 1));
+    assert_eq!(train(2_000_000, 4096), (1, 1, 0), "long operations need no lead");
+    assert_eq!(train(100, u64::MAX), (1, 1, 1));
+    assert_eq!(train(100, 0), (100, 40, 1));
     let endless = Settings { min_time_ns: u64::MAX / 2, ..SETTINGS };
     assert_eq!(extent_of(100_000, &endless, 4).batches, BATCHES_MAX);
+}
+
+#[test]
+fn a_caller_may_want_fewer_long_operations() {
+    let settings = Settings { batches_min: 2, ..SETTINGS };
+    assert_eq!(extent_of(400_000_000, &settings, 4).batches, 2);
+    assert_eq!(extent_of(400_000_000, &SETTINGS, 4).batches, 5);
 }
 
 #[test]
