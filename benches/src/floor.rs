@@ -4,17 +4,26 @@
 //! many bytes as the best algorithm must move over each rank's link (the *bus* bytes of
 //! [`Collective::bus_factor`]). Pieces of several sizes are tried and the fastest counts. No
 //! reduction, no dependency between pieces: what a collective takes longer is its own doing.
+//!
+//! A broadcast or a reduction between two ranks moves its bytes one way only, so it may well beat
+//! an exchange; the record then says that the floor is none.
 
 use crate::metrics::{Collective, as_f64, as_u64};
 use crate::run::{
-    BATCHES_MIN, BoxError, Check, Clock, Group, Measurement, RunError, Settings, Workload, measure,
+    BoxError, Check, Clock, Group, Measurement, RunError, Settings, Workload, measure,
 };
 
 /// Sizes of the pieces that are tried, in bytes, besides a single one.
 const PIECES: [u64; 4] = [64 << 10, 256 << 10, 1 << 20, 4 << 20];
 
+/// Longest exchange that is carried out; longer ones take in proportion, and no memory.
+const EXCHANGE_BYTES_MAX: u64 = 64 << 20;
+
 /// A floor is taken from fewer operations than a result: its median settles quickly.
 const FLOOR_TIME_NANOSECONDS: u64 = 20_000_000;
+
+/// The same for exchanges that take longer than that.
+const FLOOR_BATCHES_MIN: u64 = 3;
 
 /// A result this much faster than the floor shows that the floor was not the best exchange.
 const VALID_PCT_MAX: f64 = 105.0;
@@ -77,17 +86,19 @@ pub fn measure_floor(
     }
     let settings = Settings {
         rounds: 1,
-        warmup: 2,
+        warmup: 1,
         iterations: None,
-        batches_min: BATCHES_MIN,
+        batches_min: FLOOR_BATCHES_MIN,
         min_time_ns: FLOOR_TIME_NANOSECONDS,
         check: Check::Off,
     };
+    let measured = bytes.min(EXCHANGE_BYTES_MAX);
     let mut best: Option<Floor> = None;
-    for piece_bytes in PIECES.into_iter().filter(|piece| *piece < bytes).chain([bytes]) {
-        let mut workload = Bare { exchange: &mut *exchange, bytes, piece_bytes };
+    for piece_bytes in PIECES.into_iter().filter(|piece| *piece < measured).chain([measured]) {
+        let mut workload = Bare { exchange: &mut *exchange, bytes: measured, piece_bytes };
         let measurement = measure(group, &mut workload, clock, &settings, &mut |_| {})?;
         let median_ns = as_f64(measurement.total().percentile(50.0));
+        let median_ns = median_ns * as_f64(bytes) / as_f64(measured);
         if best.is_none_or(|best| median_ns < best.median_ns) {
             best = Some(Floor { bytes, piece_bytes, median_ns });
         }
@@ -194,6 +205,13 @@ mod tests {
         let small = floor_of(4).unwrap();
         assert_eq!((small.piece_bytes, small.median_ns), (4, 20_004.0));
         assert_eq!(floor_of(0), None);
+    }
+
+    #[test]
+    fn long_exchanges_take_in_proportion() {
+        let (short, long) = (floor_of(64 << 20).unwrap(), floor_of(128 << 20).unwrap());
+        assert_eq!((long.bytes, long.piece_bytes), (128 << 20, short.piece_bytes));
+        assert_eq!(long.median_ns, 2.0 * short.median_ns);
     }
 
     #[test]

@@ -17,6 +17,7 @@ pub mod metrics;
 pub mod models;
 pub mod peers;
 mod random;
+pub mod ranks;
 pub mod record;
 pub mod run;
 pub mod schema;

@@ -58,6 +58,7 @@ pub fn result_of(case: &Case, measurement: &Measurement, floor: Option<&Floor>) 
         algbw_gbs: algbw,
         busbw_gbs: algbw.map(|algbw| algbw * case.collective.bus_factor(case.world_size)),
         floor_pct: floor.and_then(|floor| floor.percent(measurement)),
+        floor_us: floor.map(|floor| floor.median_ns / 1e3),
         cpu_s_per_gib: cpu_seconds_per_gib(
             cpu_seconds,
             case.world_size,
@@ -111,6 +112,7 @@ mod tests {
         // 8 ms over 4 ranks for 2 MB.
         let per_gib = 0.002 / (2e6 / 1_073_741_824.0);
         assert!((result.cpu_s_per_gib.unwrap() / per_gib - 1.0).abs() < 1e-12);
+        assert_eq!(result.floor_us, Some(400.0));
         assert_eq!(result.op.as_deref(), Some("sum"));
         let read = LatencyHistogram::from_base64(result.histogram.as_deref().unwrap()).unwrap();
         assert_eq!((read.count(), result.rank_histograms.len()), (2, 4));

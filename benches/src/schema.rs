@@ -197,8 +197,11 @@ pub struct BenchResult {
     pub algbw_gbs: Option<f64>,
     /// What crossed each rank's link / mean time, as nccl-tests defines it.
     pub busbw_gbs: Option<f64>,
-    /// The floor's time as a share of ours; `null` where no valid floor was measured.
+    /// The floor's time as a share of ours, medians; `null` where no valid floor was measured.
     pub floor_pct: Option<f64>,
+    /// The floor's time, valid or not; `null` where none was measured.
+    #[serde(default)]
+    pub floor_us: Option<f64>,
     /// CPU seconds of a rank, helper threads included, per GiB of size (mean over ranks).
     pub cpu_s_per_gib: Option<f64>,
     /// Elements that differed from the exact answer, over all ranks; `null` where unchecked.
@@ -330,6 +333,7 @@ pub(crate) mod tests {
                 algbw_gbs: Some(2.609),
                 busbw_gbs: Some(2.609),
                 floor_pct: Some(83.0),
+                floor_us: Some(9.5),
                 cpu_s_per_gib: Some(0.521),
                 wrong: Some(0),
                 histogram: Some(histogram.to_base64()),
@@ -375,6 +379,7 @@ pub(crate) mod tests {
             "algbw_gbs",
             "busbw_gbs",
             "floor_pct",
+            "floor_us",
             "cpu_s_per_gib",
             "wrong",
             "histogram",

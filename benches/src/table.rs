@@ -112,10 +112,28 @@ fn cells(result: &BenchResult) -> [String; 14] {
         format_microseconds(times.mean),
         number(result.algbw_gbs),
         number(result.busbw_gbs),
-        result.floor_pct.map_or_else(|| "-".to_owned(), |share| format!("{share:.0}")),
+        floor_cell(result),
         number(result.cpu_s_per_gib),
         result.wrong.map_or_else(|| "-".to_owned(), |wrong| wrong.to_string()),
     ]
+}
+
+/// The share of the floor; where the result beat the floor, the mark that explains itself in
+/// [`floor_note`].
+fn floor_cell(result: &BenchResult) -> String {
+    match (result.floor_pct, result.floor_us) {
+        (Some(share), _) => format!("{share:.0}"),
+        (None, Some(_)) => "!".to_owned(),
+        (None, None) => "-".to_owned(),
+    }
+}
+
+/// The line below a table in which a result beat its floor.
+pub fn floor_note(results: &[BenchResult]) -> Option<&'static str> {
+    results
+        .iter()
+        .any(|result| result.floor_pct.is_none() && result.floor_us.is_some())
+        .then_some("# !: more than 5 % faster than the bare exchange, which is no floor then\n")
 }
 
 /// What all rows of one group share, e.g. `all_reduce over tcp, 2 ranks` or

@@ -2,7 +2,9 @@
 
 mod agent;
 mod arguments;
+mod bench;
 mod console;
+mod options;
 mod run;
 
 use std::process::ExitCode as ProcessExitCode;
@@ -22,6 +24,8 @@ struct Cli {
 enum Command {
     /// Start N ranks of a program and watch over them
     Run(Box<run::Arguments>),
+    /// Measure collectives: latency, bandwidth, CPU cost, share of the floor, every result checked
+    Bench(Box<bench::Arguments>),
     /// The process that supervises the ranks of one host; started by paceline itself
     #[command(hide = true)]
     Agent,
@@ -46,6 +50,7 @@ fn main() -> ProcessExitCode {
         command.try_get_matches_from(arguments).and_then(|matches| Cli::from_arg_matches(&matches));
     let code = match parsed {
         Ok(Cli { command: Command::Run(arguments) }) => run::run(*arguments),
+        Ok(Cli { command: Command::Bench(arguments) }) => bench::bench(*arguments),
         Ok(Cli { command: Command::Agent }) => agent::agent(),
         Err(error) => {
             // Help and version go to standard output and succeed; if that is closed, so be it.

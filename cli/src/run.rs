@@ -2,7 +2,6 @@
 
 use std::ffi::OsString;
 use std::io::Write;
-use std::num::NonZeroU32;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,23 +11,19 @@ use paceline_launcher::{
     AgentCommand, ExitCode, GRACE_DEFAULT, HostError, HostFacts, HostSlots, JobSpec, OutputOptions,
     Program, START_TIMEOUT_DEFAULT, StdinTarget,
 };
-use paceline_rendezvous::env::{self, Environment, ProcessEnvironment, Variable};
+use paceline_rendezvous::env::{self, Environment, ProcessEnvironment};
 use paceline_rendezvous::{RunId, SecretError};
 
 use crate::console;
+use crate::options::{NetworkOptions, RankOptions, given, positive_seconds, seconds};
 
 /// Options of `paceline run`.
 #[derive(Debug, Args)]
 #[command(override_usage = "paceline run -np N [OPTIONS] [--] PROGRAM [ARGS]...
        paceline run -np N [OPTIONS] -m MODULE [ARGS]...")]
 pub(crate) struct Arguments {
-    /// Number of ranks; also spelled -np and --num-proc
-    #[arg(short = 'n', long = "np", visible_alias = "num-proc", value_name = "N")]
-    ranks: Option<NonZeroU32>,
-
-    /// Hosts and their slots, as in localhost:4
-    #[arg(short = 'H', long = "hosts", visible_alias = "host", value_name = "HOST[:SLOTS],...")]
-    hosts: Option<String>,
+    #[command(flatten)]
+    place: RankOptions,
 
     /// Run a Python module: python3 -m MODULE
     #[arg(short, long, value_name = "MODULE")]
@@ -54,10 +49,6 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "SECONDS", value_parser = positive_seconds)]
     timeout: Option<Duration>,
 
-    /// Give up if not all ranks have started and met by then [default: 30]
-    #[arg(long, value_name = "SECONDS", value_parser = positive_seconds)]
-    start_timeout: Option<Duration>,
-
     /// Who gets our standard input: none, all, or the number of a rank
     #[arg(long, value_name = "WHO", default_value = "none", value_parser = stdin_target)]
     stdin: StdinTarget,
@@ -78,17 +69,8 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "NAME")]
     algorithm: Option<OsString>,
 
-    /// Network interface to use, by name or by address range
-    #[arg(long, visible_alias = "network-interface", value_name = "NAME|CIDR")]
-    interface: Option<OsString>,
-
-    /// TCP ports that a rank may listen on
-    #[arg(long, value_name = "FIRST-LAST")]
-    port_range: Option<OsString>,
-
-    /// Longest time for one collective operation
-    #[arg(long, value_name = "SECONDS", value_parser = positive_seconds)]
-    op_timeout: Option<Duration>,
+    #[command(flatten)]
+    network: NetworkOptions,
 
     /// The program and its arguments. A .py file runs under python3, unless it is executable and
     /// has a #! line
@@ -168,7 +150,7 @@ fn no_random(error: &SecretError) -> ExitCode {
 fn job(arguments: Arguments) -> Result<JobSpec, UsageError> {
     let environment = ProcessEnvironment;
     let variables = variables(&arguments, &environment)?;
-    let start_timeout = match arguments.start_timeout {
+    let start_timeout = match arguments.network.start_timeout {
         Some(limit) => limit,
         None => env::START_TIMEOUT.seconds(&environment)?.unwrap_or(START_TIMEOUT_DEFAULT),
     };
@@ -179,8 +161,8 @@ fn job(arguments: Arguments) -> Result<JobSpec, UsageError> {
         (None, _) => Program::Command(words.next().unwrap_or_default()),
     };
     Ok(JobSpec {
-        rank_count: arguments.ranks,
-        hosts: match &arguments.hosts {
+        rank_count: arguments.place.ranks,
+        hosts: match &arguments.place.hosts {
             Some(hosts) => HostSlots::parse_list(hosts)?,
             None => Vec::new(),
         },
@@ -209,19 +191,11 @@ fn variables(
     for text in &arguments.exported {
         variables.extend(exported(text, environment)?);
     }
-    let seconds = |time: Duration| OsString::from(time.as_secs_f64().to_string());
-    let options: [(&Variable, Option<OsString>); 6] = [
-        (&env::TRANSPORT, arguments.transport.clone()),
-        (&env::ALGORITHM, arguments.algorithm.clone()),
-        (&env::INTERFACE, arguments.interface.clone()),
-        (&env::PORT_RANGE, arguments.port_range.clone()),
-        (&env::TIMEOUT, arguments.op_timeout.map(seconds)),
-        (&env::START_TIMEOUT, arguments.start_timeout.map(seconds)),
-    ];
-    let given = |(variable, value): (&Variable, Option<OsString>)| {
-        value.map(|value| (OsString::from(variable.name), value))
-    };
-    variables.extend(options.into_iter().filter_map(given));
+    variables.extend(given([
+        (env::TRANSPORT, arguments.transport.clone()),
+        (env::ALGORITHM, arguments.algorithm.clone()),
+    ]));
+    variables.extend(arguments.network.variables());
     Ok(variables)
 }
 
@@ -260,19 +234,6 @@ fn stdin_target(text: &str) -> Result<StdinTarget, String> {
     }
 }
 
-fn seconds(text: &str) -> Result<Duration, String> {
-    let number: f64 = text.parse().map_err(|_| "expected a number of seconds".to_owned())?;
-    Duration::try_from_secs_f64(number)
-        .map_err(|_| "expected a number of seconds, 0 or more".to_owned())
-}
-
-fn positive_seconds(text: &str) -> Result<Duration, String> {
-    match seconds(text)? {
-        Duration::ZERO => Err("expected more than 0 seconds".to_owned()),
-        time => Ok(time),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::HashMap;
@@ -289,15 +250,5 @@ mod tests {
         assert_eq!(export("HOME"), pair("HOME", "/root"));
         assert_eq!(export("ABSENT"), None);
         assert!(exported(&"=x".into(), &environment).is_err());
-    }
-
-    #[test]
-    fn times_are_numbers_of_seconds() {
-        assert_eq!(seconds("0"), Ok(Duration::ZERO));
-        assert_eq!(seconds("1.5"), Ok(Duration::from_millis(1500)));
-        assert!(seconds("-1").is_err());
-        assert!(seconds("nan").is_err());
-        assert!(seconds("ten").is_err());
-        assert!(positive_seconds("0").is_err());
     }
 }

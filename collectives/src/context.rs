@@ -77,6 +77,23 @@ impl Job {
         self.rendezvous.as_ref().expect("present until the job is dropped")
     }
 
+    /// Leaves the job in good order: what a program calls last, after it has dropped its contexts.
+    /// Rank 0, if it runs the coordinator, waits for the others.
+    ///
+    /// # Errors
+    /// [`SetupError::Bootstrap`] if the others have not left at `deadline` or the coordinator cannot
+    /// be reached. The process has left all the same.
+    pub fn finish(self: Arc<Self>, deadline: Instant) -> Result<(), SetupError> {
+        match Arc::try_unwrap(self) {
+            Ok(job) => Ok(job.rendezvous.finish(deadline)?),
+            Err(job) => match &job.rendezvous.control {
+                // Contexts are left; the coordinator can go only after them.
+                Some(control) => Ok(control.goodbye(deadline)?),
+                None => Ok(()),
+            },
+        }
+    }
+
     pub(crate) fn report(&self, report: &OperationReport) {
         if let Some(control) = &self.rendezvous().control {
             // If the coordinator is gone, the next look for an abort says so.

@@ -185,6 +185,12 @@ variables! {
     HOME = "HOME" System Setting ("the path of a directory");
     /// The kind of terminal; "dumb" turns progress lines off.
     TERM = "TERM" System Setting ("the name of a terminal");
+    /// The locale; if it names UTF-8, bars are drawn with block characters.
+    LC_ALL = "LC_ALL" System Setting ("a locale");
+    /// The locale of characters, where LC_ALL is not set.
+    LC_CTYPE = "LC_CTYPE" System Setting ("a locale");
+    /// The locale where neither LC_ALL nor LC_CTYPE is set.
+    LANG = "LANG" System Setting ("a locale");
     /// Any value turns colours off.
     NO_COLOR = "NO_COLOR" System Setting ("any text");
 }

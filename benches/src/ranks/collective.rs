@@ -1,0 +1,196 @@
+//! One collective call as a workload.
+
+use std::ops::Range;
+
+use paceline_collectives::{CollectiveError, Communicator};
+use paceline_devices::ReduceOp;
+
+use super::{grow, index};
+use crate::metrics::{Collective, Shape, as_u64};
+use crate::run::{BoxError, Workload};
+use crate::verify::{Pattern, Source, TestElement};
+
+/// The rank that broadcasts, and to which others reduce.
+const ROOT: u32 = 0;
+
+/// One collective on buffers of one shape.
+#[derive(Debug)]
+pub struct CollectiveWorkload<'a, T> {
+    communicator: &'a Communicator,
+    collective: Collective,
+    op: ReduceOp,
+    pattern: &'a Pattern<T>,
+    /// Elements of the smaller and of the larger buffer.
+    count: usize,
+    elements: usize,
+    out_of_place: bool,
+    slots: Vec<Slot<T>>,
+}
+
+/// The buffers of one operation. In place there is only `data`, which else is the output.
+#[derive(Debug)]
+struct Slot<T> {
+    input: Vec<T>,
+    data: Vec<T>,
+}
+
+impl<'a, T: TestElement> CollectiveWorkload<'a, T> {
+    /// A workload without buffers yet. `pattern` is for `op` and the world of `communicator`.
+    ///
+    /// # Errors
+    /// When the shape does not fit in the address space.
+    pub fn new(
+        communicator: &'a Communicator,
+        collective: Collective,
+        op: ReduceOp,
+        pattern: &'a Pattern<T>,
+        shape: Shape,
+        out_of_place: bool,
+    ) -> Result<Self, BoxError> {
+        Ok(Self {
+            communicator,
+            collective,
+            op,
+            pattern,
+            count: usize::try_from(shape.count)?,
+            elements: usize::try_from(shape.elements())?,
+            out_of_place,
+            slots: Vec::new(),
+        })
+    }
+
+    /// Elements of the input and of the output buffer; in place the output is all there is.
+    fn lengths(&self) -> (usize, usize) {
+        match (self.collective, self.out_of_place) {
+            (Collective::Barrier, _) => (0, 0),
+            (Collective::ReduceScatter, true) => (self.elements, self.count),
+            (Collective::AllGather, true) => (self.count, self.elements),
+            (_, true) => (self.elements, self.elements),
+            (_, false) => (0, self.elements),
+        }
+    }
+
+    /// Where this rank's block lies among all.
+    fn own_block(&self) -> Range<usize> {
+        let start = index(self.communicator.rank()) * self.count;
+        start..start + self.count
+    }
+
+    fn run_in_place(&self, data: &mut [T]) -> Result<(), CollectiveError> {
+        let communicator = self.communicator;
+        match self.collective {
+            Collective::AllReduce => communicator.all_reduce(data, self.op),
+            Collective::ReduceScatter => {
+                communicator.reduce_scatter_in_place(data, self.op).map(drop)
+            }
+            Collective::AllGather => communicator.all_gather_in_place(data),
+            Collective::Broadcast => communicator.broadcast(data, ROOT),
+            Collective::Reduce => communicator.reduce(data, self.op, ROOT),
+            Collective::Barrier => communicator.barrier(),
+        }
+    }
+
+    fn run_apart(&self, input: &[T], output: &mut [T]) -> Result<(), CollectiveError> {
+        match self.collective {
+            Collective::AllReduce => self.communicator.all_reduce_into(input, output, self.op),
+            Collective::ReduceScatter => self.communicator.reduce_scatter(input, output, self.op),
+            Collective::AllGather => self.communicator.all_gather(input, output),
+            Collective::Broadcast | Collective::Reduce | Collective::Barrier => {
+                self.run_in_place(output)
+            }
+        }
+    }
+
+    /// Wrong elements of one block of an `all_gather`: the data of the rank that it is from.
+    fn wrong_in_block(&self, rank: usize, iteration: u64, data: &[T]) -> u64 {
+        let start = rank * self.count;
+        let source = Source::Rank(u32::try_from(rank).expect("below the world size"));
+        self.pattern.count_wrong(source, iteration, start, &data[start..start + self.count])
+    }
+}
+
+impl<T: TestElement> Workload for CollectiveWorkload<'_, T> {
+    fn slot_bytes(&self) -> u64 {
+        let (input, data) = self.lengths();
+        as_u64(input.saturating_add(data).saturating_mul(size_of::<T>()))
+    }
+
+    fn reserve_slots(&mut self, count: usize) -> Result<(), BoxError> {
+        let (input_length, data_length) = self.lengths();
+        while self.slots.len() < count {
+            let mut slot = Slot { input: Vec::new(), data: Vec::new() };
+            grow(&mut slot.input, input_length, T::from_integer(1))?;
+            grow(&mut slot.data, data_length, T::from_integer(1))?;
+            self.slots.push(slot);
+        }
+        Ok(())
+    }
+
+    fn prepare(&mut self, slot: usize, iteration: u64) {
+        let (rank, block) = (self.communicator.rank(), self.own_block());
+        let Slot { input, data } = &mut self.slots[slot];
+        let mine = Source::Rank(rank);
+        match (self.collective, self.out_of_place) {
+            (Collective::Barrier, _) => {}
+            (Collective::AllGather, true) => {
+                self.pattern.fill(mine, iteration, block.start, input);
+            }
+            (Collective::AllGather, false) => {
+                self.pattern.fill(mine, iteration, block.start, &mut data[block]);
+            }
+            (_, true) => self.pattern.fill(mine, iteration, 0, input),
+            (_, false) => self.pattern.fill(mine, iteration, 0, data),
+        }
+    }
+
+    fn run(&mut self, slot: usize) -> Result<(), BoxError> {
+        // Taken out for the call, because `self` is needed as well; nothing is copied.
+        let Slot { input, mut data } =
+            std::mem::replace(&mut self.slots[slot], Slot { input: Vec::new(), data: Vec::new() });
+        let outcome = if self.out_of_place {
+            self.run_apart(&input, &mut data)
+        } else {
+            self.run_in_place(&mut data)
+        };
+        self.slots[slot] = Slot { input, data };
+        Ok(outcome?)
+    }
+
+    fn count_wrong(&mut self, slot: usize, iteration: u64) -> u64 {
+        let rank = self.communicator.rank();
+        let data = &self.slots[slot].data;
+        let reduced = |first: usize, data: &[T]| {
+            self.pattern.count_wrong(Source::Reduced, iteration, first, data)
+        };
+        match self.collective {
+            Collective::Barrier => 0,
+            Collective::AllReduce => reduced(0, data),
+            Collective::Reduce if rank == ROOT => reduced(0, data),
+            Collective::Reduce => 0,
+            Collective::ReduceScatter => {
+                let block = self.own_block();
+                let own = if self.out_of_place { data } else { &data[block.clone()] };
+                reduced(block.start, own)
+            }
+            Collective::AllGather => {
+                let ranks = 0..index(self.communicator.world_size());
+                ranks.map(|rank| self.wrong_in_block(rank, iteration, data)).sum()
+            }
+            Collective::Broadcast => {
+                self.pattern.count_wrong(Source::Rank(ROOT), iteration, 0, data)
+            }
+        }
+    }
+
+    fn settle(&mut self, slot: usize) {
+        let neutral = neutral(self.op);
+        let Slot { input, data } = &mut self.slots[slot];
+        input.fill(neutral);
+        data.fill(neutral);
+    }
+}
+
+/// An element that an operator gives back however often it is combined with itself.
+pub(super) fn neutral<T: TestElement>(op: ReduceOp) -> T {
+    T::from_integer(i64::from(op == ReduceOp::Prod))
+}

@@ -1,0 +1,215 @@
+//! The options of `paceline bench`.
+
+use std::num::{NonZeroU32, NonZeroU64};
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use paceline_benches::metrics::Collective;
+use paceline_benches::run::Check;
+use paceline_benches::sizes::{ParseSizesError, parse_size, parse_sizes};
+use paceline_collectives::plan::Algorithm;
+use paceline_collectives::{TransportChoice, TransportKind};
+use paceline_devices::{DType, ReduceOp};
+
+use crate::options::{NetworkOptions, RankOptions, positive_seconds};
+
+/// Options of `paceline bench`.
+#[derive(Debug, Args)]
+#[command(
+    override_usage = "paceline bench [COLLECTIVE] -np N [OPTIONS]
+       paceline run -np N paceline bench [COLLECTIVE] [OPTIONS]",
+    after_help = EXAMPLES
+)]
+pub(crate) struct Arguments {
+    /// all_reduce, reduce_scatter, all_gather, broadcast, reduce or barrier
+    #[arg(value_name = "COLLECTIVE", default_value = "all_reduce", hide_default_value = true)]
+    pub(super) collective: Collective,
+
+    #[command(flatten)]
+    pub(super) place: RankOptions,
+
+    /// Transport: tcp, shm, auto, or all that can be used, one after the other [default: all]
+    #[arg(long, value_name = "NAME")]
+    pub(super) transport: Option<TransportSelection>,
+
+    /// Sizes in bytes, K, M or G: a list of sizes and of ranges FIRST..LAST[*FACTOR]
+    /// [default: 4..64M]
+    #[arg(short = 's', long, value_name = "LIST", conflicts_with_all = ["first", "last", "factor"])]
+    pub(super) sizes: Option<SizeList>,
+
+    /// Smallest size of a range, as in nccl-tests
+    #[arg(short = 'b', long = "minbytes", id = "first", value_name = "SIZE", value_parser = parse_size)]
+    pub(super) first: Option<u64>,
+
+    /// Largest size of a range, as in nccl-tests
+    #[arg(short = 'e', long = "maxbytes", id = "last", value_name = "SIZE", value_parser = parse_size)]
+    pub(super) last: Option<u64>,
+
+    /// Factor from one size of a range to the next, as in nccl-tests
+    #[arg(short = 'f', long = "stepfactor", id = "factor", value_name = "FACTOR")]
+    pub(super) factor: Option<u64>,
+
+    /// Element type: f64, f32, f16, bf16, i64, i32 or u8
+    #[arg(short = 'd', long, value_name = "TYPE", default_value = "f32")]
+    pub(super) dtype: DType,
+
+    /// Reduction: sum, avg, min, max or prod
+    #[arg(short = 'o', long, value_name = "OP", default_value = "sum")]
+    pub(super) op: ReduceOp,
+
+    /// Algorithm; the library chooses by size where it cannot be used [default: auto]
+    #[arg(long, value_name = "NAME")]
+    pub(super) algorithm: Option<AlgorithmChoice>,
+
+    /// Separate buffers for input and output
+    #[arg(long)]
+    pub(super) out_of_place: bool,
+
+    /// All-reduce the gradients of one backward pass of a model: resnet50, vgg16, inception_v3,
+    /// bert_large or gpt2
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["sizes", "first", "last", "factor", "out_of_place"])]
+    pub(super) model: Option<String>,
+
+    /// Largest bucket into which gradients are fused [default: 128M]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, requires = "model")]
+    pub(super) fusion_threshold: Option<u64>,
+
+    /// Rounds of each measurement
+    #[arg(long, value_name = "N", default_value = "5")]
+    pub(super) rounds: NonZeroU32,
+
+    /// Operations of a round [default: as many as --min-time allows]
+    #[arg(long, value_name = "N")]
+    pub(super) iterations: Option<NonZeroU64>,
+
+    /// Shortest time of a round [default: 0.1]
+    #[arg(long, value_name = "SECONDS", value_parser = positive_seconds, conflicts_with = "iterations")]
+    pub(super) min_time: Option<Duration>,
+
+    /// Operations before the first that counts; more until 20 ms have passed
+    #[arg(long, value_name = "N", default_value = "1")]
+    pub(super) warmup: u64,
+
+    /// Which results are compared with the exact answer
+    #[arg(long, value_name = "WHICH", default_value = "every")]
+    pub(super) check: CheckChoice,
+
+    /// Write the record to a file; - is standard output, and then nothing else goes there
+    #[arg(long, value_name = "FILE")]
+    pub(super) json: Option<PathBuf>,
+
+    /// Draw the distribution of times
+    #[arg(long)]
+    pub(super) histogram: bool,
+
+    /// Say which algorithm is used from which size on
+    #[arg(long)]
+    pub(super) explain: bool,
+
+    #[command(flatten)]
+    pub(super) network: NetworkOptions,
+
+    /// Columns of the terminal that the launching process writes standard output to
+    #[arg(long, hide = true)]
+    pub(super) stdout_columns: Option<usize>,
+
+    /// The same for standard error
+    #[arg(long, hide = true)]
+    pub(super) stderr_columns: Option<usize>,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  paceline bench all_reduce -np 4
+  paceline bench all_reduce -np 4 --model resnet50
+  paceline bench all_gather -np 2 --transport tcp --sizes 1K..16M*2 --dtype bf16 --histogram
+  paceline bench -np 2 --json result.json
+
+Columns: times of one operation on the slowest rank; algbw = size / mean; busbw as nccl-tests
+defines it; floor: the share that the best bare exchange of the same bytes over the same transport
+would have taken; CPU: seconds per GiB of size and rank; wrong: elements that differ from the exact
+answer. Exit code 1 if there are any.";
+
+/// What `--transport` selects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum TransportSelection {
+    /// Each that can be used.
+    All,
+    /// What the library would choose, or one in particular.
+    One(TransportChoice),
+}
+
+impl TransportSelection {
+    /// The transports to try, in the order of the report.
+    pub(super) fn choices(self) -> Vec<TransportChoice> {
+        match self {
+            Self::All => {
+                [TransportKind::Tcp, TransportKind::Shm].map(TransportChoice::Only).to_vec()
+            }
+            Self::One(choice) => vec![choice],
+        }
+    }
+}
+
+impl FromStr for TransportSelection {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        if name == "all" {
+            return Ok(Self::All);
+        }
+        name.parse()
+            .map(Self::One)
+            .map_err(|_| format!("unknown transport {name:?}; expected all, auto, tcp or shm"))
+    }
+}
+
+/// What `--algorithm` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct AlgorithmChoice(pub(super) Option<Algorithm>);
+
+impl FromStr for AlgorithmChoice {
+    type Err = paceline_collectives::plan::ParseAlgorithmError;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        match name {
+            "auto" => Ok(Self(None)),
+            name => name.parse().map(|algorithm| Self(Some(algorithm))),
+        }
+    }
+}
+
+/// A whole `--sizes` argument.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct SizeList(pub(super) Vec<u64>);
+
+impl FromStr for SizeList {
+    type Err = ParseSizesError;
+
+    fn from_str(list: &str) -> Result<Self, Self::Err> {
+        parse_sizes(list).map(Self)
+    }
+}
+
+/// [`Check`] on the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum CheckChoice {
+    /// All of them; neither filling nor checking is timed
+    Every,
+    /// That of the first operation
+    First,
+    /// None
+    Off,
+}
+
+impl From<CheckChoice> for Check {
+    fn from(choice: CheckChoice) -> Self {
+        match choice {
+            CheckChoice::Every => Self::Every,
+            CheckChoice::First => Self::First,
+            CheckChoice::Off => Self::Off,
+        }
+    }
+}

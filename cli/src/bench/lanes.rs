@@ -1,0 +1,76 @@
+//! The transports that can be used, each with its connections.
+
+use std::sync::Arc;
+
+use paceline_benches::schema::SkippedTransport;
+use paceline_collectives::{
+    Communicator, Context, ContextOptions, Job, SetupError, TransportChoice,
+};
+use paceline_transports::EstablishError;
+
+use super::arguments::TransportSelection;
+use super::plan::Plan;
+use super::session::BenchError;
+
+/// What stands for a transport where there is nobody to talk to.
+const ALONE: &str = "self";
+
+/// One transport between all ranks.
+#[derive(Debug)]
+pub(super) struct Lane {
+    pub(super) name: &'static str,
+    pub(super) context: Context,
+    pub(super) communicator: Communicator,
+}
+
+/// Connects the ranks over every transport of the plan. All ranks get the same, in the same order.
+pub(super) fn open_lanes(
+    plan: &Plan,
+    job: &Arc<Job>,
+) -> Result<(Vec<Lane>, Vec<SkippedTransport>), BenchError> {
+    let mut lanes = Vec::new();
+    let mut skipped = Vec::new();
+    if job.rank_info().world_size == 1 {
+        lanes.push(open(job, &plan.context, TransportChoice::Auto)?);
+        return Ok((lanes, skipped));
+    }
+    for choice in plan.transports.choices() {
+        match (open(job, &plan.context, choice), plan.transports) {
+            (Ok(lane), _) => lanes.push(lane),
+            (Err(SetupError::Establish { transport, source }), TransportSelection::All)
+                if matches!(source, EstablishError::Unusable { .. }) =>
+            {
+                let reason = match source {
+                    EstablishError::Unusable { reason, .. } => reason,
+                    other => other.to_string(),
+                };
+                skipped.push(SkippedTransport { transport: transport.to_owned(), reason });
+            }
+            (Err(error), _) => return Err(error.into()),
+        }
+    }
+    Ok((lanes, skipped))
+}
+
+fn open(
+    job: &Arc<Job>,
+    options: &ContextOptions,
+    choice: TransportChoice,
+) -> Result<Lane, SetupError> {
+    let context = Context::new(job, &ContextOptions { transport: choice, ..options.clone() })?;
+    let name = if context.world_size() == 1 { ALONE } else { context.transport().name() };
+    let communicator = context.communicator()?;
+    if let TransportChoice::Only(wanted) = choice
+        && context.world_size() > 1
+        && context.transport() != wanted
+    {
+        return Err(SetupError::Establish {
+            transport: wanted.name(),
+            source: EstablishError::Unusable {
+                transport: wanted.name(),
+                reason: format!("the library took {} instead", context.transport()),
+            },
+        });
+    }
+    Ok(Lane { name, context, communicator })
+}

@@ -1,0 +1,145 @@
+//! `paceline bench`: measure collectives.
+//!
+//! Without a launcher's variables around it, the program launches itself: the same way as
+//! `paceline run` would, N copies of this binary become the ranks. Under a launcher, ours or
+//! another, it is one of the ranks and joins the others.
+
+mod arguments;
+mod facts;
+mod lanes;
+mod plan;
+mod printer;
+mod report;
+mod session;
+mod terminal;
+
+use std::ffi::OsString;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use paceline_collectives::{Job, SetupError};
+use paceline_launcher::{ExitCode, HostSlots, JobSpec, OutputOptions, Program};
+use paceline_rendezvous::rank_info::Dialect;
+use paceline_rendezvous::{BootstrapOptions, RankInfo, bootstrap};
+
+pub(crate) use arguments::Arguments;
+use plan::{JsonTarget, Plan, UsageError};
+use printer::Printer;
+use session::BenchError;
+use terminal::Terminals;
+
+use crate::console;
+use crate::run;
+
+/// How long the ranks may take to say goodbye: they have all just been heard of.
+const GOODBYE: Duration = Duration::from_secs(10);
+
+/// This very program, also if its file has been replaced since it was started.
+const THIS_PROGRAM: &str = "/proc/self/exe";
+
+/// Measures what the arguments describe.
+pub(crate) fn bench(arguments: Arguments) -> ExitCode {
+    let checked = Plan::new(&arguments).and_then(|plan| {
+        let (info, _) = RankInfo::from_environment(&plan.environment)?;
+        Ok((plan, info))
+    });
+    let (plan, info) = match checked {
+        Ok(checked) => checked,
+        Err(error) => return usage(&error),
+    };
+    let is_launched = info.dialect != Dialect::None;
+    let wants_ranks = arguments.place.ranks.is_some() || arguments.place.hosts.is_some();
+    if !is_launched && wants_ranks {
+        return launch(&arguments, &plan);
+    }
+    match arguments.place.ranks.map(NonZeroU32::get) {
+        Some(asked) if asked != info.world_size => {
+            usage(&UsageError::WorldSize { asked, started: info.world_size })
+        }
+        _ => join(&arguments, &plan, &info),
+    }
+}
+
+fn usage(error: &UsageError) -> ExitCode {
+    console::failure(error, error.hint());
+    ExitCode::Usage
+}
+
+fn failed(error: &BenchError) -> ExitCode {
+    console::failure(error, error.hint());
+    error.exit_code()
+}
+
+/// Starts copies of this program as ranks and waits for them.
+fn launch(arguments: &Arguments, plan: &Plan) -> ExitCode {
+    if let Err(error) = report::check_record(plan) {
+        return failed(&error);
+    }
+    let hosts = match arguments.place.hosts.as_deref().map(HostSlots::parse_list).transpose() {
+        Ok(hosts) => hosts.unwrap_or_default(),
+        Err(error) => return usage(&error.into()),
+    };
+    let mut words: Vec<OsString> = vec!["bench".into()];
+    words.extend(Terminals::find(arguments).options().into_iter().map(OsString::from));
+    // Program name and `bench` itself come first, whatever follows.
+    words.extend(std::env::args_os().skip(2));
+    let program = Program::Command(THIS_PROGRAM.into());
+    let job = JobSpec {
+        rank_count: arguments.place.ranks,
+        hosts,
+        start_timeout: plan.context.start_timeout,
+        output: OutputOptions { prefix: false, directory: None },
+        ..JobSpec::local(NonZeroU32::MIN, program, words)
+    };
+    run::launch(&job, false, true)
+}
+
+/// Takes part as one rank.
+fn join(arguments: &Arguments, plan: &Plan, info: &RankInfo) -> ExitCode {
+    let terminals = Terminals::find(arguments);
+    let mut printer = if info.rank == 0 {
+        let stdout_is_for_record = plan.json == Some(JsonTarget::Stdout);
+        Printer::new(terminals, stdout_is_for_record, terminal::can_repaint(&plan.environment))
+    } else {
+        Printer::silent()
+    };
+    match take_part(plan, info.rank == 0, &mut printer) {
+        Ok(0) => ExitCode::Success,
+        Ok(wrong) => {
+            printer.clear();
+            console::note(&format!("{wrong} elements are wrong"));
+            ExitCode::CheckFailed
+        }
+        Err(error) => {
+            printer.clear();
+            failed(&error)
+        }
+    }
+}
+
+/// Measures and returns how many elements were wrong, which is for rank 0 to complain about.
+fn take_part(plan: &Plan, is_first: bool, printer: &mut Printer) -> Result<u64, BenchError> {
+    if is_first {
+        report::check_record(plan)?;
+    }
+    let rendezvous =
+        bootstrap(&plan.environment, &BootstrapOptions::default()).map_err(SetupError::from)?;
+    if is_first {
+        rendezvous.warnings.iter().for_each(|warning| console::note(&warning.to_string()));
+    }
+    let job = Job::from_rendezvous(rendezvous);
+    let report = session::run(plan, &job, printer)?;
+    leave(job)?;
+    if !is_first {
+        return Ok(0);
+    }
+    printer.clear();
+    report::write_record(plan, &report)?;
+    Ok(report.results.iter().filter_map(|result| result.wrong).sum())
+}
+
+/// Says goodbye, so that nobody takes the end of this process for a failure.
+fn leave(job: Arc<Job>) -> Result<(), BenchError> {
+    Ok(job.finish(Instant::now() + GOODBYE)?)
+}

@@ -1,0 +1,238 @@
+//! From options to what is to be measured, with everything checked that one process can check.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use paceline_benches::metrics::Collective;
+use paceline_benches::models::{HOROVOD_FUSION_BYTES, Model, UnknownModelError};
+use paceline_benches::ranks::has_out_of_place;
+use paceline_benches::run::{BATCHES_MIN, Check, Settings};
+use paceline_benches::schema::Config;
+use paceline_benches::sizes::{
+    DEFAULT_FACTOR, DEFAULT_SIZES, ParseSizesError, Progression, parse_size, parse_sizes, sweep,
+};
+use paceline_collectives::plan::Algorithm;
+use paceline_collectives::{ContextOptions, SetupError};
+use paceline_devices::{DType, ReduceOp};
+use paceline_rendezvous::EnvironmentError;
+use paceline_rendezvous::env;
+
+use super::arguments::{Arguments, TransportSelection};
+use crate::options::{Overlay, given};
+
+/// Shortest round where the user names none.
+const MIN_TIME_DEFAULT: Duration = Duration::from_millis(100);
+
+/// A pass over a model takes so long that two of them make a round.
+const MODEL_BATCHES_MIN: u64 = 2;
+
+/// What is wrong with the command line beyond its grammar.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum UsageError {
+    #[error("{op} is not defined for {dtype}")]
+    NoSuchReduction { op: ReduceOp, dtype: DType },
+    #[error("{algorithm} is no algorithm for {collective}")]
+    WrongAlgorithm { algorithm: Algorithm, collective: Collective },
+    #[error("{collective} works in place only")]
+    InPlaceOnly { collective: Collective },
+    #[error("--model measures all_reduce, not {collective}")]
+    ModelCollective { collective: Collective },
+    #[error(transparent)]
+    Model(#[from] UnknownModelError),
+    #[error(transparent)]
+    Sizes(#[from] ParseSizesError),
+    #[error("PACELINE_TRANSPORT: {message}")]
+    Transport { message: String },
+    #[error(transparent)]
+    Environment(#[from] EnvironmentError),
+    #[error(transparent)]
+    Setup(#[from] SetupError),
+    #[error(transparent)]
+    Host(#[from] paceline_launcher::HostError),
+    #[error("-np {asked}, but the launcher started {started} ranks")]
+    WorldSize { asked: u32, started: u32 },
+}
+
+impl UsageError {
+    pub(super) fn hint(&self) -> Option<String> {
+        match self {
+            Self::NoSuchReduction { .. } => Some("use sum, or a floating-point type".to_owned()),
+            Self::WrongAlgorithm { collective, .. } => {
+                let name = paceline_benches::ranks::library_name(*collective);
+                let known: Vec<&str> = Algorithm::ALL
+                    .into_iter()
+                    .filter(|algorithm| algorithm.supports(name))
+                    .map(Algorithm::name)
+                    .collect();
+                Some(format!("{collective} knows auto, {}", known.join(", ")))
+            }
+            Self::InPlaceOnly { .. } => Some("leave out --out-of-place".to_owned()),
+            Self::ModelCollective { .. } => {
+                Some("name no collective, or all_reduce, with --model".to_owned())
+            }
+            Self::Sizes(error) => error.hint(),
+            Self::Environment(error) => error.hint(),
+            Self::Setup(error) => error.hint(),
+            Self::WorldSize { .. } => Some("leave out -np under another launcher".to_owned()),
+            Self::Model(_) | Self::Transport { .. } | Self::Host(_) => None,
+        }
+    }
+}
+
+/// What is measured on each transport.
+#[derive(Clone, Debug)]
+pub(super) enum Subject {
+    /// One collective at each of these sizes in bytes.
+    Sizes(Vec<u64>),
+    /// The gradients of a model, alone and fused into buckets of so many bytes.
+    Model(Box<Model>, u64),
+}
+
+/// Where the record goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum JsonTarget {
+    Stdout,
+    File(PathBuf),
+}
+
+/// Everything that a rank needs to know to take part.
+#[derive(Debug)]
+pub(super) struct Plan {
+    pub(super) collective: Collective,
+    pub(super) subject: Subject,
+    pub(super) transports: TransportSelection,
+    pub(super) dtype: DType,
+    pub(super) op: ReduceOp,
+    pub(super) out_of_place: bool,
+    pub(super) settings: Settings,
+    pub(super) context: ContextOptions,
+    pub(super) environment: Overlay,
+    pub(super) json: Option<JsonTarget>,
+    pub(super) histogram: bool,
+    pub(super) explain: bool,
+}
+
+impl Plan {
+    pub(super) fn new(arguments: &Arguments) -> Result<Self, UsageError> {
+        let environment = overlay(arguments);
+        let context = ContextOptions::from_environment(&environment)?;
+        let (collective, op, dtype) = (arguments.collective, arguments.op, arguments.dtype);
+        if collective.reduces() && !op.supports(dtype) {
+            return Err(UsageError::NoSuchReduction { op, dtype });
+        }
+        let name = paceline_benches::ranks::library_name(collective);
+        if let Some(algorithm) = context.algorithm
+            && !algorithm.supports(name)
+        {
+            return Err(UsageError::WrongAlgorithm { algorithm, collective });
+        }
+        if arguments.out_of_place && !has_out_of_place(collective) {
+            return Err(UsageError::InPlaceOnly { collective });
+        }
+        Ok(Self {
+            collective,
+            subject: subject(arguments, &environment)?,
+            transports: transports(arguments, &environment)?,
+            dtype,
+            op,
+            out_of_place: arguments.out_of_place,
+            settings: settings(arguments),
+            context,
+            environment,
+            json: arguments.json.as_deref().map(json_target),
+            histogram: arguments.histogram,
+            explain: arguments.explain,
+        })
+    }
+
+    /// How the record describes what was asked for.
+    pub(super) fn config(&self, world_size: u32) -> Config {
+        let settings = &self.settings;
+        Config {
+            world_size,
+            rounds: settings.rounds,
+            out_of_place: self.out_of_place,
+            check: settings.check.name().to_owned(),
+            warmup: settings.warmup,
+            iterations: settings.iterations,
+            min_time_s: Duration::from_nanos(settings.min_time_ns).as_secs_f64(),
+        }
+    }
+}
+
+/// Options as variables, so that the library reads both the same way.
+fn overlay(arguments: &Arguments) -> Overlay {
+    let algorithm = arguments
+        .algorithm
+        .map(|choice| choice.0.map_or_else(|| "auto".into(), |algorithm| algorithm.name().into()));
+    let mut variables = given([
+        (env::ALGORITHM, algorithm),
+        // Which transports are tried is ours to say; `all` would mean nothing to the library.
+        (env::TRANSPORT, arguments.transport.map(|_| "auto".into())),
+    ]);
+    variables.extend(arguments.network.variables());
+    Overlay::new(variables)
+}
+
+fn transports(
+    arguments: &Arguments,
+    environment: &Overlay,
+) -> Result<TransportSelection, UsageError> {
+    match arguments.transport {
+        Some(selection) => Ok(selection),
+        None => match env::TRANSPORT.text(environment)? {
+            Some(name) => name.parse().map_err(|message| UsageError::Transport { message }),
+            None => Ok(TransportSelection::All),
+        },
+    }
+}
+
+fn subject(arguments: &Arguments, environment: &Overlay) -> Result<Subject, UsageError> {
+    let collective = arguments.collective;
+    if let Some(name) = &arguments.model {
+        if collective != Collective::AllReduce {
+            return Err(UsageError::ModelCollective { collective });
+        }
+        let threshold = match (arguments.fusion_threshold, env::FUSION_THRESHOLD.text(environment)?)
+        {
+            (Some(bytes), _) => bytes,
+            (None, Some(text)) => parse_size(&text)?,
+            (None, None) => HOROVOD_FUSION_BYTES,
+        };
+        return Ok(Subject::Model(Box::new(Model::named(name)?), threshold));
+    }
+    if collective == Collective::Barrier {
+        return Ok(Subject::Sizes(vec![0]));
+    }
+    let sizes = match (&arguments.sizes, arguments.first, arguments.last, arguments.factor) {
+        (Some(list), ..) => list.0.clone(),
+        (None, None, None, None) => parse_sizes(DEFAULT_SIZES)?,
+        (None, first, last, factor) => {
+            let (first, last) = (first.unwrap_or(4), last.unwrap_or(64 << 20));
+            let factor = factor.unwrap_or(DEFAULT_FACTOR);
+            sweep(
+                first,
+                last,
+                Progression::Factor(factor),
+                &format!("-b {first} -e {last} -f {factor}"),
+            )?
+        }
+    };
+    Ok(Subject::Sizes(sizes))
+}
+
+fn settings(arguments: &Arguments) -> Settings {
+    let min_time = arguments.min_time.unwrap_or(MIN_TIME_DEFAULT);
+    Settings {
+        rounds: arguments.rounds.get(),
+        warmup: arguments.warmup,
+        iterations: arguments.iterations.map(std::num::NonZeroU64::get),
+        batches_min: if arguments.model.is_some() { MODEL_BATCHES_MIN } else { BATCHES_MIN },
+        min_time_ns: u64::try_from(min_time.as_nanos()).unwrap_or(u64::MAX),
+        check: Check::from(arguments.check),
+    }
+}
+
+fn json_target(path: &Path) -> JsonTarget {
+    if path == Path::new("-") { JsonTarget::Stdout } else { JsonTarget::File(path.to_owned()) }
+}

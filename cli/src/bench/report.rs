@@ -1,0 +1,157 @@
+//! The words around the numbers.
+
+use std::fmt::Write as _;
+use std::fs::{File, OpenOptions};
+use std::io::{Write as _, stdout};
+
+use paceline_benches::bars::{BarStyle, render_bars};
+use paceline_benches::histogram::LatencyHistogram;
+use paceline_benches::metrics::Collective;
+use paceline_benches::record::Case;
+use paceline_benches::run::Check;
+use paceline_benches::schema::{BenchResult, Report};
+use paceline_benches::table::{Table, floor_note, group_title, machine_line, skipped_line};
+use paceline_benches::units::format_bytes;
+
+use super::lanes::Lane;
+use super::plan::{JsonTarget, Plan, Subject};
+use super::session::{BenchError, row_name};
+use super::terminal::bar_style;
+
+/// What was measured on, and how.
+pub(super) fn head(plan: &Plan, report: &Report) -> String {
+    let mut text: String = report.machines.iter().map(machine_line).collect();
+    let ranks = report.config.world_size;
+    let plural = if ranks == 1 { "" } else { "s" };
+    let check = match plan.settings.check {
+        Check::Every => "every result checked",
+        Check::First => "the first result of each row checked",
+        Check::Off => "results not checked",
+    };
+    let place = if plan.out_of_place { "out of place" } else { "in place" };
+    let rounds = plan.settings.rounds;
+    let length = match plan.settings.iterations {
+        Some(iterations) => format!("{rounds} rounds of {iterations} operations"),
+        None => format!("{rounds} rounds of {} s", report.config.min_time_s),
+    };
+    line(&mut text, &format!("# {ranks} rank{plural}, {place}, {check}, {length}"));
+    if let Subject::Model(model, _) = &plan.subject {
+        let (tensors, parameters) = (model.tensors.len(), model.parameters());
+        line(
+            &mut text,
+            &format!(
+                "# {}: {tensors} gradient tensors, {parameters} elements, from {}",
+                model.name, model.source
+            ),
+        );
+    }
+    report.skipped.iter().for_each(|skipped| text.push_str(&skipped_line(skipped)));
+    text
+}
+
+/// Which algorithm is used from which size on.
+pub(super) fn explanation(
+    lane: &Lane,
+    collective: Collective,
+    name: paceline_collectives::Collective,
+) -> String {
+    let facts = lane.context.plan_facts();
+    format!("\n# {collective} over {}:\n{}", lane.name, facts.explain(name))
+}
+
+/// Names a row while it is measured, e.g. `tcp: all_reduce of 64 KiB`.
+pub(super) fn label(case: &Case) -> String {
+    let fused = match (&case.model, case.fusion_bytes) {
+        (Some(_), Some(_)) => ", fused",
+        (Some(_), None) => ", not fused",
+        (None, _) => "",
+    };
+    format!("{}: {}{fused}", case.transport, row_name(case))
+}
+
+/// The table of one transport, printed row by row.
+#[derive(Debug)]
+pub(super) struct LaneTable {
+    table: Table,
+    title: String,
+}
+
+impl LaneTable {
+    /// A table as wide as the names of its rows need.
+    pub(super) fn new(previews: &[BenchResult]) -> Self {
+        Self { table: Table::fitting(previews), title: String::new() }
+    }
+
+    /// A row, below its title and the names of the columns where it is the first.
+    pub(super) fn row(&mut self, result: &BenchResult) -> String {
+        let title = group_title(result);
+        let mut text = String::new();
+        if title != self.title {
+            write!(text, "\n{title}\n{}", self.table.header())
+                .expect("writing to a String cannot fail");
+            self.title = title;
+        }
+        text.push_str(&self.table.row(result));
+        text
+    }
+}
+
+/// What follows the table of a transport: notes, and histograms where they are wanted.
+pub(super) fn foot(plan: &Plan, results: &[BenchResult], width: usize) -> String {
+    let mut text = floor_note(results).unwrap_or_default().to_owned();
+    if plan.histogram {
+        let style = bar_style(&plan.environment);
+        results.iter().for_each(|result| text.push_str(&bars(result, width, style)));
+    }
+    text
+}
+
+fn bars(result: &BenchResult, width: usize, style: BarStyle) -> String {
+    let decoded = result.histogram.as_deref().map(LatencyHistogram::from_base64);
+    let Some(Ok(histogram)) = decoded else {
+        return String::new();
+    };
+    let what = match (&result.model, result.fusion_bytes) {
+        (Some(model), Some(_)) => format!("{model}, fused"),
+        (Some(model), None) => format!("{model}, not fused"),
+        (None, _) if result.bytes == 0 => result.collective.clone(),
+        (None, _) => format!("{} of {}", result.collective, format_bytes(result.bytes)),
+    };
+    let batches = if result.batch > 1 {
+        format!(", {} batches of {}", histogram.count(), result.batch)
+    } else {
+        String::new()
+    };
+    let bars = render_bars(&histogram, width, style);
+    format!("\n{what} over {}, {} operations{batches}\n{bars}", result.transport, result.iterations)
+}
+
+/// Finds out before the work whether the record can be written.
+pub(super) fn check_record(plan: &Plan) -> Result<(), BenchError> {
+    let Some(JsonTarget::File(path)) = &plan.json else {
+        return Ok(());
+    };
+    let failed = |source| BenchError::Record { path: path.clone(), source };
+    OpenOptions::new().write(true).create(true).truncate(false).open(path).map(drop).map_err(failed)
+}
+
+/// Writes the record where the plan says.
+pub(super) fn write_record(plan: &Plan, report: &Report) -> Result<(), BenchError> {
+    let text = report.to_json();
+    match &plan.json {
+        None => Ok(()),
+        Some(JsonTarget::File(path)) => File::create(path)
+            .and_then(|mut file| file.write_all(text.as_bytes()))
+            .map_err(|source| BenchError::Record { path: path.clone(), source }),
+        Some(JsonTarget::Stdout) => {
+            let mut stdout = stdout().lock();
+            let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+            written.map_err(|source| BenchError::Record { path: "standard output".into(), source })
+        }
+    }
+}
+
+fn line(text: &mut String, line: &str) {
+    text.push_str(line);
+    text.push('\n');
+}

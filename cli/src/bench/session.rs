@@ -1,0 +1,314 @@
+//! The measurement as one rank sees it: transports one after the other, sizes one by one.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use paceline_benches::floor::{Floor, exchange_bytes, measure_floor};
+use paceline_benches::metrics::Collective;
+use paceline_benches::ranks::{
+    Bucketing, CollectiveWorkload, CommunicatorGroup, GradientsWorkload, ShiftExchange,
+    collective_error, library_name, planned_algorithm,
+};
+use paceline_benches::record::{Case, result_of};
+use paceline_benches::run::{Check, Group, Measurement, RunError, SystemClock, Workload, measure};
+use paceline_benches::schema::{BenchResult, Report, SCHEMA};
+use paceline_benches::units::format_bytes;
+use paceline_benches::verify::{Pattern, PatternError, TestElement};
+use paceline_collectives::{Job, SetupError, bf16, f16};
+use paceline_devices::{DType, ReduceOp};
+use paceline_launcher::ExitCode;
+use paceline_rendezvous::StoreError;
+
+use super::facts;
+use super::lanes::{Lane, open_lanes};
+use super::plan::{Plan, Subject};
+use super::printer::Printer;
+use super::report;
+
+/// Why the benchmark ended early.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum BenchError {
+    #[error(transparent)]
+    Setup(#[from] SetupError),
+    #[error(transparent)]
+    Run(#[from] RunError),
+    #[error(transparent)]
+    Pattern(#[from] PatternError),
+    #[error("cannot exchange facts about the ranks")]
+    Store(#[from] StoreError),
+    #[error("rank {peer} published facts that cannot be understood")]
+    Card {
+        peer: u32,
+        #[source]
+        source: serde_json::Error,
+    },
+    #[error("no transport can be used")]
+    NoTransport,
+    #[error("failed to write {}", path.display())]
+    Record {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+impl BenchError {
+    pub(super) fn hint(&self) -> Option<String> {
+        match self {
+            Self::Setup(error) => error.hint(),
+            Self::Run(RunError::Operation(error) | RunError::Group { source: error, .. }) => {
+                collective_error(error)?.hint()
+            }
+            Self::Pattern(PatternError::TooManyRanks { .. }) => {
+                Some("measure with --check off, or another type".to_owned())
+            }
+            _ => None,
+        }
+    }
+
+    pub(super) fn exit_code(&self) -> ExitCode {
+        let timed_out = match self {
+            Self::Run(RunError::Operation(error) | RunError::Group { source: error, .. }) => {
+                collective_error(error).is_some_and(|error| error.is_timeout())
+            }
+            Self::Setup(SetupError::Store(error)) | Self::Store(error) => error.is_timeout(),
+            _ => false,
+        };
+        if timed_out { ExitCode::TimedOut } else { ExitCode::LauncherFailed }
+    }
+}
+
+/// Measures everything and returns the record, the same on all ranks.
+pub(super) fn run(
+    plan: &Plan,
+    job: &Arc<Job>,
+    printer: &mut Printer,
+) -> Result<Report, BenchError> {
+    let deadline = Instant::now() + plan.context.start_timeout;
+    let (machines, ranks) = facts::exchange(job, &plan.environment, deadline)?;
+    let (lanes, skipped) = open_lanes(plan, job)?;
+    let mut report = Report {
+        schema: SCHEMA.to_owned(),
+        peer: None,
+        machines,
+        ranks,
+        config: plan.config(job.rank_info().world_size),
+        skipped,
+        results: Vec::new(),
+    };
+    printer.lines(&report::head(plan, &report));
+    if lanes.is_empty() {
+        return Err(BenchError::NoTransport);
+    }
+    let mut session = Session { plan, printer, results: Vec::new() };
+    for lane in &lanes {
+        if !session.lane_of_dtype(lane)? {
+            break;
+        }
+    }
+    report.results = session.results;
+    Ok(report)
+}
+
+struct Session<'a> {
+    plan: &'a Plan,
+    printer: &'a mut Printer,
+    results: Vec<BenchResult>,
+}
+
+/// One line of the table, before it is measured.
+struct Row<'a> {
+    case: Case,
+    workload: Box<dyn Workload + 'a>,
+}
+
+impl Session<'_> {
+    /// Measures one transport. Returns whether to go on with the next.
+    fn lane_of_dtype(&mut self, lane: &Lane) -> Result<bool, BenchError> {
+        match self.plan.dtype {
+            DType::F64 => self.lane::<f64>(lane),
+            DType::F32 => self.lane::<f32>(lane),
+            DType::F16 => self.lane::<f16>(lane),
+            DType::Bf16 => self.lane::<bf16>(lane),
+            DType::I64 => self.lane::<i64>(lane),
+            DType::I32 => self.lane::<i32>(lane),
+            DType::U8 => self.lane::<u8>(lane),
+            other => unreachable!("{other} has no test data"),
+        }
+    }
+
+    fn lane<T: TestElement>(&mut self, lane: &Lane) -> Result<bool, BenchError> {
+        let plan = self.plan;
+        let world_size = lane.context.world_size();
+        let reduces = plan.collective.reduces() && plan.settings.check != Check::Off;
+        let op = if reduces { plan.op } else { ReduceOp::Max };
+        let pattern = Pattern::<T>::new(op, world_size)?;
+        let rows = rows(plan, lane, &pattern)?;
+        if plan.explain {
+            let name = library_name(plan.collective);
+            self.printer.lines(&report::explanation(lane, plan.collective, name));
+        }
+        let previews: Vec<BenchResult> = rows.iter().map(|row| preview(&row.case)).collect();
+        let mut table = report::LaneTable::new(&previews);
+        let mut floors = Floors { lane, last: None };
+        let first = self.results.len();
+        for mut row in rows {
+            // Rank 0 may have lost its reader; then all ranks stop together.
+            let mut group = CommunicatorGroup::new(&lane.communicator);
+            let go_on = group
+                .broadcast(u64::from(self.is_wanted()))
+                .map_err(|source| RunError::Group { step: "agree to go on", source })?;
+            if go_on == 0 {
+                return Ok(false);
+            }
+            let floor = floors.floor(&row.case, self.printer)?;
+            let measurement = self.measure(&mut group, &mut row)?;
+            let result = result_of(&row.case, &measurement, floor.as_ref());
+            self.printer.lines(&table.row(&result));
+            self.results.push(result);
+        }
+        let results = &self.results[first..];
+        self.printer.lines(&report::foot(plan, results, self.printer.width()));
+        Ok(true)
+    }
+
+    /// Whether somebody waits for more results.
+    fn is_wanted(&self) -> bool {
+        !self.printer.is_closed() || self.plan.json.is_some()
+    }
+
+    fn measure(
+        &mut self,
+        group: &mut CommunicatorGroup<'_>,
+        row: &mut Row<'_>,
+    ) -> Result<Measurement, BenchError> {
+        let settings = &self.plan.settings;
+        let label = report::label(&row.case);
+        let mut show_round = |round: u32| {
+            let rounds = settings.rounds;
+            self.printer.progress(&format!("{label}: round {} of {rounds}", round + 1));
+        };
+        let workload = row.workload.as_mut();
+        Ok(measure(group, workload, &SystemClock, settings, &mut show_round)?)
+    }
+}
+
+/// The floors of a lane: neighbouring rows may have the same one.
+struct Floors<'a> {
+    lane: &'a Lane,
+    last: Option<(u64, Option<Floor>)>,
+}
+
+impl Floors<'_> {
+    fn floor(&mut self, case: &Case, printer: &mut Printer) -> Result<Option<Floor>, BenchError> {
+        let bytes = exchange_bytes(case.collective, case.bytes, case.world_size);
+        if let Some((known, floor)) = self.last
+            && known == bytes
+        {
+            return Ok(floor);
+        }
+        printer.progress(&format!("{}: measuring the floor", report::label(case)));
+        let mut group = CommunicatorGroup::new(&self.lane.communicator);
+        let mut exchange = ShiftExchange::new(&self.lane.communicator);
+        let floor = measure_floor(&mut group, &mut exchange, &SystemClock, bytes)?;
+        self.last = Some((bytes, floor));
+        Ok(floor)
+    }
+}
+
+/// What is measured on a transport, in order. No buffers are allocated yet.
+fn rows<'a, T: TestElement>(
+    plan: &Plan,
+    lane: &'a Lane,
+    pattern: &'a Pattern<T>,
+) -> Result<Vec<Row<'a>>, BenchError> {
+    match &plan.subject {
+        Subject::Sizes(sizes) => {
+            sizes.iter().map(|bytes| size_row(plan, lane, pattern, *bytes)).collect()
+        }
+        Subject::Model(model, threshold) => {
+            let counts = model.backward_elements();
+            let row = |bucketing| model_row(plan, lane, pattern, model.name, &counts, bucketing);
+            [Bucketing::Alone, Bucketing::Fused(*threshold)].into_iter().map(row).collect()
+        }
+    }
+}
+
+fn size_row<'a, T: TestElement>(
+    plan: &Plan,
+    lane: &'a Lane,
+    pattern: &'a Pattern<T>,
+    bytes: u64,
+) -> Result<Row<'a>, BenchError> {
+    let (collective, communicator) = (plan.collective, &lane.communicator);
+    let shape = collective.shape(bytes, plan.dtype, lane.context.world_size());
+    let (op, apart) = (plan.op, plan.out_of_place);
+    let workload = CollectiveWorkload::new(communicator, collective, op, pattern, shape, apart)
+        .map_err(RunError::Operation)?;
+    let algorithm = planned_algorithm::<T>(communicator, collective, shape).to_owned();
+    let case = Case { count: shape.count, bytes: shape.bytes, ..case(plan, lane, algorithm) };
+    Ok(Row { case, workload: Box::new(workload) })
+}
+
+fn model_row<'a, T: TestElement>(
+    plan: &Plan,
+    lane: &'a Lane,
+    pattern: &'a Pattern<T>,
+    name: &str,
+    counts: &[u64],
+    bucketing: Bucketing,
+) -> Result<Row<'a>, BenchError> {
+    let workload = GradientsWorkload::new(&lane.communicator, plan.op, pattern, counts, bucketing)
+        .map_err(RunError::Operation)?;
+    let fusion_bytes = match bucketing {
+        Bucketing::Alone => None,
+        Bucketing::Fused(bytes) => Some(bytes),
+    };
+    let case = Case {
+        count: counts.iter().sum(),
+        bytes: workload.slot_bytes(),
+        model: Some(name.to_owned()),
+        fusion_bytes,
+        ..case(plan, lane, workload.algorithms())
+    };
+    Ok(Row { case, workload: Box::new(workload) })
+}
+
+fn case(plan: &Plan, lane: &Lane, algorithm: String) -> Case {
+    Case {
+        collective: plan.collective,
+        transport: lane.name.to_owned(),
+        emulated: false,
+        algorithm,
+        world_size: lane.context.world_size(),
+        dtype: plan.dtype,
+        op: plan.op,
+        count: 0,
+        bytes: 0,
+        model: None,
+        fusion_bytes: None,
+    }
+}
+
+/// A result without times, from which the table learns how wide names are.
+fn preview(case: &Case) -> BenchResult {
+    let nothing = Measurement {
+        iterations: 0,
+        batch: 1,
+        rounds: Vec::new(),
+        ranks: Vec::new(),
+        cpu_ns: 0,
+        wrong: None,
+    };
+    result_of(case, &nothing, None)
+}
+
+/// Names a row while it is measured.
+pub(super) fn row_name(case: &Case) -> String {
+    match (&case.model, case.collective) {
+        (Some(model), _) => model.clone(),
+        (None, Collective::Barrier) => case.collective.name().to_owned(),
+        (None, collective) => format!("{collective} of {}", format_bytes(case.bytes)),
+    }
+}

@@ -1,0 +1,51 @@
+//! Command lines that make no sense are refused before anything is started.
+
+use crate::support::bench;
+
+#[track_caller]
+fn assert_refused(arguments: &[&str], words: &[&str]) {
+    let finished = bench(arguments);
+    assert_eq!(finished.code, Some(2), "{arguments:?}: {finished:?}");
+    assert_eq!(finished.stdout, "", "{arguments:?}");
+    for word in words {
+        assert!(finished.stderr.contains(word), "{arguments:?}: no {word:?} in {finished:?}");
+    }
+}
+
+#[test]
+fn words_that_mean_nothing() {
+    assert_refused(&["gather", "-np", "2"], &["gather", "all_gather"]);
+    assert_refused(&["-np", "2", "--dtype", "f8"], &["f8", "bf16"]);
+    assert_refused(&["-np", "2", "--op", "xor"], &["xor", "prod"]);
+    assert_refused(&["-np", "2", "--algorithm", "magic"], &["magic", "ring"]);
+    assert_refused(&["-np", "2", "--transport", "pigeon"], &["pigeon", "shm"]);
+    assert_refused(&["-np", "2", "--model", "alexnet"], &["alexnet", "resnet50"]);
+    assert_refused(&["-np", "2", "--check", "some"], &["some", "every"]);
+    assert_refused(&["-np", "2", "--frobnicate"], &["--frobnicate"]);
+    assert_refused(&["-np", "2", "--port-range", "9-1"], &["9-1"]);
+}
+
+#[test]
+fn numbers_that_make_no_sense() {
+    assert_refused(&["-np", "0"], &["--np"]);
+    assert_refused(&["-np", "many"], &["many"]);
+    assert_refused(&["-np", "2", "--sizes", "12Q"], &["12Q"]);
+    assert_refused(&["-np", "2", "--sizes", "64M..4"], &["64M..4"]);
+    assert_refused(&["-np", "2", "-b", "8", "-e", "4"], &["beyond its end"]);
+    assert_refused(&["-np", "2", "-f", "1"], &["at least 2"]);
+    assert_refused(&["-np", "2", "--rounds", "0"], &["--rounds"]);
+    assert_refused(&["-np", "2", "--iterations", "0"], &["--iterations"]);
+    assert_refused(&["-np", "2", "--min-time", "0"], &["--min-time"]);
+    assert_refused(&["-np", "2", "--op-timeout", "-1"], &["--op-timeout"]);
+}
+
+#[test]
+fn combinations_that_do_not_exist() {
+    assert_refused(&["-np", "2", "--dtype", "i32", "--op", "avg"], &["avg is not defined for i32"]);
+    assert_refused(&["broadcast", "-np", "2", "--out-of-place"], &["in place only"]);
+    assert_refused(&["broadcast", "-np", "2", "--algorithm", "ring"], &["ring", "chain"]);
+    assert_refused(&["broadcast", "-np", "2", "--model", "gpt2"], &["not broadcast"]);
+    assert_refused(&["-np", "2", "--model", "gpt2", "--sizes", "4"], &["--sizes"]);
+    assert_refused(&["-np", "2", "--fusion-threshold", "4M"], &["--model"]);
+    assert_refused(&["-np", "2", "--iterations", "3", "--min-time", "1"], &["--min-time"]);
+}
