@@ -144,7 +144,6 @@ impl Memory {
 }
 
 /// Any of the schedules, by value: making one allocates nothing.
-#[expect(clippy::large_enum_variant, reason = "lives on the stack of one call")]
 pub(crate) enum AnySchedule {
     Ring(Ring),
     OneShot(OneShot),

@@ -77,20 +77,18 @@ impl Job {
         self.rendezvous.as_ref().expect("present until the job is dropped")
     }
 
-    /// Leaves the job in good order: what a program calls last, after it has dropped its contexts.
-    /// Rank 0, if it runs the coordinator, waits for the others.
+    /// Leaves the job now, as dropping it does, but with a deadline of the caller's and an error if
+    /// it cannot be done in good order. While contexts of the job are alive it only lets go of this
+    /// handle.
     ///
     /// # Errors
-    /// [`SetupError::Bootstrap`] if the others have not left at `deadline` or the coordinator cannot
-    /// be reached. The process has left all the same.
+    /// [`SetupError::Bootstrap`] if the others have not left at `deadline` (on a rank that hosts the
+    /// coordinator) or the coordinator cannot be reached. The process has left all the same.
     pub fn finish(self: Arc<Self>, deadline: Instant) -> Result<(), SetupError> {
-        match Arc::try_unwrap(self) {
-            Ok(job) => Ok(job.rendezvous.finish(deadline)?),
-            Err(job) => match &job.rendezvous.control {
-                // Contexts are left; the coordinator can go only after them.
-                Some(control) => Ok(control.goodbye(deadline)?),
-                None => Ok(()),
-            },
+        let rendezvous = Arc::try_unwrap(self).ok().and_then(|mut job| job.rendezvous.take());
+        match rendezvous {
+            Some(rendezvous) => Ok(rendezvous.finish(deadline)?),
+            None => Ok(()),
         }
     }
 

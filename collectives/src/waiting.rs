@@ -133,11 +133,13 @@ impl<'a> Waiting<'a> {
     pub(crate) fn explain_node(&self, error: NodeError) -> CollectiveError {
         match error {
             NodeError::SignatureMismatch { member, theirs, .. } => self.mismatch(member, theirs),
-            NodeError::Aborted { member, .. } => self.aborted(self.verdict().unwrap_or(Abort {
-                epoch: 0,
-                culprit: Some(member),
-                reason: format!("rank {member} gave up"),
-            })),
+            NodeError::Aborted { member, .. } => {
+                self.aborted(self.verdict().unwrap_or_else(|| Abort {
+                    epoch: 0,
+                    culprit: Some(member),
+                    reason: format!("rank {member} gave up"),
+                }))
+            }
             other => CollectiveError::Memory {
                 collective: self.name.kind.collective.name(),
                 message: other.to_string(),

@@ -364,7 +364,7 @@ mod tests {
                         RecursiveDoubling::new(rank, world_size, count, slice)
                     });
                     buffers.assert_same_everywhere();
-                    let ranks: Vec<u8> = (0..world_size).map(|rank| rank as u8).collect();
+                    let ranks: Vec<usize> = (0..world_size).collect();
                     assert!(buffers.output(0).iter().all(|element| *element == ranks));
                 }
             }

@@ -241,7 +241,7 @@ mod tests {
                             Broadcast::new(rank, root, world_size, count, 4, tree)
                         });
                         for rank in 0..world_size {
-                            let element = vec![root as u8];
+                            let element = vec![root];
                             assert!(buffers.output(rank).iter().all(|found| *found == element));
                         }
                     }
@@ -257,7 +257,7 @@ mod tests {
                 let mut buffers = Buffers::new(world_size, count, false);
                 simulate(&mut buffers, |rank| Shift::new(rank, world_size, count, slice));
                 for rank in 0..world_size {
-                    let from = ((rank + world_size - 1) % world_size) as u8;
+                    let from = (rank + world_size - 1) % world_size;
                     assert!(buffers.output(rank).iter().all(|found| *found == [from]));
                 }
             }

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use super::{Action, Partition, Schedule, Source};
 
-type Element = Vec<u8>;
+type Element = Vec<usize>;
 
 pub(super) struct Buffers {
     input: Vec<Vec<Element>>,
@@ -19,7 +19,7 @@ pub(super) struct Buffers {
 
 impl Buffers {
     pub(super) fn new(world_size: usize, count: usize, in_place: bool) -> Self {
-        let input: Vec<_> = (0..world_size).map(|rank| vec![vec![rank as u8]; count]).collect();
+        let input: Vec<_> = (0..world_size).map(|rank| vec![vec![rank]; count]).collect();
         let output = vec![vec![Vec::new(); if in_place { 0 } else { count }]; world_size];
         Self { input, output, in_place }
     }
@@ -43,7 +43,7 @@ impl Buffers {
         let world_size = self.input.len();
         let partition = Partition::new(self.output(0).len(), world_size);
         let owner = (0..world_size).find(|part| partition.range(*part).contains(&index)).unwrap();
-        (1..=world_size).map(|step| ((owner + step) % world_size) as u8).collect()
+        (1..=world_size).map(|step| (owner + step) % world_size).collect()
     }
 
     pub(super) fn assert_canonical(&self) {
@@ -72,7 +72,7 @@ impl Buffers {
         for element in self.output(0) {
             let mut ranks = element.clone();
             ranks.sort_unstable();
-            assert!(ranks.iter().copied().eq((0..self.input.len()).map(|rank| rank as u8)));
+            assert!(ranks.iter().copied().eq((0..self.input.len())));
         }
     }
 }
