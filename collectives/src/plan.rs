@@ -220,11 +220,15 @@ impl PlanFacts {
         if world_size == 2 {
             return if bytes <= PAIR_ONE_SHOT_BYTES { Algorithm::OneShot } else { Algorithm::Ring };
         }
-        if self.world_size <= 8 && bytes <= ONE_SHOT_BYTES {
+        if self.world_size > DIRECT_RANKS_MAX {
+            // Too many for everybody to talk to everybody; the tree's order of reduction is the
+            // price of lg p crossings.
+            let doubling = bytes <= RECURSIVE_DOUBLING_BYTES;
+            return if doubling { Algorithm::RecursiveDoubling } else { Algorithm::Ring };
+        }
+        if bytes.saturating_mul(world_size - 1) <= ONE_SHOT_BYTES_SENT {
             Algorithm::OneShot
-        } else if bytes <= RECURSIVE_DOUBLING_BYTES {
-            Algorithm::RecursiveDoubling
-        } else if self.world_size <= 8 && bytes <= TWO_SHOT_BYTES {
+        } else if bytes <= TWO_SHOT_BYTES {
             Algorithm::TwoShot
         } else {
             Algorithm::Ring
@@ -270,10 +274,11 @@ impl PlanFacts {
 /// Longest vector that one-shot takes even if forced: it sits in scratch p−1 times.
 const ONE_SHOT_BYTES_MAX: usize = 256 << 10;
 /// Two ranks: below it one crossing of the whole vector beats two of half of it.
-const PAIR_ONE_SHOT_BYTES: usize = 64 << 10;
-/// More ranks: beyond it p−1 copies of the vector cost more than the crossings they save.
-const ONE_SHOT_BYTES: usize = 4 << 10;
-const RECURSIVE_DOUBLING_BYTES: usize = 4 << 10;
+const PAIR_ONE_SHOT_BYTES: usize = 256 << 10;
+/// More ranks: beyond it the p−1 copies of the vector cost more than the crossing they save.
+const ONE_SHOT_BYTES_SENT: usize = 48 << 10;
+/// Very many ranks: up to it lg p crossings of the whole vector beat the ring's 2(p−1).
+const RECURSIVE_DOUBLING_BYTES: usize = 64 << 10;
 /// Up to it two crossings beat the ring's 2(p−1).
 const TWO_SHOT_BYTES: usize = 1 << 20;
 /// From here on a chain's pipeline beats a tree's few crossings.
@@ -284,8 +289,9 @@ const SLICES_WANTED: usize = 4;
 const SLICE_BYTES_MIN: usize = 32 << 10;
 /// Above it a slice no longer stays in the second-level cache until it is reduced.
 const SLICE_BYTES_MAX: usize = 256 << 10;
-/// Slices abreast: one under way each way, one being reduced, one waiting.
-const WINDOW: usize = 4;
+/// Slices abreast: one is under way while the other is reduced. More would only push the bytes out
+/// of the caches before they are used again: 2 beat 1, 3, 4 and 8 on loopback (benches/RESULTS.md).
+const WINDOW: usize = 2;
 
 #[cfg(test)]
 mod tests {
