@@ -153,3 +153,6 @@ fn grow<T: Copy>(buffer: &mut Vec<T>, length: usize, value: T) -> Result<(), Buf
 fn index(rank: u32) -> usize {
     usize::try_from(rank).expect("ranks are indices in memory")
 }
+
+#[cfg(test)]
+mod tests;

@@ -190,6 +190,25 @@ impl<T: TestElement> Workload for CollectiveWorkload<'_, T> {
     }
 }
 
+#[cfg(test)]
+impl<T: TestElement> CollectiveWorkload<'_, T> {
+    /// What an operation has left in a slot.
+    pub(super) fn output(&self, slot: usize) -> &[T] {
+        &self.slots[slot].data
+    }
+
+    /// Makes the last element that this rank is answerable for wrong.
+    pub(super) fn spoil(&mut self, slot: usize) {
+        let own_end = self.own_block().end;
+        let data = &mut self.slots[slot].data;
+        let last = match (self.collective, self.out_of_place) {
+            (Collective::ReduceScatter, false) => own_end - 1,
+            _ => data.len() - 1,
+        };
+        data[last] = if data[last].bits() == 0 { T::from_integer(1) } else { T::from_integer(0) };
+    }
+}
+
 /// An element that an operator gives back however often it is combined with itself.
 pub(super) fn neutral<T: TestElement>(op: ReduceOp) -> T {
     T::from_integer(i64::from(op == ReduceOp::Prod))
