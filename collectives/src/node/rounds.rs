@@ -11,9 +11,8 @@ use super::plan::{self, LINE};
 use super::request::NodeKind;
 use crate::schedule::Partition;
 
-/// Rounds that are staged ahead of the one that is reduced, so that a member finds its peers'
-/// blocks ready.
-const LEAD: usize = 1;
+/// Rounds by which staging is ahead of reducing, and reducing ahead of draining.
+const LEAD: usize = 2;
 
 /// Bytes that are reduced before they are copied on, small enough to be still in the first-level
 /// cache.
@@ -105,7 +104,16 @@ impl Rounds {
     }
 
     /// Does the next thing that can be done, or says what is waited for.
+    ///
+    /// In the steady state: stage round t, reduce t−1, drain t−2. Each then finds what it needs
+    /// ready, and still in a cache. Who has to wait stages ahead.
     pub(super) fn step(&mut self, group: &mut NodeGroup, call: &Call) -> Result<Progress, Wait> {
+        let undrained = self.reduced - self.drained;
+        if undrained >= LEAD
+            && let Ok(progress) = self.drain(group, call)
+        {
+            return Ok(progress);
+        }
         if self.staged < self.reduced + LEAD && self.can_stage() {
             self.stage(group, call);
             return Ok(Progress::Moved);
@@ -117,25 +125,27 @@ impl Rounds {
                     self.reduce(group, call);
                     return Ok(Progress::Moved);
                 }
-                Err(member) => wait = Some((member, Counter::Staged, self.reduced)),
+                Err(member) => wait = Some(self.wait_for(member, Counter::Staged, self.reduced)),
             }
         }
-        if self.drained < self.reduced {
+        if undrained > 0 {
             match self.drain(group, call) {
-                Ok(()) if self.drained == self.rounds => {
-                    streamed(self.stores);
-                    return Ok(Progress::Done);
+                Ok(progress) => return Ok(progress),
+                Err(member) => {
+                    let results = self.wait_for(member, Counter::Reduced, self.drained);
+                    wait = wait.or(Some(results));
                 }
-                Ok(()) => return Ok(Progress::Moved),
-                Err(member) => wait = wait.or(Some((member, Counter::Reduced, self.drained))),
             }
         }
         if self.can_stage() {
             self.stage(group, call);
             return Ok(Progress::Moved);
         }
-        let (member, counter, round) = wait.expect("a round that is not over waits for something");
-        Err(Wait::Count { member, counter, at_least: self.base + round as u64 + 1 })
+        Err(wait.expect("a round that is not over waits for something"))
+    }
+
+    fn wait_for(&self, member: usize, counter: Counter, round: usize) -> Wait {
+        Wait::Count { member, counter, at_least: self.base + round as u64 + 1 }
     }
 
     fn can_stage(&self) -> bool {
@@ -274,7 +284,7 @@ impl Rounds {
     }
 
     /// Copies the results of others, as far as they are there; says who is missing.
-    fn drain(&mut self, group: &NodeGroup, call: &Call) -> Result<(), usize> {
+    fn drain(&mut self, group: &NodeGroup, call: &Call) -> Result<Progress, usize> {
         let arena = &group.arena;
         let (member, members) = (arena.member(), arena.members());
         let target = self.base + self.drained as u64 + 1;
@@ -298,7 +308,11 @@ impl Rounds {
         }
         self.drained += 1;
         self.drained_peers = 0;
-        Ok(())
+        if self.drained < self.rounds {
+            return Ok(Progress::Moved);
+        }
+        streamed(self.stores);
+        Ok(Progress::Done)
     }
 }
 
