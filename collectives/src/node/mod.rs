@@ -18,6 +18,8 @@ mod error;
 mod group;
 mod one_shot;
 mod plan;
+#[cfg(test)]
+mod process_tests;
 mod request;
 mod rounds;
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! Every operation against the definition, with members in threads; the examples run in processes.
+//! Every operation against the definition, with members in threads; see `process_tests` for
+//! processes.
 
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
@@ -40,7 +41,7 @@ fn on_all<R: Send>(
 }
 
 /// Drives an operation to its end, as an engine does: spin, yield, park.
-fn finish(group: &mut NodeGroup, request: NodeRequest) -> Result<(), NodeError> {
+pub(super) fn finish(group: &mut NodeGroup, request: NodeRequest) -> Result<(), NodeError> {
     // SAFETY: the tests lend buffers of the right size until this returns.
     let mut op = unsafe { group.start(request) }?;
     let give_up = Instant::now() + Duration::from_secs(120);
@@ -66,7 +67,7 @@ fn signature(kind: u8, count: usize) -> Signature {
     Signature(bytes)
 }
 
-fn request<T: Element>(
+pub(super) fn request<T: Element>(
     kind: NodeKind,
     op: ReduceOp,
     count: usize,
@@ -80,7 +81,7 @@ fn request<T: Element>(
 
 /// What a member contributes: small integers, and for floats at some places fractions whose sum
 /// depends on the order.
-trait Sample: Element {
+pub(super) trait Sample: Element {
     fn sample(member: usize, index: usize) -> Self;
 }
 
@@ -106,12 +107,12 @@ macro_rules! samples {
 
 samples!(f64: f64::from, f32: |x| x, f16: f16::from_f32, bf16: bf16::from_f32; i64, i32, u8);
 
-fn inputs<T: Sample>(members: usize, count: usize) -> Vec<Vec<T>> {
+pub(super) fn inputs<T: Sample>(members: usize, count: usize) -> Vec<Vec<T>> {
     (0..members).map(|member| (0..count).map(|at| T::sample(member, at)).collect()).collect()
 }
 
 /// The definition: chunk c is the left fold of x_{c+1}, x_{c+2}, …, x_c.
-fn reduced<T: Sample>(inputs: &[Vec<T>], op: ReduceOp) -> Vec<T> {
+pub(super) fn reduced<T: Sample>(inputs: &[Vec<T>], op: ReduceOp) -> Vec<T> {
     let (members, count) = (inputs.len(), inputs[0].len());
     let kernel = Kernel::new(T::DTYPE, op).unwrap();
     let mut result = Vec::with_capacity(count);
