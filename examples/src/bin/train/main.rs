@@ -12,8 +12,8 @@
 //! all there is to it: what a program for one process has to add are the four numbered places
 //! below. `network.rs` and `digits.rs` know nothing of ranks.
 //!
-//! The batch is that of the whole job, whatever the number of ranks, and its gradient is summed
-//! over all its samples before it is divided. So N ranks follow the loss curve of one rank up to
+//! The batch is that of the whole job, whatever the number of ranks, and its gradient is the
+//! sum over all its samples. So N ranks follow the loss curve of one rank up to
 //! the rounding of a sum in another order.
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, reason = "a program that talks to its user")]
@@ -44,7 +44,7 @@ struct Settings {
     seed: u64,
 }
 
-const SETTINGS: Settings = Settings { epochs: 30, batch_size: 48, learning_rate: 0.3, seed: 7 };
+const SETTINGS: Settings = Settings { epochs: 30, batch_size: 48, learning_rate: 0.5, seed: 7 };
 
 /// How well the network did in one pass over the training samples.
 #[derive(Clone, Copy, Debug)]
@@ -117,13 +117,15 @@ fn train(
         communicator.broadcast(tensor, 0).context("failed to share the initial weights")?;
     }
 
+    // Every sample weighs the same, also those of the last, smaller batch.
+    let rate = settings.learning_rate / as_f32(settings.batch_size);
     let mut order: Vec<usize> = (0..digits.training.len()).collect();
     for number in 1..=settings.epochs {
         // The same shuffle everywhere: all ranks draw the same random numbers.
         random.shuffle(&mut order);
         let mut loss = 0.0;
         for batch in order.chunks(settings.batch_size) {
-            loss += step(communicator, &mut network, digits, batch, settings.learning_rate)
+            loss += step(communicator, &mut network, digits, batch, rate)
                 .with_context(|| format!("failed in epoch {number}"))?;
         }
         // Each rank has the loss of its own samples; the curve is about all of them.
@@ -134,14 +136,14 @@ fn train(
     Ok(network)
 }
 
-/// One step of gradient descent along the gradient of a whole batch. Returns the loss of this
-/// rank's samples.
+/// One step of gradient descent, by `rate` times the sum of the gradients of a whole batch.
+/// Returns the loss of this rank's samples.
 fn step(
     communicator: &Communicator,
     network: &mut Network,
     digits: &Digits,
     batch: &[usize],
-    learning_rate: f32,
+    rate: f32,
 ) -> anyhow::Result<f64> {
     let mut gradient = Network::zero();
     let mut loss = 0.0;
@@ -150,11 +152,10 @@ fn step(
     }
 
     // (3) Add up the gradients of all ranks: four tensors, one operation. The sum and not the
-    // average of the ranks, because one rank may have a sample more than another; it is divided
-    // by what all of them have.
+    // average of the ranks, because one rank may have a sample more than another.
     communicator.all_reduce_fused(&mut gradient.tensors_mut(), ReduceOp::Sum)?;
 
-    network.descend(&gradient, learning_rate / as_f32(batch.len()));
+    network.descend(&gradient, rate);
     Ok(loss)
 }
 

@@ -1,0 +1,91 @@
+//! docs/environment.md is what the code says.
+
+use std::path::Path;
+
+use paceline_rendezvous::env::{ALL, Owner, Scope, Variable};
+
+/// Writes the file instead of comparing it: `PACELINE_UPDATE_DOCS=1 cargo test -p paceline-checks`.
+const UPDATE: &str = "PACELINE_UPDATE_DOCS";
+
+const HEAD: &str = "\
+# Environment variables
+
+Every variable that Paceline reads or sets. This page is generated from `rendezvous/src/env`, which
+is the only place that may read the environment; a test compares the two.
+
+*Identity* says which rank of which job a process is: a launcher sets it and removes inherited
+values. *Setting* is a choice of the user and passed on to the ranks. A launcher other than ours is
+recognised by its own variables; where several speak, they count in the order of this page. An empty
+value counts as none.
+";
+
+const COLUMNS: &str = "\
+| Variable | Meaning | Value | Default | Scope |
+|---|---|---|---|---|
+";
+
+fn title(owner: Owner) -> &'static str {
+    match owner {
+        Owner::Paceline => "Paceline",
+        Owner::Horovod => "Horovod (`horovodrun`)",
+        Owner::Torch => "PyTorch (`torchrun`)",
+        Owner::OpenMpi => "Open MPI (`mpirun`)",
+        Owner::Pmi => "PMI (Hydra, Intel MPI, MPICH, MVAPICH)",
+        Owner::Slurm => "Slurm (`srun`)",
+        Owner::System => "The operating system",
+    }
+}
+
+fn row(variable: &Variable) -> String {
+    let scope = match variable.scope {
+        Scope::Identity => "identity",
+        Scope::Setting => "setting",
+    };
+    let default = variable.default.map_or_else(String::new, |value| format!("`{value}`"));
+    let meaning = variable.doc.split_whitespace().collect::<Vec<_>>().join(" ");
+    format!("| `{}` | {meaning} | {} | {default} | {scope} |\n", variable.name, variable.expected)
+}
+
+fn page() -> String {
+    let mut page = HEAD.to_owned();
+    let mut owner = None;
+    for variable in ALL {
+        if owner != Some(variable.owner) {
+            owner = Some(variable.owner);
+            let title = title(variable.owner);
+            page.push_str(&format!("\n## {title}\n\n{COLUMNS}"));
+        }
+        page.push_str(&row(variable));
+    }
+    page
+}
+
+#[test]
+fn the_page_is_up_to_date() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/environment.md");
+    let page = page();
+    #[expect(clippy::disallowed_methods, reason = "a switch of this test, not of the program")]
+    if std::env::var_os(UPDATE).is_some() {
+        std::fs::write(&path, &page).unwrap();
+    }
+    let written = std::fs::read_to_string(&path).unwrap_or_default();
+    let difference = page
+        .lines()
+        .zip(written.lines().chain(std::iter::repeat("")))
+        .find(|(new, old)| new != old);
+    assert!(
+        page == written,
+        "docs/environment.md is out of date; write it with  {UPDATE}=1 cargo test -p \
+         paceline-checks\nfirst difference (new, old): {difference:#?}"
+    );
+}
+
+#[test]
+fn variables_of_one_owner_stand_together() {
+    let mut owners: Vec<Owner> = ALL.iter().map(|variable| variable.owner).collect();
+    owners.dedup();
+    let count = owners.len();
+    owners.sort_by_key(|owner| title(*owner));
+    owners.dedup();
+    assert_eq!(owners.len(), count, "an owner has two sections");
+}
