@@ -51,7 +51,7 @@ fn is_long(argument: &OsStr) -> bool {
 }
 
 fn with_two_dashes(argument: OsString, command: &Command) -> OsString {
-    if is_long(&argument) || argument.len() <= 2 {
+    if !is_option(&argument) || is_long(&argument) || argument.len() <= 2 {
         return argument;
     }
     let mut long = OsString::from("-");
@@ -115,6 +115,12 @@ mod tests {
     fn a_module_ends_our_options() {
         assert_eq!(normal("p run -np 2 -m pkg -np 3"), "p run --np 2 -m pkg -- -np 3");
         assert_eq!(normal("p run --module=pkg -x"), "p run --module=pkg -- -x");
+    }
+
+    #[test]
+    fn words_without_dashes_are_not_options() {
+        assert_eq!(normal("p bench broadcast -np 2"), "p bench broadcast --np 2");
+        assert_eq!(normal("p bench -b 8 -e16 -np 2"), "p bench -b 8 -e16 --np 2");
     }
 
     #[test]

@@ -177,14 +177,16 @@ impl ContextOptions {
             options.transport = name.parse()?;
         }
         if let Some(name) = text(&env::INTERFACE)? {
-            options.interface = name.parse().map_err(|error| invalid(&env::INTERFACE, &error))?;
+            options.interface =
+                name.parse().map_err(|error| invalid(&env::INTERFACE, &name, &error))?;
         }
         if let Some(range) = text(&env::PORT_RANGE)? {
             options.port_range =
-                range.parse().map_err(|error| invalid(&env::PORT_RANGE, &error))?;
+                range.parse().map_err(|error| invalid(&env::PORT_RANGE, &range, &error))?;
         }
         if let Some(name) = text(&env::ALGORITHM)?.filter(|name| name != "auto") {
-            let algorithm = name.parse().map_err(|error| invalid(&env::ALGORITHM, &error))?;
+            let algorithm =
+                name.parse().map_err(|error| invalid(&env::ALGORITHM, &name, &error))?;
             options.algorithm = Some(algorithm);
         }
         let seconds =
@@ -195,8 +197,8 @@ impl ContextOptions {
     }
 }
 
-fn invalid(variable: &env::Variable, error: &dyn std::fmt::Display) -> SetupError {
-    SetupError::Option(format!("{}: {error}", variable.name))
+fn invalid(variable: &env::Variable, value: &str, error: &dyn std::fmt::Display) -> SetupError {
+    SetupError::Option(format!("{variable}={value:?}: {error}"))
 }
 
 impl std::str::FromStr for TransportChoice {

@@ -49,6 +49,7 @@ fn ranks_that_never_come_are_given_up() {
     let directory = tempfile::tempdir().unwrap();
     let mut command = paceline(&["bench", "-s", "4", "--start-timeout", "0.5"]);
     command.env("RANK", "0").env("WORLD_SIZE", "2");
+    command.env("LOCAL_RANK", "0").env("LOCAL_WORLD_SIZE", "2");
     command.env("PACELINE_RENDEZVOUS", format!("file:{}", directory.path().join("x").display()));
     let finished = finish(start(&mut command));
     assert!(matches!(finished.code, Some(124 | 125)), "{finished:?}");

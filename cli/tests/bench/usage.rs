@@ -36,7 +36,7 @@ fn numbers_that_make_no_sense() {
     assert_refused(&["-np", "2", "--rounds", "0"], &["--rounds"]);
     assert_refused(&["-np", "2", "--iterations", "0"], &["--iterations"]);
     assert_refused(&["-np", "2", "--min-time", "0"], &["--min-time"]);
-    assert_refused(&["-np", "2", "--op-timeout", "-1"], &["--op-timeout"]);
+    assert_refused(&["-np", "2", "--op-timeout=-1"], &["--op-timeout"]);
 }
 
 #[test]
