@@ -9,7 +9,7 @@ use crate::node::{NodeKind, NodeRequest};
 use crate::plan::{Algorithm, Choice};
 use crate::schedule::{
     Barrier, Broadcast, HalvingDoubling, OneShot, Partition, RecursiveDoubling, Ring, RingPhases,
-    Schedule, Shift, TwoShot,
+    Schedule, Shift, Star, TwoShot,
 };
 use crate::signature::{Collective, OperationKind};
 
@@ -49,6 +49,7 @@ impl Place {
         let Self { rank, world_size, slice, .. } = self;
         match self.choice.algorithm {
             Algorithm::OneShot => AnySchedule::OneShot(OneShot::new(rank, world_size, count)),
+            Algorithm::Star => AnySchedule::Star(Star::new(rank, world_size, count)),
             Algorithm::RecursiveDoubling => AnySchedule::RecursiveDoubling(RecursiveDoubling::new(
                 rank, world_size, count, slice,
             )),
@@ -147,6 +148,7 @@ impl Memory {
 pub(crate) enum AnySchedule {
     Ring(Ring),
     OneShot(OneShot),
+    Star(Star),
     TwoShot(TwoShot),
     RecursiveDoubling(RecursiveDoubling),
     HalvingDoubling(HalvingDoubling),
@@ -160,6 +162,7 @@ impl AnySchedule {
         match self {
             Self::Ring(schedule) => schedule,
             Self::OneShot(schedule) => schedule,
+            Self::Star(schedule) => schedule,
             Self::TwoShot(schedule) => schedule,
             Self::RecursiveDoubling(schedule) => schedule,
             Self::HalvingDoubling(schedule) => schedule,

@@ -31,6 +31,8 @@ pub enum Algorithm {
     Chain = 7,
     /// Rounds of telling a rank twice as far away.
     Dissemination = 8,
+    /// Everything to rank 0, the result back to everybody.
+    Star = 11,
     /// Shared memory: read from each other's slots, one hand-over.
     NodeOneShot = 9,
     /// Shared memory: chunks are reduced by their owners in cache-sized blocks.
@@ -39,9 +41,10 @@ pub enum Algorithm {
 
 impl Algorithm {
     /// Every algorithm.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Ring,
         Self::OneShot,
+        Self::Star,
         Self::TwoShot,
         Self::RecursiveDoubling,
         Self::HalvingDoubling,
@@ -57,6 +60,7 @@ impl Algorithm {
         match self {
             Self::Ring => "ring",
             Self::OneShot => "one-shot",
+            Self::Star => "star",
             Self::TwoShot => "two-shot",
             Self::RecursiveDoubling => "recursive-doubling",
             Self::HalvingDoubling => "halving-doubling",
@@ -89,7 +93,7 @@ impl Algorithm {
                     | Collective::AllGather
                     | Collective::Reduce
             ),
-            Self::OneShot | Self::RecursiveDoubling | Self::HalvingDoubling => {
+            Self::OneShot | Self::Star | Self::RecursiveDoubling | Self::HalvingDoubling => {
                 matches!(collective, Collective::AllReduce)
             }
             Self::BinomialTree | Self::Chain => matches!(collective, Collective::Broadcast),
@@ -186,7 +190,7 @@ impl PlanFacts {
     /// Whether the group and the size permit an algorithm at all.
     fn allows(&self, algorithm: Algorithm, bytes: usize) -> bool {
         match algorithm {
-            Algorithm::OneShot => {
+            Algorithm::OneShot | Algorithm::Star => {
                 self.world_size <= DIRECT_RANKS_MAX && bytes <= ONE_SHOT_BYTES_MAX
             }
             Algorithm::TwoShot => self.world_size <= DIRECT_RANKS_MAX,
@@ -226,7 +230,9 @@ impl PlanFacts {
             let doubling = bytes <= RECURSIVE_DOUBLING_BYTES;
             return if doubling { Algorithm::RecursiveDoubling } else { Algorithm::Ring };
         }
-        if bytes.saturating_mul(world_size - 1) <= ONE_SHOT_BYTES_SENT {
+        if self.oversubscribed && bytes <= STAR_BYTES {
+            Algorithm::Star
+        } else if bytes.saturating_mul(world_size - 1) <= ONE_SHOT_BYTES_SENT {
             Algorithm::OneShot
         } else if bytes <= TWO_SHOT_BYTES {
             Algorithm::TwoShot
@@ -237,7 +243,7 @@ impl PlanFacts {
 
     fn slicing(&self, algorithm: Algorithm, bytes: usize) -> (usize, usize) {
         match algorithm {
-            Algorithm::OneShot => (ONE_SHOT_BYTES_MAX, 1),
+            Algorithm::OneShot | Algorithm::Star => (ONE_SHOT_BYTES_MAX, 1),
             Algorithm::RecursiveDoubling | Algorithm::HalvingDoubling => (SLICE_BYTES_MAX, 1),
             _ => {
                 let chunk = bytes.div_ceil(self.world_size as usize);
@@ -277,6 +283,8 @@ const ONE_SHOT_BYTES_MAX: usize = 256 << 10;
 const PAIR_ONE_SHOT_BYTES: usize = 256 << 10;
 /// More ranks: beyond it the p−1 copies of the vector cost more than the crossing they save.
 const ONE_SHOT_BYTES_SENT: usize = 48 << 10;
+/// Ranks that share cores: up to it the fewest messages win, though they all pass one rank.
+const STAR_BYTES: usize = 256 << 10;
 /// Very many ranks: up to it lg p crossings of the whole vector beat the ring's 2(p−1).
 const RECURSIVE_DOUBLING_BYTES: usize = 64 << 10;
 /// Up to it two crossings beat the ring's 2(p−1).

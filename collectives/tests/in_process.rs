@@ -147,8 +147,8 @@ fn all_reduce_of_every_type_and_operator() {
 
 #[test]
 fn all_reduce_by_every_algorithm_and_raggedness() {
-    use Algorithm::{HalvingDoubling, OneShot, RecursiveDoubling, Ring, TwoShot};
-    for algorithm in [Ring, OneShot, TwoShot, RecursiveDoubling, HalvingDoubling] {
+    use Algorithm::{HalvingDoubling, OneShot, RecursiveDoubling, Ring, Star, TwoShot};
+    for algorithm in [Ring, OneShot, Star, TwoShot, RecursiveDoubling, HalvingDoubling] {
         for world_size in [2, 3, 4, 7] {
             world(world_size, &tcp(Some(algorithm)), |communicator| {
                 for count in [0, 1, 2, 6, 7, 8, 17, 16_383, 16_385, 200_003] {
@@ -242,6 +242,7 @@ fn results_have_the_same_bits_by_ring_by_direct_exchange_and_in_shared_memory() 
         assert!(ring.iter().all(|bits| *bits == ring[0]), "all ranks hold the same bits");
         assert_eq!(run(tcp(Some(Algorithm::TwoShot)), count), ring);
         assert_eq!(run(tcp(Some(Algorithm::OneShot)), count), ring);
+        assert_eq!(run(tcp(Some(Algorithm::Star)), count), ring);
         assert_eq!(run(over(TransportKind::Shm), count), ring);
     }
 }

@@ -59,6 +59,73 @@ impl Schedule for OneShot {
     }
 }
 
+/// Star: everybody sends its input to rank 0, which folds all of them and sends the result back.
+///
+/// Two crossings but only 2(p−1) messages in all, where one-shot has p(p−1): for short vectors where
+/// ranks outnumber cores, so that every message costs somebody else's time.
+#[derive(Clone, Debug)]
+pub struct Star {
+    rank: usize,
+    world_size: usize,
+    count: usize,
+}
+
+impl Star {
+    /// For rank `rank` of `world_size` ≥ 2.
+    pub fn new(rank: usize, world_size: usize, count: usize) -> Self {
+        assert!(world_size >= 2 && rank < world_size, "a star has at least two ranks");
+        Self { rank, world_size, count }
+    }
+
+    fn is_centre(&self) -> bool {
+        self.rank == 0
+    }
+
+    fn messages(&self) -> usize {
+        if self.is_centre() { self.world_size - 1 } else { 1 }
+    }
+
+    fn partner(&self, index: usize) -> u32 {
+        if self.is_centre() { peer(0, index, self.world_size) } else { 0 }
+    }
+}
+
+impl Schedule for Star {
+    fn send_count(&self) -> usize {
+        self.messages()
+    }
+
+    fn send(&self, index: usize) -> SendStep {
+        let (source, after) =
+            if self.is_centre() { (Source::Output, self.messages()) } else { (Source::Input, 0) };
+        SendStep { peer: self.partner(index), tag: 0, source, range: 0..self.count, after }
+    }
+
+    fn recv_count(&self) -> usize {
+        self.messages()
+    }
+
+    fn recv(&self, index: usize) -> RecvStep {
+        let action = if !self.is_centre() {
+            Action::Store
+        } else if index + 1 < self.messages() {
+            Action::Hold
+        } else {
+            Action::FoldChunks { held: index }
+        };
+        let peer = self.partner(index);
+        RecvStep { peer, tag: 0, range: 0..self.count, action, after_sends: 0 }
+    }
+
+    fn scratch_elements(&self) -> usize {
+        if self.is_centre() { self.count } else { 0 }
+    }
+
+    fn held_max(&self) -> usize {
+        if self.is_centre() { self.world_size - 1 } else { 0 }
+    }
+}
+
 /// Two-shot: every chunk goes straight to its owner, who folds all inputs and sends the result
 /// straight to everybody (or to one root).
 ///
@@ -232,6 +299,19 @@ mod tests {
                 for in_place in [false, true] {
                     let mut buffers = Buffers::new(world_size, count, in_place);
                     simulate(&mut buffers, |rank| OneShot::new(rank, world_size, count));
+                    buffers.assert_canonical();
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_star_gives_the_canonical_fold() {
+        for world_size in 2..=16 {
+            for count in COUNTS {
+                for in_place in [false, true] {
+                    let mut buffers = Buffers::new(world_size, count, in_place);
+                    simulate(&mut buffers, |rank| Star::new(rank, world_size, count));
                     buffers.assert_canonical();
                 }
             }

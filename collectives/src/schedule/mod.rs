@@ -28,7 +28,7 @@ mod simulate;
 
 use std::ops::Range;
 
-pub use direct::{OneShot, TwoShot};
+pub use direct::{OneShot, Star, TwoShot};
 pub use doubling::{HalvingDoubling, RecursiveDoubling};
 pub use partition::Partition;
 pub use ring::{Ring, RingPhases};
