@@ -64,7 +64,9 @@ impl<'a> Waiting<'a> {
         let (action, now) = self.idle.next();
         if let Some(now) = now {
             let since = *self.since.get_or_insert(now);
-            if self.looked.is_none_or(|looked| now - looked >= ABORT_LOOK_INTERVAL) {
+            // The first look at the clock only starts the interval: most operations are over long
+            // before it ends, and a system call would take longer than the shortest of them.
+            if now - *self.looked.get_or_insert(now) >= ABORT_LOOK_INTERVAL {
                 self.looked = Some(now);
                 if let Some(abort) = self.context.job.poll_abort() {
                     return Err(self.aborted(abort));
