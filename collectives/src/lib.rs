@@ -34,11 +34,13 @@
 
 mod call;
 mod communicator;
+mod connect;
 mod context;
 mod drive;
 mod engine;
 mod error;
 mod fusion;
+mod job;
 pub mod kernels;
 pub mod node;
 pub mod plan;
@@ -47,8 +49,9 @@ mod signature;
 mod waiting;
 
 pub use communicator::Communicator;
-pub use context::{Context, ContextOptions, Job, TransportChoice};
+pub use context::{Context, ContextOptions, TransportChoice};
 pub use error::{CollectiveError, OperationName, SetupError};
+pub use job::Job;
 pub use paceline_devices::{DType, Element, ReduceOp, bf16, f16};
 pub use paceline_transports::TransportKind;
 pub use signature::{Collective, OperationKind};

@@ -109,7 +109,6 @@ fn processes_reduce_together_and_survive_the_death_of_one() {
 /// A member of the test above.
 #[test]
 #[ignore = "a process of another test"]
-#[expect(clippy::print_stdout, reason = "talks to the test that started it")]
 fn member_process() {
     let transport = ShmTransport::bind().unwrap();
     println!("address: {}", String::from_utf8_lossy(&transport.address()));

@@ -72,7 +72,7 @@ impl Buffers {
         for element in self.output(0) {
             let mut ranks = element.clone();
             ranks.sort_unstable();
-            assert!(ranks.iter().copied().eq((0..self.input.len())));
+            assert!(ranks.iter().copied().eq(0..self.input.len()));
         }
     }
 }

@@ -1,0 +1,210 @@
+//! How the ranks of a context come together: cards in the store, then connections.
+
+use std::time::Instant;
+
+use paceline_transports::shm::ShmTransport;
+use paceline_transports::tcp::{TcpConfig, TcpTransport};
+use paceline_transports::{EstablishError, Group, Transport, TransportKind};
+use serde::{Deserialize, Serialize};
+
+use crate::context::{ContextOptions, TransportChoice};
+use crate::engine::Wire;
+use crate::error::SetupError;
+use crate::job::Job;
+use crate::node::{NodeGroup, arena_layout};
+use crate::plan::{Algorithm, PlanFacts};
+
+/// What each rank tells the others before they connect.
+#[derive(Debug, Serialize, Deserialize)]
+struct Card {
+    transport: String,
+    /// Where to find it, or why it cannot use the transport.
+    address: Result<Vec<u8>, String>,
+    cores: u32,
+    local_size: u32,
+    algorithm: u8,
+}
+
+fn cores() -> u32 {
+    std::thread::available_parallelism()
+        .map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(u32::MAX))
+}
+
+/// What comes of connecting.
+pub(crate) struct Connected {
+    pub(crate) facts: PlanFacts,
+    pub(crate) wire: Wire,
+    /// Shared memory, where the ranks have it.
+    pub(crate) node: Option<NodeGroup>,
+    /// Why the preferred transport is not used.
+    pub(crate) fallback: Option<String>,
+}
+
+impl Connected {
+    fn alone(options: &ContextOptions) -> Self {
+        let facts = PlanFacts {
+            world_size: 1,
+            transport: TransportKind::Shm,
+            oversubscribed: false,
+            shared_memory: false,
+            forced: options.algorithm,
+        };
+        Self { facts, wire: Wire::new(vec![None]), node: None, fallback: None }
+    }
+}
+
+/// Connects all ranks of a job for its next context.
+pub(crate) fn connect(job: &Job, options: &ContextOptions) -> Result<Connected, SetupError> {
+    let number = job.next_context();
+    if job.rank_info().world_size == 1 {
+        return Ok(Connected::alone(options));
+    }
+    Joining { job, options, number, deadline: Instant::now() + options.start_timeout }.connect()
+}
+
+/// A context that is being made.
+struct Joining<'a> {
+    job: &'a Job,
+    options: &'a ContextOptions,
+    number: u32,
+    deadline: Instant,
+}
+
+impl Joining<'_> {
+    fn connect(&self) -> Result<Connected, SetupError> {
+        match self.options.transport {
+            TransportChoice::Only(TransportKind::Shm) => self.over_shared_memory(),
+            TransportChoice::Auto if self.job.rank_info().is_on_one_node() => {
+                // It succeeds on all ranks or on none, so that all fall back together.
+                match self.over_shared_memory() {
+                    Err(SetupError::Establish { transport, source }) => {
+                        let fallback = Some(format!("{transport} cannot be used: {source}"));
+                        Ok(Connected { fallback, ..self.over_tcp()? })
+                    }
+                    outcome => outcome,
+                }
+            }
+            TransportChoice::Auto | TransportChoice::Only(_) => self.over_tcp(),
+        }
+    }
+
+    fn over_tcp(&self) -> Result<Connected, SetupError> {
+        let kind = TransportKind::Tcp;
+        let control = self.job.rendezvous().control.as_ref();
+        let transport = TcpTransport::bind(&TcpConfig {
+            interface: self.options.interface.clone(),
+            port_range: self.options.port_range,
+            sockets_per_peer: self.options.sockets_per_peer,
+            one_node: self.job.rank_info().is_on_one_node(),
+            towards: control.map(|control| control.local_addr().ip()),
+        });
+        let cards = self.exchange(kind, &transport, TcpTransport::address)?;
+        let transport = Box::new(transport.map_err(|source| failed(kind, source))?);
+        let addresses = addresses(kind, &cards)?;
+        let group = self.group(&addresses);
+        let endpoints =
+            transport.connect(&group, self.deadline).map_err(|source| failed(kind, source))?;
+        let facts = self.facts(kind, &cards);
+        Ok(Connected { facts, wire: Wire::new(endpoints), node: None, fallback: None })
+    }
+
+    fn over_shared_memory(&self) -> Result<Connected, SetupError> {
+        let kind = TransportKind::Shm;
+        let transport = ShmTransport::bind();
+        let cards = self.exchange(kind, &transport, ShmTransport::address)?;
+        let transport = transport.map_err(|source| failed(kind, source))?;
+        let addresses = addresses(kind, &cards)?;
+        let group = self.group(&addresses);
+        let members: Vec<u32> = (0..self.job.rank_info().world_size).collect();
+        let layout = arena_layout(self.job.rank_info().world_size);
+        let node = transport
+            .connect_node(&group, &members, Some(layout), self.deadline)
+            .map_err(|source| failed(kind, source))?;
+        let facts = self.facts(kind, &cards);
+        let wire = Wire::new(node.endpoints);
+        Ok(Connected { facts, wire, node: node.arena.map(NodeGroup::new), fallback: None })
+    }
+
+    fn group<'a>(&'a self, addresses: &'a [Vec<u8>]) -> Group<'a> {
+        Group {
+            rank: self.job.rank_info().rank,
+            run_id: self.job.rendezvous().run_id,
+            epoch: self.job.rank_info().epoch,
+            secret: &self.job.rendezvous().secret,
+            addresses,
+        }
+    }
+
+    fn facts(&self, transport: TransportKind, cards: &[Card]) -> PlanFacts {
+        PlanFacts {
+            world_size: self.job.rank_info().world_size,
+            transport,
+            oversubscribed: cards.iter().any(|card| card.local_size > card.cores),
+            shared_memory: transport == TransportKind::Shm,
+            forced: self.options.algorithm,
+        }
+    }
+
+    /// Publishes this rank's card and collects everybody's. A rank that cannot use the transport
+    /// says so, lest the others wait for it.
+    fn exchange<T>(
+        &self,
+        kind: TransportKind,
+        transport: &Result<T, EstablishError>,
+        address: impl Fn(&T) -> Vec<u8>,
+    ) -> Result<Vec<Card>, SetupError> {
+        let info = self.job.rank_info();
+        let card = Card {
+            transport: kind.name().to_owned(),
+            address: transport.as_ref().map(address).map_err(ToString::to_string),
+            cores: cores(),
+            local_size: info.local_size,
+            algorithm: self.options.algorithm.map_or(0, |algorithm| algorithm as u8),
+        };
+        let key = |rank: u32| format!("context/{}/{}/{kind}/{rank}", info.epoch, self.number);
+        let text = serde_json::to_vec(&card).expect("a card is plain data");
+        let store = &self.job.rendezvous().store;
+        store.set(&key(info.rank), &text)?;
+        (0..info.world_size)
+            .map(|peer| {
+                let text = store.get(&key(peer), self.deadline)?;
+                let theirs: Card = serde_json::from_slice(&text)
+                    .map_err(|error| SetupError::Peer { peer, what: error.to_string() })?;
+                if theirs.algorithm == card.algorithm {
+                    return Ok(theirs);
+                }
+                Err(SetupError::Peer {
+                    peer,
+                    what: format!(
+                        "algorithm {}, but rank {} has {}; options must be equal on all ranks",
+                        algorithm_name(theirs.algorithm),
+                        info.rank,
+                        algorithm_name(card.algorithm),
+                    ),
+                })
+            })
+            .collect()
+    }
+}
+
+fn failed(transport: TransportKind, source: EstablishError) -> SetupError {
+    SetupError::Establish { transport: transport.name(), source }
+}
+
+/// Everybody's address, unless somebody has none.
+fn addresses(kind: TransportKind, cards: &[Card]) -> Result<Vec<Vec<u8>>, SetupError> {
+    cards
+        .iter()
+        .enumerate()
+        .map(|(rank, card)| {
+            card.address.clone().map_err(|reason| {
+                let reason = format!("rank {rank}: {reason}");
+                failed(kind, EstablishError::Unusable { transport: kind.name(), reason })
+            })
+        })
+        .collect()
+}
+
+fn algorithm_name(code: u8) -> &'static str {
+    Algorithm::from_code(code).map_or("auto", Algorithm::name)
+}
