@@ -1,9 +1,10 @@
 //! The floor: how fast the same bytes cross the same transport when nothing else is done.
 //!
-//! Every rank sends to the next rank and receives from the previous one, at the same time, as
-//! many bytes as the best algorithm must move over each rank's link (the *bus* bytes of
-//! [`Collective::bus_factor`]). Pieces of several sizes are tried and the fastest counts. No
-//! reduction, no dependency between pieces: what a collective takes longer is its own doing.
+//! Every rank sends and receives, at the same time, as many bytes as the best algorithm must move
+//! over each rank's link (the *bus* bytes of [`Collective::bus_factor`]): to the next rank and from
+//! the previous one, in pieces of several sizes, or to and from all others in one call. The fastest
+//! way counts. No reduction, no dependency between pieces: what a collective takes longer is its own
+//! doing.
 //!
 //! A broadcast or a reduction between two ranks moves its bytes one way only, so it may well beat
 //! an exchange; the record then says that the floor is none.
@@ -28,14 +29,24 @@ const FLOOR_BATCHES_MIN: u64 = 3;
 /// A result this much faster than the floor shows that the floor was not the best exchange.
 const VALID_PCT_MAX: f64 = 105.0;
 
-/// Sending to the next rank and receiving from the previous one at the same time.
+/// How the bytes are exchanged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Manner {
+    /// To the next rank and from the previous one, in pieces of at most so many bytes.
+    Pieces(u64),
+    /// An equal share to and from every other rank, in the way that the transport does best: where
+    /// memory is shared, by reading each other's.
+    Everybody,
+}
+
+/// Sending and receiving at the same time.
 pub trait Exchange {
-    /// Exchanges `bytes` in pieces of at most `piece_bytes`, and returns when both directions are
-    /// through.
+    /// Sends and receives `bytes` (with [`Manner::Everybody`] as many for each other rank as make
+    /// up at least that), and returns when both directions are through.
     ///
     /// # Errors
-    /// When a peer is lost.
-    fn exchange(&mut self, bytes: u64, piece_bytes: u64) -> Result<(), BoxError>;
+    /// When a peer is lost, or memory cannot be had.
+    fn exchange(&mut self, bytes: u64, manner: Manner) -> Result<(), BoxError>;
 }
 
 /// The fastest exchange found for some number of bytes.
@@ -43,8 +54,8 @@ pub trait Exchange {
 pub struct Floor {
     /// Bytes in each direction.
     pub bytes: u64,
-    /// Size of the pieces that were fastest.
-    pub piece_bytes: u64,
+    /// Which way was fastest.
+    pub manner: Manner,
     /// Median time of an exchange in nanoseconds, slowest rank.
     pub median_ns: f64,
 }
@@ -94,13 +105,14 @@ pub fn measure_floor(
     };
     let measured = bytes.min(EXCHANGE_BYTES_MAX);
     let mut best: Option<Floor> = None;
-    for piece_bytes in PIECES.into_iter().filter(|piece| *piece < measured).chain([measured]) {
-        let mut workload = Bare { exchange: &mut *exchange, bytes: measured, piece_bytes };
+    let pieces = PIECES.into_iter().filter(|piece| *piece < measured).chain([measured]);
+    for manner in pieces.map(Manner::Pieces).chain([Manner::Everybody]) {
+        let mut workload = Bare { exchange: &mut *exchange, bytes: measured, manner };
         let measurement = measure(group, &mut workload, clock, &settings, &mut |_| {})?;
         let median_ns = as_f64(measurement.total().percentile(50.0));
         let median_ns = median_ns * as_f64(bytes) / as_f64(measured);
         if best.is_none_or(|best| median_ns < best.median_ns) {
-            best = Some(Floor { bytes, piece_bytes, median_ns });
+            best = Some(Floor { bytes, manner, median_ns });
         }
     }
     Ok(best)
@@ -110,7 +122,7 @@ pub fn measure_floor(
 struct Bare<'a> {
     exchange: &'a mut dyn Exchange,
     bytes: u64,
-    piece_bytes: u64,
+    manner: Manner,
 }
 
 impl Workload for Bare<'_> {
@@ -126,7 +138,7 @@ impl Workload for Bare<'_> {
     fn prepare(&mut self, _slot: usize, _iteration: u64) {}
 
     fn run(&mut self, _slot: usize) -> Result<(), BoxError> {
-        self.exchange.exchange(self.bytes, self.piece_bytes)
+        self.exchange.exchange(self.bytes, self.manner)
     }
 
     fn count_wrong(&mut self, _slot: usize, _iteration: u64) -> u64 {
@@ -183,12 +195,16 @@ mod tests {
     }
 
     /// One nanosecond per byte, 20 us per piece, and pieces above 1 MiB are slower still.
+    /// Everybody at once takes 2 us and two nanoseconds per byte.
     struct Link(Time);
 
     impl Exchange for Link {
-        fn exchange(&mut self, bytes: u64, piece_bytes: u64) -> Result<(), BoxError> {
-            let penalty = if piece_bytes > 1 << 20 { bytes } else { 0 };
-            let cost = bytes + bytes.div_ceil(piece_bytes) * 20_000 + penalty;
+        fn exchange(&mut self, bytes: u64, manner: Manner) -> Result<(), BoxError> {
+            let cost = match manner {
+                Manner::Pieces(piece) if piece > 1 << 20 => 2 * bytes + 20_000,
+                Manner::Pieces(piece) => bytes + bytes.div_ceil(piece) * 20_000,
+                Manner::Everybody => 2 * bytes + 2000,
+            };
             self.0.0.set(self.0.0.get() + cost);
             Ok(())
         }
@@ -200,23 +216,23 @@ mod tests {
     }
 
     #[test]
-    fn the_fastest_piece_size_counts() {
-        assert_eq!(floor_of(16 << 20).unwrap().piece_bytes, 1 << 20);
+    fn the_fastest_way_counts() {
+        assert_eq!(floor_of(16 << 20).unwrap().manner, Manner::Pieces(1 << 20));
         let small = floor_of(4).unwrap();
-        assert_eq!((small.piece_bytes, small.median_ns), (4, 20_004.0));
+        assert_eq!((small.manner, small.median_ns), (Manner::Everybody, 2008.0));
         assert_eq!(floor_of(0), None);
     }
 
     #[test]
     fn long_exchanges_take_in_proportion() {
         let (short, long) = (floor_of(64 << 20).unwrap(), floor_of(128 << 20).unwrap());
-        assert_eq!((long.bytes, long.piece_bytes), (128 << 20, short.piece_bytes));
+        assert_eq!((long.bytes, long.manner), (128 << 20, short.manner));
         assert_eq!(long.median_ns, 2.0 * short.median_ns);
     }
 
     #[test]
     fn a_result_well_below_the_floor_invalidates_it() {
-        let floor = Floor { bytes: 4, piece_bytes: 4, median_ns: 10_000.0 };
+        let floor = Floor { bytes: 4, manner: Manner::Everybody, median_ns: 10_000.0 };
         let result = |nanoseconds| {
             let mut times = LatencyHistogram::new();
             times.record_nanoseconds(nanoseconds);

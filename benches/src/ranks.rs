@@ -9,7 +9,7 @@ use paceline_devices::DType;
 pub use collective::CollectiveWorkload;
 pub use gradients::{Bucketing, GradientsWorkload};
 
-use crate::floor::Exchange;
+use crate::floor::{Exchange, Manner};
 use crate::metrics::{Collective, Shape};
 use crate::run::{BoxError, Group};
 use crate::units::format_bytes;
@@ -68,35 +68,46 @@ impl Group for CommunicatorGroup<'_> {
     }
 }
 
-/// Bare exchanges between neighbours of a communicator.
+/// Bare exchanges between the ranks of a communicator.
 #[derive(Debug)]
-pub struct ShiftExchange<'a> {
+pub struct BareExchange<'a> {
     communicator: &'a Communicator,
     input: Vec<u8>,
     output: Vec<u8>,
 }
 
-impl<'a> ShiftExchange<'a> {
+impl<'a> BareExchange<'a> {
     /// Exchanges over the connections of `communicator`.
     pub const fn new(communicator: &'a Communicator) -> Self {
         Self { communicator, input: Vec::new(), output: Vec::new() }
     }
 
-    fn reserve(&mut self, bytes: usize) -> Result<(), BufferError> {
+    fn shift(&mut self, bytes: usize, piece: usize) -> Result<(), BoxError> {
         // Ones, not zeros: pages that were never written are all the same page of zeros, and
         // sending that would be too easy.
         grow(&mut self.input, bytes, 1)?;
-        grow(&mut self.output, bytes, 1)
+        grow(&mut self.output, bytes, 1)?;
+        self.communicator.shift(&self.input[..bytes], &mut self.output[..bytes], Some(piece))?;
+        Ok(())
+    }
+
+    /// Every rank gets a share of the bytes from each other rank, and has one of its own.
+    fn gather(&mut self, bytes: usize) -> Result<(), BoxError> {
+        let ranks = index(self.communicator.world_size());
+        let share = bytes.div_ceil((ranks - 1).max(1));
+        grow(&mut self.output, share * ranks, 1)?;
+        self.communicator.all_gather_in_place(&mut self.output[..share * ranks])?;
+        Ok(())
     }
 }
 
-impl Exchange for ShiftExchange<'_> {
-    fn exchange(&mut self, bytes: u64, piece_bytes: u64) -> Result<(), BoxError> {
+impl Exchange for BareExchange<'_> {
+    fn exchange(&mut self, bytes: u64, manner: Manner) -> Result<(), BoxError> {
         let bytes = usize::try_from(bytes)?;
-        let piece = usize::try_from(piece_bytes)?;
-        self.reserve(bytes)?;
-        self.communicator.shift(&self.input[..bytes], &mut self.output[..bytes], Some(piece))?;
-        Ok(())
+        match manner {
+            Manner::Pieces(piece) => self.shift(bytes, usize::try_from(piece)?),
+            Manner::Everybody => self.gather(bytes),
+        }
     }
 }
 

@@ -73,6 +73,7 @@ pub fn result_of(case: &Case, measurement: &Measurement, floor: Option<&Floor>) 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::floor::Manner;
     use crate::histogram::LatencyHistogram;
 
     #[test]
@@ -103,7 +104,7 @@ mod tests {
             model: None,
             fusion_bytes: None,
         };
-        let floor = Floor { bytes: 1_500_000, piece_bytes: 65_536, median_ns: 400_000.0 };
+        let floor = Floor { bytes: 1_500_000, manner: Manner::Everybody, median_ns: 400_000.0 };
         let result = result_of(&case, &measurement, Some(&floor));
         assert_eq!(result.time_us.mean, 1000.0);
         assert_eq!((result.algbw_gbs, result.busbw_gbs), (Some(1.0), Some(1.5)));

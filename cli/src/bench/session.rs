@@ -7,7 +7,7 @@ use std::time::Instant;
 use paceline_benches::floor::{Floor, exchange_bytes, measure_floor};
 use paceline_benches::metrics::Collective;
 use paceline_benches::ranks::{
-    Bucketing, CollectiveWorkload, CommunicatorGroup, GradientsWorkload, ShiftExchange,
+    BareExchange, Bucketing, CollectiveWorkload, CommunicatorGroup, GradientsWorkload,
     collective_error, library_name, planned_algorithm,
 };
 use paceline_benches::record::{Case, result_of};
@@ -210,7 +210,7 @@ impl Floors<'_> {
         }
         printer.progress(&format!("{}: measuring the floor", report::label(case)));
         let mut group = CommunicatorGroup::new(&self.lane.communicator);
-        let mut exchange = ShiftExchange::new(&self.lane.communicator);
+        let mut exchange = BareExchange::new(&self.lane.communicator);
         let floor = measure_floor(&mut group, &mut exchange, &SystemClock, bytes)?;
         self.last = Some((bytes, floor));
         Ok(floor)
