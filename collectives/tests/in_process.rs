@@ -1,6 +1,8 @@
 //! Every collective, over real TCP connections between threads of this process, against results
 //! computed the slow way.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::sync::Arc;
 use std::thread;
 
@@ -77,7 +79,6 @@ macro_rules! numbers {
     ($($type:ty: $from:expr),*) => {
         $(impl Number for $type {
             fn from_f64(value: f64) -> Self {
-                #[expect(clippy::redundant_closure_call, reason = "one conversion per type")]
                 ($from)(value)
             }
         })*
