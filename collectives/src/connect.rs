@@ -5,6 +5,7 @@ use std::time::Instant;
 use paceline_transports::shm::ShmTransport;
 use paceline_transports::tcp::{TcpConfig, TcpTransport};
 use paceline_transports::{EstablishError, Group, Transport, TransportKind};
+use rustix::thread::CpuSet;
 use serde::{Deserialize, Serialize};
 
 use crate::context::{ContextOptions, TransportChoice};
@@ -20,14 +21,27 @@ struct Card {
     transport: String,
     /// Where to find it, or why it cannot use the transport.
     address: Result<Vec<u8>, String>,
-    cores: u32,
-    local_size: u32,
+    /// The cores that it may run on: a launcher may have bound it to some of its node's.
+    cpus: Vec<usize>,
+    node_rank: u32,
     algorithm: u8,
 }
 
-fn cores() -> u32 {
-    std::thread::available_parallelism()
-        .map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(u32::MAX))
+/// The cores that this process may run on; empty if the system does not say.
+fn allowed_cpus() -> Vec<usize> {
+    let Ok(mask) = rustix::thread::sched_getaffinity(None) else { return Vec::new() };
+    (0..CpuSet::MAX_CPU).filter(|cpu| mask.is_set(*cpu)).collect()
+}
+
+/// Whether on some node ranks outnumber the cores that they may run on, together.
+fn is_oversubscribed(cards: &[Card]) -> bool {
+    cards.iter().any(|card| {
+        let node = cards.iter().filter(|other| other.node_rank == card.node_rank);
+        let mut cpus: Vec<usize> = node.clone().flat_map(|other| other.cpus.clone()).collect();
+        cpus.sort_unstable();
+        cpus.dedup();
+        !cpus.is_empty() && node.count() > cpus.len()
+    })
 }
 
 /// What comes of connecting.
@@ -139,7 +153,7 @@ impl Joining<'_> {
         PlanFacts {
             world_size: self.job.rank_info().world_size,
             transport,
-            oversubscribed: cards.iter().any(|card| card.local_size > card.cores),
+            oversubscribed: is_oversubscribed(cards),
             shared_memory: transport == TransportKind::Shm,
             forced: self.options.algorithm,
         }
@@ -157,8 +171,8 @@ impl Joining<'_> {
         let card = Card {
             transport: kind.name().to_owned(),
             address: transport.as_ref().map(address).map_err(ToString::to_string),
-            cores: cores(),
-            local_size: info.local_size,
+            cpus: allowed_cpus(),
+            node_rank: info.node_rank,
             algorithm: self.options.algorithm.map_or(0, |algorithm| algorithm as u8),
         };
         let key = |rank: u32| format!("context/{}/{}/{kind}/{rank}", info.epoch, self.number);
@@ -207,4 +221,36 @@ fn addresses(kind: TransportKind, cards: &[Card]) -> Result<Vec<Vec<u8>>, SetupE
 
 fn algorithm_name(code: u8) -> &'static str {
     Algorithm::from_code(code).map_or("auto", Algorithm::name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn oversubscribed(ranks: &[(u32, &[usize])]) -> bool {
+        let card = |(node_rank, cpus): &(u32, &[usize])| Card {
+            transport: "tcp".to_owned(),
+            address: Ok(Vec::new()),
+            cpus: cpus.to_vec(),
+            node_rank: *node_rank,
+            algorithm: 0,
+        };
+        is_oversubscribed(&ranks.iter().map(card).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn cores_are_counted_per_node_however_ranks_are_bound() {
+        assert!(!oversubscribed(&[(0, &[0, 1]), (0, &[0, 1])]));
+        assert!(!oversubscribed(&[(0, &[0]), (0, &[1])]), "each bound to a core of its own");
+        assert!(oversubscribed(&[(0, &[0]), (0, &[0])]), "both bound to the same core");
+        assert!(oversubscribed(&[(0, &[0, 1]), (0, &[0, 1]), (0, &[0, 1])]));
+        assert!(!oversubscribed(&[(0, &[0]), (1, &[0])]), "one core on each of two nodes");
+        assert!(oversubscribed(&[(0, &[0, 1]), (1, &[0]), (1, &[0])]), "one node is enough");
+        assert!(!oversubscribed(&[(0, &[]), (0, &[])]), "unknown");
+    }
+
+    #[test]
+    fn this_process_may_run_somewhere() {
+        assert!(!allowed_cpus().is_empty());
+    }
 }

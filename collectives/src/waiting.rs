@@ -15,6 +15,10 @@ use crate::signature::OperationKind;
 /// Time between two looks at the control connection while waiting.
 const ABORT_LOOK_INTERVAL: Duration = Duration::from_millis(2);
 
+/// A gap between two readings of the clock that only a stopped process explains: while it waits it
+/// reads the clock at least every few tens of milliseconds.
+const SUSPENSION_MIN: Duration = Duration::from_secs(1);
+
 /// Longest sleep: aborts and deadlines are seen within it even if nothing wakes us.
 pub(crate) const PARK_MAX: Duration = Duration::from_millis(20);
 
@@ -35,6 +39,8 @@ pub(crate) struct Waiting<'a> {
     /// When waiting was first noticed; the start of the operation as far as deadlines go.
     since: Option<Instant>,
     looked: Option<Instant>,
+    /// The last time that the clock was read.
+    ticked: Option<Instant>,
     stall_reported: bool,
 }
 
@@ -46,6 +52,7 @@ impl<'a> Waiting<'a> {
             idle: Idle::new(context.idle),
             since: None,
             looked: None,
+            ticked: None,
             stall_reported: false,
         }
     }
@@ -63,7 +70,13 @@ impl<'a> Waiting<'a> {
     ) -> Result<IdleAction, CollectiveError> {
         let (action, now) = self.idle.next();
         if let Some(now) = now {
-            let since = *self.since.get_or_insert(now);
+            let gap = now - self.ticked.replace(now).unwrap_or(now);
+            let since = self.since.get_or_insert(now);
+            if gap >= SUSPENSION_MIN {
+                // This process or its machine stood still: the others are not to blame for that.
+                *since += gap;
+            }
+            let since = *since;
             // The first look at the clock only starts the interval: most operations are over long
             // before it ends, and a system call would take longer than the shortest of them.
             if now - *self.looked.get_or_insert(now) >= ABORT_LOOK_INTERVAL {
@@ -71,7 +84,7 @@ impl<'a> Waiting<'a> {
                 if let Some(abort) = self.context.job.poll_abort() {
                     return Err(self.aborted(abort));
                 }
-                self.watch(now - since, waiting_on)?;
+                self.watch(now.saturating_duration_since(since), waiting_on)?;
             }
         }
         Ok(action)
