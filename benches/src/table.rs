@@ -242,6 +242,7 @@ mod tests {
         barrier.bytes = 0;
         barrier.op = None;
         (barrier.algbw_gbs, barrier.busbw_gbs, barrier.cpu_s_per_gib) = (None, None, None);
+        barrier.floor_us = None;
         barrier.emulated = true;
         report.results.extend([large, model, barrier]);
         report

@@ -15,7 +15,7 @@ fn assert_sound(report: &Report, collective: Collective, ranks: u32) {
     assert_eq!(report.machines.len(), 1);
     assert!(report.machines[0].cores >= 1);
     assert!(report.machines[0].kernel.is_some());
-    assert_eq!(report.ranks.len(), usize::try_from(ranks).unwrap());
+    assert_eq!(report.ranks.len(), usize::try_from(ranks).expect("a small number"));
     let pids: BTreeSet<u32> = report.ranks.iter().map(|rank| rank.pid).collect();
     assert_eq!(pids.len(), report.ranks.len(), "every rank is a process of its own");
     for (rank, facts) in (0..).zip(&report.ranks) {
@@ -43,12 +43,13 @@ fn assert_times(result: &BenchResult, ranks: u32) {
     let rising = [times.min, times.p50, times.p90, times.p99, times.p99_9, times.p99_99, times.max];
     assert!(rising.is_sorted(), "{times:?}");
     assert!(times.min > 0.0 && times.mean >= times.min && times.mean <= times.max, "{times:?}");
-    let histogram = LatencyHistogram::from_base64(result.histogram.as_deref().unwrap()).unwrap();
+    let histogram = LatencyHistogram::from_base64(result.histogram.as_deref().expect("recorded"))
+        .expect("recorded");
     assert_eq!(histogram.count(), result.iterations / result.batch);
-    assert!((as_f64(histogram.max().unwrap()) / 1e3 / times.max - 1.0).abs() < 0.01);
-    assert_eq!(result.rank_histograms.len(), usize::try_from(ranks).unwrap());
+    assert!((as_f64(histogram.max().expect("recorded")) / 1e3 / times.max - 1.0).abs() < 0.01);
+    assert_eq!(result.rank_histograms.len(), usize::try_from(ranks).expect("a small number"));
     for text in &result.rank_histograms {
-        let of_rank = LatencyHistogram::from_base64(text).unwrap();
+        let of_rank = LatencyHistogram::from_base64(text).expect("a histogram");
         assert_eq!(of_rank.count(), histogram.count());
         assert!(of_rank.max() <= histogram.max(), "the slowest rank counts");
     }
@@ -62,12 +63,12 @@ fn assert_rates(result: &BenchResult, collective: Collective) {
         return;
     }
     let algbw = as_f64(result.bytes) / (result.time_us.mean / 1e6) / 1e9;
-    assert!((result.algbw_gbs.unwrap() / algbw - 1.0).abs() < 1e-6);
+    assert!((result.algbw_gbs.expect("recorded") / algbw - 1.0).abs() < 1e-6);
     let busbw = algbw * collective.bus_factor(result.world_size);
-    assert!((result.busbw_gbs.unwrap() - busbw).abs() < 1e-6 * algbw);
-    assert!(result.cpu_s_per_gib.unwrap() > 0.0);
+    assert!((result.busbw_gbs.expect("recorded") - busbw).abs() < 1e-6 * algbw);
+    assert!(result.cpu_s_per_gib.expect("recorded") > 0.0);
     if result.world_size > 1 {
-        assert!(result.floor_us.unwrap() > 0.0);
+        assert!(result.floor_us.expect("recorded") > 0.0);
     }
     if let Some(share) = result.floor_pct {
         assert!((0.0..=105.0).contains(&share), "{share}");
