@@ -12,12 +12,17 @@ use paceline_rendezvous::env::{self, Environment, ProcessEnvironment, Variable};
 #[derive(Debug, Args)]
 pub(crate) struct RankOptions {
     /// Number of ranks; also spelled -np and --num-proc
-    #[arg(short = 'n', long = "np", visible_alias = "num-proc", value_name = "N")]
+    #[arg(short = 'n', long = "np", visible_alias = "num-proc", value_name = "N", value_parser = at_least_one)]
     pub(crate) ranks: Option<NonZeroU32>,
 
     /// Hosts and their slots, as in localhost:4
     #[arg(short = 'H', long = "hosts", visible_alias = "host", value_name = "HOST[:SLOTS],...")]
     pub(crate) hosts: Option<String>,
+}
+
+/// A count that cannot be zero, with words for people.
+pub(crate) fn at_least_one(text: &str) -> Result<NonZeroU32, String> {
+    text.parse().map_err(|_| "expected a whole number, at least 1".to_owned())
 }
 
 /// How ranks reach each other, and how long they wait.
