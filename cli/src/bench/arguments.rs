@@ -34,7 +34,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "NAME")]
     pub(super) transport: Option<TransportSelection>,
 
-    /// Sizes in bytes, K, M or G: a list of sizes and of ranges FIRST..LAST[*FACTOR]
+    /// Sizes in bytes, K, M or G: a list of sizes and of ranges such as 4..64M or 1K..1M*2
     /// [default: 4..64M]
     #[arg(short = 's', long, value_name = "LIST", conflicts_with_all = ["first", "last", "factor"])]
     pub(super) sizes: Option<SizeList>,

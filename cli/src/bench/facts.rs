@@ -46,11 +46,13 @@ pub(super) fn exchange(
     };
     let key = |rank: u32| format!("bench/{}/card/{rank}", info.epoch);
     let text = serde_json::to_vec(&Card { rank, machine }).expect("a card is plain data");
-    store.set(&key(info.rank), &text)?;
+    store.set(&key(info.rank), &text).map_err(BenchError::Publish)?;
     let mut machines: Vec<Machine> = Vec::new();
     let mut ranks = Vec::new();
     for peer in 0..info.world_size {
-        let text = store.get(&key(peer), deadline)?;
+        let text = store
+            .get(&key(peer), deadline)
+            .map_err(|source| BenchError::Absent { peer, source })?;
         let card: Card =
             serde_json::from_slice(&text).map_err(|source| BenchError::Card { peer, source })?;
         if machines.iter().all(|known| known.host != card.machine.host) {

@@ -35,8 +35,14 @@ pub(super) enum BenchError {
     Run(#[from] RunError),
     #[error(transparent)]
     Pattern(#[from] PatternError),
-    #[error("cannot exchange facts about the ranks")]
-    Store(#[from] StoreError),
+    #[error("failed to tell the other ranks about this one")]
+    Publish(#[source] StoreError),
+    #[error("no word from rank {peer}")]
+    Absent {
+        peer: u32,
+        #[source]
+        source: StoreError,
+    },
     #[error("rank {peer} published facts that cannot be understood")]
     Card {
         peer: u32,
@@ -60,6 +66,9 @@ impl BenchError {
             Self::Run(RunError::Operation(error) | RunError::Group { source: error, .. }) => {
                 collective_error(error)?.hint()
             }
+            Self::Absent { source, .. } if source.is_timeout() => {
+                Some("see whether all ranks started; --start-timeout gives them longer".to_owned())
+            }
             Self::Pattern(PatternError::TooManyRanks { .. }) => {
                 Some("measure with --check off, or another type".to_owned())
             }
@@ -72,7 +81,9 @@ impl BenchError {
             Self::Run(RunError::Operation(error) | RunError::Group { source: error, .. }) => {
                 collective_error(error).is_some_and(|error| error.is_timeout())
             }
-            Self::Setup(SetupError::Store(error)) | Self::Store(error) => error.is_timeout(),
+            Self::Setup(SetupError::Store(error))
+            | Self::Publish(error)
+            | Self::Absent { source: error, .. } => error.is_timeout(),
             _ => false,
         };
         if timed_out { ExitCode::TimedOut } else { ExitCode::LauncherFailed }

@@ -65,8 +65,8 @@ fn a_record_that_cannot_be_written_is_noticed_before_the_work() {
 
 #[test]
 fn a_reader_that_leaves_ends_the_benchmark() {
-    let mut command =
-        paceline(&["bench", "-np", "2", "--transport", "tcp", "--rounds", "1000", "-s", "4..64M"]);
+    let options = ["bench", "-np", "2", "--transport", "tcp", "-s", "4..1M*2"];
+    let mut command = paceline(&[&options[..], &SHORT].concat());
     let (running, stdout) = start_unread(&mut command);
     let mut first = String::new();
     BufReader::new(stdout).read_line(&mut first).unwrap();
