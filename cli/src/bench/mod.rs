@@ -81,7 +81,7 @@ fn launch(arguments: &Arguments, plan: &Plan) -> ExitCode {
         Err(error) => return usage(&error.into()),
     };
     let mut words: Vec<OsString> = vec!["bench".into()];
-    words.extend(Terminals::find(arguments).options().into_iter().map(OsString::from));
+    words.extend(Terminals::own().options().into_iter().map(OsString::from));
     // Program name and `bench` itself come first, whatever follows.
     words.extend(std::env::args_os().skip(2));
     let program = Program::Command(THIS_PROGRAM.into());
@@ -97,7 +97,10 @@ fn launch(arguments: &Arguments, plan: &Plan) -> ExitCode {
 
 /// Takes part as one rank.
 fn join(arguments: &Arguments, plan: &Plan, info: &RankInfo) -> ExitCode {
-    let terminals = Terminals::find(arguments);
+    let terminals = match info.dialect {
+        Dialect::None => Terminals::own(),
+        _ => Terminals::of_launcher(arguments),
+    };
     let mut printer = if info.rank == 0 {
         let stdout_is_for_record = plan.json == Some(JsonTarget::Stdout);
         Printer::new(terminals, stdout_is_for_record, terminal::can_repaint(&plan.environment))

@@ -20,12 +20,15 @@ pub(super) struct Terminals {
 }
 
 impl Terminals {
-    /// Our own, or those of the process that launched us to write through it.
-    pub(super) fn find(arguments: &Arguments) -> Self {
-        Self {
-            stdout: arguments.stdout_columns.or_else(|| columns(&stdout())),
-            stderr: arguments.stderr_columns.or_else(|| columns(&stderr())),
-        }
+    /// Our own.
+    pub(super) fn own() -> Self {
+        Self { stdout: columns(&stdout()), stderr: columns(&stderr()) }
+    }
+
+    /// Those of the process that launched us to write through it. What else a launched rank writes
+    /// to says nothing: `mpirun` gives it a terminal and passes the output on to a file.
+    pub(super) const fn of_launcher(arguments: &Arguments) -> Self {
+        Self { stdout: arguments.stdout_columns, stderr: arguments.stderr_columns }
     }
 
     /// The options that tell another process about them.
