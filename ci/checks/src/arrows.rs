@@ -147,7 +147,7 @@ mod tests {
             let declared = |(name, kind): &(&str, _)| json!({ "name": name, "kind": kind });
             let edge = |(name, kind): &(&str, Option<&str>)| json!({ "pkg": name, "dep_kinds": [{ "kind": kind }] });
             described.push(json!({
-                "id": name, "name": name, "version": "1.0.0", "links": links,
+                "id": name, "name": name, "version": "1.0.0", "links": links, "license": "MIT",
                 "manifest_path": format!("{name}/Cargo.toml"),
                 "dependencies": dependencies.iter().map(declared).collect::<Vec<_>>(),
             }));

@@ -1,12 +1,13 @@
 //! Checks the house itself: that every import follows an arrow that is drawn, that the default
-//! build needs nothing but a Rust toolchain, and that no file mentions the machine that it was
-//! written on.
+//! build needs nothing but a Rust toolchain, that what we depend on may be given away under our
+//! licence, and that no file mentions the machine that it was written on.
 //!
 //! Usage: `ci/arrows [WORD…]`, where each WORD is a further one that no file may mention. Exits
 //! with 1 and one line per finding if anything is wrong.
 #![forbid(unsafe_code)]
 
 mod arrows;
+mod licences;
 mod metadata;
 mod words;
 
@@ -25,6 +26,7 @@ fn main() -> anyhow::Result<ExitCode> {
         .context("this crate does not lie two levels below the workspace")?;
     let metadata = Metadata::of_workspace("cargo")?;
     let mut findings = arrows::findings(&metadata);
+    findings.extend(licences::findings(&metadata));
 
     let words: Vec<String> =
         words::directories(root).into_iter().chain(std::env::args().skip(1)).collect();
@@ -37,7 +39,12 @@ fn main() -> anyhow::Result<ExitCode> {
     }
     if findings.is_empty() {
         let crates = metadata.members().count();
-        writeln!(out, "{crates} crates, every arrow is drawn; {} files, all clean", files.len())?;
+        let others = metadata.packages.len() - crates;
+        writeln!(
+            out,
+            "{crates} crates, every arrow is drawn; {others} of others, all free; {} files, all clean",
+            files.len()
+        )?;
         return Ok(ExitCode::SUCCESS);
     }
     writeln!(out, "{} findings", findings.len())?;

@@ -22,6 +22,8 @@ pub(crate) struct Package {
     pub(crate) name: String,
     pub(crate) version: String,
     pub(crate) manifest_path: String,
+    /// An SPDX expression.
+    pub(crate) license: Option<String>,
     /// The native library that the package says it links.
     pub(crate) links: Option<String>,
     pub(crate) dependencies: Vec<Declared>,
