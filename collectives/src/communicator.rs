@@ -11,7 +11,7 @@ use crate::context::ContextInner;
 use crate::drive::{self, Run};
 use crate::engine::Workspace;
 use crate::error::{CollectiveError, OperationName, SetupError};
-use crate::fusion::FusionBuffer;
+use crate::fusion::{self, FusionBuffer};
 use crate::kernels::Kernel;
 use crate::node::NodeGroup;
 use crate::plan::{Algorithm, Choice, PlanFacts};
@@ -135,7 +135,10 @@ impl Communicator {
         let world_size = self.world_size() as usize;
         let partition = Partition::fused(tensors.iter().map(|tensor| tensor.len()), world_size);
         let count = partition.count();
-        let kind = self.kind::<T>(Collective::AllReduce, count, Some(op), None);
+        let kind = OperationKind {
+            fused: fusion::digest(tensors.iter().map(|tensor| tensor.len())),
+            ..self.kind::<T>(Collective::AllReduce, count, Some(op), None)
+        };
         let mut state = self.enter(Collective::AllReduce)?;
         let mut staging = std::mem::take(&mut state.fusion);
         let outcome = staging.gather(tensors, world_size).and_then(|staged: &mut [T]| {
@@ -305,6 +308,7 @@ impl Communicator {
             dtype: None,
             op: None,
             root: None,
+            fused: 0,
             count,
             algorithm: self.facts.choose(collective, 0).algorithm as u8,
         };
@@ -348,6 +352,7 @@ impl Communicator {
             dtype: Some(T::DTYPE),
             op,
             root,
+            fused: 0,
             count: count as u64,
             algorithm,
         }

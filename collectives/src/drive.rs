@@ -67,8 +67,10 @@ pub(crate) unsafe fn run(run: Run<'_>, workspace: &mut Workspace) -> Result<(), 
                     break Ok(());
                 }
                 if moved {
-                    waiting.moved();
-                    continue;
+                    match waiting.moved(|| operation.waiting_on(&mut wire)) {
+                        Ok(()) => continue,
+                        Err(error) => break Err(error),
+                    }
                 }
             }
             Err(error) => break Err(waiting.explain(error)),
@@ -83,6 +85,7 @@ pub(crate) unsafe fn run(run: Run<'_>, workspace: &mut Workspace) -> Result<(), 
             drop(wire);
             std::thread::yield_now();
             wire = context.wire();
+            waiting.resumed();
         }
     };
     if let Err(error) = &outcome {
@@ -111,10 +114,10 @@ pub(crate) unsafe fn run_node(
     let outcome = loop {
         match operation.step(group) {
             Ok(Progress::Done) => return Ok(()),
-            Ok(Progress::Moved) => {
-                waiting.moved();
-                continue;
-            }
+            Ok(Progress::Moved) => match waiting.moved(Vec::new) {
+                Ok(()) => continue,
+                Err(error) => break error,
+            },
             Ok(Progress::Waiting) => {}
             Err(error) => break waiting.explain_node(error),
         }

@@ -194,7 +194,9 @@ impl PlanFacts {
                 self.world_size <= DIRECT_RANKS_MAX && bytes <= ONE_SHOT_BYTES_MAX
             }
             Algorithm::TwoShot => self.world_size <= DIRECT_RANKS_MAX,
-            Algorithm::NodeOneShot | Algorithm::NodeTwoShot => self.shared_memory,
+            // The arena's own rule: forcing cannot change what is carried out in it.
+            Algorithm::NodeOneShot => self.shared_memory && bytes <= self.node_one_shot_bytes(),
+            Algorithm::NodeTwoShot => self.shared_memory && bytes > self.node_one_shot_bytes(),
             _ => true,
         }
     }
@@ -202,7 +204,7 @@ impl PlanFacts {
     fn preferred(&self, collective: Collective, bytes: usize) -> Algorithm {
         let few = self.world_size <= DIRECT_RANKS_MAX;
         if self.shared_memory && Algorithm::NodeTwoShot.supports(collective) {
-            let one_shot = bytes <= Tuning::new(self.world_size as usize).one_shot_bytes_max;
+            let one_shot = bytes <= self.node_one_shot_bytes();
             return if one_shot { Algorithm::NodeOneShot } else { Algorithm::NodeTwoShot };
         }
         match collective {
@@ -217,6 +219,10 @@ impl PlanFacts {
             Collective::Reduce | Collective::Shift => Algorithm::Ring,
             Collective::Barrier | Collective::Agreement => Algorithm::Dissemination,
         }
+    }
+
+    fn node_one_shot_bytes(&self) -> usize {
+        Tuning::new(self.world_size as usize).one_shot_bytes_max
     }
 
     fn preferred_all_reduce(&self, bytes: usize) -> Algorithm {

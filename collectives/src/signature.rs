@@ -56,6 +56,11 @@ impl Collective {
         }
     }
 
+    /// Whether it goes from or to one rank.
+    pub const fn has_root(self) -> bool {
+        matches!(self, Self::Broadcast | Self::Reduce)
+    }
+
     fn from_code(code: u8) -> Option<Self> {
         Self::ALL.into_iter().chain([Self::Agreement]).find(|kind| *kind as u8 == code)
     }
@@ -78,6 +83,8 @@ pub struct OperationKind {
     pub op: Option<ReduceOp>,
     /// From or to which rank; `None` where there is no root.
     pub root: Option<u32>,
+    /// A digest of the lengths of fused tensors, which all ranks must share; 0 for a lone tensor.
+    pub fused: u32,
     /// Elements of the whole vector, at most 2^56. For an agreement, what is agreed on.
     pub count: u64,
     /// The code of the algorithm, so that a forced one differs visibly.
@@ -94,7 +101,9 @@ impl OperationKind {
         bytes[1] = self.dtype.map_or(0, |dtype| dtype as u8);
         bytes[2] = self.op.map_or(0, |op| op as u8);
         bytes[3] = self.algorithm;
-        bytes[4..8].copy_from_slice(&self.root.map_or(0, |root| root + 1).to_le_bytes());
+        // No collective has both a root and fused tensors, so the two share the place.
+        let root_or_fused = self.root.map_or(self.fused, |root| root + 1);
+        bytes[4..8].copy_from_slice(&root_or_fused.to_le_bytes());
         let count = self.count & ((1 << COUNT_BITS) - 1);
         bytes[8..16].copy_from_slice(&count.to_le_bytes());
         Signature(bytes)
@@ -107,14 +116,21 @@ impl OperationKind {
         let (dtype, op) = (DType::from_code(bytes[1]), ReduceOp::from_code(bytes[2]));
         code(bytes[1], dtype.is_some())?;
         code(bytes[2], op.is_some())?;
-        let root = u32::from_le_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]);
+        let collective = Collective::from_code(bytes[0])?;
+        let root_or_fused = u32::from_le_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]);
+        let (root, fused) = if collective.has_root() {
+            (root_or_fused.checked_sub(1), 0)
+        } else {
+            (None, root_or_fused)
+        };
         let mut count = [0; 8];
         count.copy_from_slice(&bytes[8..16]);
         Some(Self {
-            collective: Collective::from_code(bytes[0])?,
+            collective,
             dtype,
             op,
-            root: root.checked_sub(1),
+            root,
+            fused,
             count: u64::from_le_bytes(count),
             algorithm: bytes[3],
         })
@@ -133,6 +149,7 @@ impl OperationKind {
         parts.extend(self.dtype.map(|dtype| format!("{} {dtype}", self.count)));
         parts.extend(self.op.map(|op| op.to_string()));
         parts.extend(self.root.map(|root| format!("root {root}")));
+        parts.extend((self.fused != 0).then(|| format!("fused tensors {:08x}", self.fused)));
         let algorithm = crate::plan::Algorithm::from_code(self.algorithm);
         parts.extend(algorithm.map(|algorithm| format!("by {algorithm}")));
         parts.join(", ")
@@ -156,15 +173,13 @@ mod tests {
         for collective in Collective::ALL {
             for dtype in DType::ALL.into_iter().map(Some).chain([None]) {
                 for op in ReduceOp::ALL.into_iter().map(Some).chain([None]) {
-                    for root in [None, Some(0), Some(77)] {
-                        let kind = OperationKind {
-                            collective,
-                            dtype,
-                            op,
-                            root,
-                            count: 1 << 40,
-                            algorithm: 2,
-                        };
+                    let rooted = [(None, 0), (Some(0), 0), (Some(77), 0)];
+                    let rootless = [(None, 0), (None, 1), (None, u32::MAX)];
+                    let places = if collective.has_root() { rooted } else { rootless };
+                    for (root, fused) in places {
+                        let (count, algorithm) = (1 << 40, 2);
+                        let kind =
+                            OperationKind { collective, dtype, op, root, fused, count, algorithm };
                         assert_eq!(OperationKind::from_signature(kind.signature()), Some(kind));
                     }
                 }

@@ -15,6 +15,9 @@ use crate::signature::OperationKind;
 /// Time between two looks at the control connection while waiting.
 const ABORT_LOOK_INTERVAL: Duration = Duration::from_millis(2);
 
+/// Steps with progress between two looks at the clock: a step moves tens of kilobytes at most times.
+const MOVES_PER_LOOK: u32 = 256;
+
 /// A gap between two readings of the clock that only a stopped process explains: while it waits it
 /// reads the clock at least every few tens of milliseconds.
 const SUSPENSION_MIN: Duration = Duration::from_secs(1);
@@ -31,6 +34,9 @@ const VERDICT_WAIT: Duration = Duration::from_millis(1500);
 /// When waiting ranks report to the coordinator what they wait for.
 const STALL_REPORT_AFTER: Duration = Duration::from_secs(1);
 
+/// How often they repeat it: who is waited for may have left since.
+const STALL_REPORT_INTERVAL: Duration = Duration::from_secs(5);
+
 /// The waiting of one operation.
 pub(crate) struct Waiting<'a> {
     context: &'a ContextInner,
@@ -41,7 +47,9 @@ pub(crate) struct Waiting<'a> {
     looked: Option<Instant>,
     /// The last time that the clock was read.
     ticked: Option<Instant>,
-    stall_reported: bool,
+    moves: u32,
+    /// How long to have waited for the next report to the coordinator.
+    next_report: Duration,
 }
 
 impl<'a> Waiting<'a> {
@@ -53,13 +61,24 @@ impl<'a> Waiting<'a> {
             since: None,
             looked: None,
             ticked: None,
-            stall_reported: false,
+            moves: 0,
+            next_report: STALL_REPORT_AFTER,
         }
     }
 
-    /// Something moved.
-    pub(crate) fn moved(&mut self) {
+    /// Something moved. Looks at the clock now and then all the same: others' traffic moves too.
+    pub(crate) fn moved(
+        &mut self,
+        waiting_on: impl FnOnce() -> Vec<u32>,
+    ) -> Result<(), CollectiveError> {
         self.idle.reset();
+        self.moves = self.moves.wrapping_add(1);
+        if self.moves.is_multiple_of(MOVES_PER_LOOK) {
+            let now = Instant::now();
+            self.ticked = Some(now);
+            self.look(now, waiting_on)?;
+        }
+        Ok(())
     }
 
     /// Nothing moved. Returns what to do, after a look at the clock and at the control connection
@@ -71,23 +90,38 @@ impl<'a> Waiting<'a> {
         let (action, now) = self.idle.next();
         if let Some(now) = now {
             let gap = now - self.ticked.replace(now).unwrap_or(now);
-            let since = self.since.get_or_insert(now);
-            if gap >= SUSPENSION_MIN {
+            if gap >= SUSPENSION_MIN
+                && let Some(since) = &mut self.since
+            {
                 // This process or its machine stood still: the others are not to blame for that.
                 *since += gap;
             }
-            let since = *since;
-            // The first look at the clock only starts the interval: most operations are over long
-            // before it ends, and a system call would take longer than the shortest of them.
-            if now - *self.looked.get_or_insert(now) >= ABORT_LOOK_INTERVAL {
-                self.looked = Some(now);
-                if let Some(abort) = self.context.job.poll_abort() {
-                    return Err(self.aborted(abort));
-                }
-                self.watch(now.saturating_duration_since(since), waiting_on)?;
-            }
+            self.look(now, waiting_on)?;
         }
         Ok(action)
+    }
+
+    fn look(
+        &mut self,
+        now: Instant,
+        waiting_on: impl FnOnce() -> Vec<u32>,
+    ) -> Result<(), CollectiveError> {
+        let since = *self.since.get_or_insert(now);
+        // The first look at the clock only starts the interval: most operations are over long
+        // before it ends, and a system call would take longer than the shortest of them.
+        if now - *self.looked.get_or_insert(now) >= ABORT_LOOK_INTERVAL {
+            self.looked = Some(now);
+            if let Some(abort) = self.context.job.poll_abort() {
+                return Err(self.aborted(abort));
+            }
+            self.watch(now.saturating_duration_since(since), waiting_on)?;
+        }
+        Ok(())
+    }
+
+    /// The wire was somebody else's for a while: that is no gap in our own running.
+    pub(crate) fn resumed(&mut self) {
+        self.ticked = None;
     }
 
     fn watch(
@@ -98,8 +132,8 @@ impl<'a> Waiting<'a> {
         if waited >= self.context.timeout {
             return Err(self.timed_out(waited, waiting_on()));
         }
-        if waited >= STALL_REPORT_AFTER && !self.stall_reported {
-            self.stall_reported = true;
+        if waited >= self.next_report {
+            self.next_report = waited + STALL_REPORT_INTERVAL;
             self.report(OperationState::Waiting { on: waiting_on() }, waited);
         }
         Ok(())

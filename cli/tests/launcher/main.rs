@@ -4,6 +4,7 @@
 //! left on the machine, whatever the test did to the job.
 
 mod cleanup;
+mod collectives;
 mod command_line;
 mod coordination;
 mod environment;

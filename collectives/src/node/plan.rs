@@ -94,8 +94,10 @@ impl Plan {
         if shown <= paceline_transports::shm::Arena::INLINE_BYTES_MAX {
             return Self::OneShot { bytes: shown, inline: true };
         }
-        // Two slots must fit beside each other, and beside what came before.
-        let fits = shown.next_multiple_of(LINE) <= layout.input_ring_bytes / DEPTH_MIN;
+        // Two slots must fit beside each other, and beside what came before; and a fold passes
+        // through the result ring, chunk by chunk.
+        let fits = shown.next_multiple_of(LINE) <= layout.input_ring_bytes / DEPTH_MIN
+            && longest <= layout.result_ring_bytes;
         if request.bytes() <= tuning.one_shot_bytes_max && fits {
             return Self::OneShot { bytes: shown, inline: false };
         }

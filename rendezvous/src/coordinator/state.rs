@@ -208,11 +208,23 @@ impl Coordinator {
         vec![(rank, ToRank::Refused { request, reason: refusal.to_owned() })]
     }
 
+    fn has_left(&self, rank: u32) -> bool {
+        self.members.get(&rank).is_some_and(|member| member.presence == Presence::Left)
+    }
+
     fn report(&mut self, rank: u32, report: OperationReport, now: Instant) -> Vec<(u32, ToRank)> {
         let label = diagnosis::operation(&report);
         let ending = match &report.state {
             OperationState::Failed { reason, culprit } => {
                 Some((*culprit, format!("{label} failed on rank {rank}: {}", clip(reason))))
+            }
+            // Whoever has said goodbye will never come.
+            OperationState::Waiting { on } => {
+                on.iter().copied().find(|on| self.has_left(*on)).map(|gone| {
+                    let reason =
+                        format!("{label}: rank {rank} waits for rank {gone}, which has left");
+                    (Some(gone), reason)
+                })
             }
             _ => None,
         };

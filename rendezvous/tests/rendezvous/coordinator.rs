@@ -335,3 +335,15 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn who_waits_for_a_rank_that_has_left_is_told_so() {
+    let now = Instant::now();
+    let mut coordinator = with_all_joined(config(3), now);
+    assert_eq!(coordinator.handle(2, ToCoordinator::Goodbye, now), [(2, ToRank::Farewell)]);
+    assert_eq!(coordinator.handle(0, report(4, "barrier", waiting(&[1]), 1000), now), []);
+    let messages = coordinator.handle(1, report(4, "barrier", waiting(&[2]), 1000), now);
+    let abort = abort_in(&messages, &[0, 1]);
+    assert_eq!(abort.culprit, Some(2));
+    assert_eq!(abort.reason, "barrier #4: rank 1 waits for rank 2, which has left");
+}

@@ -1,0 +1,61 @@
+//! Ranks that are killed, stopped or at odds in the middle of real collectives.
+
+use crate::support::Job;
+
+/// Ranks that all-reduce until they are stopped; rank 1 does `mischief` to itself after a while.
+fn measuring(options: &[&str], transport: &str, mischief: &str) -> Job {
+    let program = env!("CARGO_BIN_EXE_paceline");
+    let script = format!(
+        "[ $PACELINE_RANK = 1 ] && {{ (sleep 2; {mischief}) & }}; \
+         exec {program} bench all_reduce --transport {transport} --sizes 64K --min-time 100 --check off"
+    );
+    let mut arguments = vec!["-np", "3"];
+    arguments.extend(options);
+    Job::script(&arguments, &script)
+}
+
+#[test]
+fn a_killed_rank_is_named_on_every_rank() {
+    for transport in ["tcp", "shm"] {
+        let ended = measuring(&[], transport, "kill -KILL $$").run();
+        assert_eq!(ended.code, 137, "{ended:?}");
+        assert!(ended.stderr.contains("first failure: rank 1"), "{ended:?}");
+        for rank in [0, 2] {
+            let told = ended.stderr.lines().any(|line| {
+                line.starts_with(&format!("[{rank}]"))
+                    && line.contains("rank 1 was killed by SIGKILL")
+            });
+            assert!(told, "rank {rank} over {transport}: {ended:?}");
+        }
+    }
+}
+
+#[test]
+fn a_stopped_rank_is_named_within_the_deadline() {
+    for transport in ["tcp", "shm"] {
+        let ended = measuring(&["--op-timeout", "4"], transport, "kill -STOP $$").run();
+        assert_ne!(ended.code, 0, "{ended:?}");
+        assert!(ended.stderr.contains("rank 1 never entered or does not respond"), "{ended:?}");
+    }
+}
+
+#[test]
+fn ranks_that_call_different_collectives_name_both() {
+    let program = env!("CARGO_BIN_EXE_paceline");
+    let options = "--sizes 64K --min-time 0.1 --check off";
+    for transport in ["tcp", "shm"] {
+        let script = format!(
+            "case $PACELINE_RANK in 0) what=all_reduce;; *) what=reduce_scatter;; esac; \
+             exec {program} bench $what --transport {transport} {options}"
+        );
+        let ended = Job::script(&["-np", "2"], &script).run();
+        assert_ne!(ended.code, 0, "{ended:?}");
+        let named = |rank: u32, other: u32| {
+            let words = format!("on rank {rank}, but rank {other} called");
+            ended.stderr.lines().any(|line| line.contains(&words))
+        };
+        // The slower rank may hear of it from the coordinator first.
+        let named = named(0, 1) || named(1, 0);
+        assert!(named, "over {transport}: {ended:?}");
+    }
+}
