@@ -1,11 +1,13 @@
 //! How the ranks of a context come together: cards in the store, then connections.
 
+use std::fmt;
 use std::time::Instant;
 
 use paceline_transports::shm::ShmTransport;
 use paceline_transports::tcp::{TcpConfig, TcpTransport};
 use paceline_transports::{EstablishError, Group, Transport, TransportKind};
 use rustix::thread::CpuSet;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::context::{ContextOptions, TransportChoice};
@@ -15,16 +17,46 @@ use crate::job::Job;
 use crate::node::{NodeGroup, arena_layout};
 use crate::plan::{Algorithm, PlanFacts};
 
+/// What must be equal on all ranks, as people write it. Compared first: with different transports the
+/// ranks would wait for each other in different places.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Terms {
+    transport: String,
+    sockets_per_peer: u16,
+    algorithm: String,
+}
+
+impl Terms {
+    fn new(options: &ContextOptions) -> Self {
+        Self {
+            transport: match options.transport {
+                TransportChoice::Auto => "auto".to_owned(),
+                TransportChoice::Only(kind) => kind.name().to_owned(),
+            },
+            sockets_per_peer: options.sockets_per_peer,
+            algorithm: options.algorithm.map_or("auto", Algorithm::name).to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for Terms {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { transport, sockets_per_peer, algorithm } = self;
+        write!(
+            f,
+            "transport {transport}, {sockets_per_peer} socket(s) per peer, algorithm {algorithm}"
+        )
+    }
+}
+
 /// What each rank tells the others before they connect.
 #[derive(Debug, Serialize, Deserialize)]
 struct Card {
-    transport: String,
     /// Where to find it, or why it cannot use the transport.
     address: Result<Vec<u8>, String>,
     /// The cores that it may run on: a launcher may have bound it to some of its node's.
     cpus: Vec<usize>,
     node_rank: u32,
-    algorithm: u8,
 }
 
 /// The cores that this process may run on; empty if the system does not say.
@@ -86,6 +118,7 @@ struct Joining<'a> {
 
 impl Joining<'_> {
     fn connect(&self) -> Result<Connected, SetupError> {
+        self.compare_terms()?;
         match self.options.transport {
             TransportChoice::Only(TransportKind::Shm) => self.over_shared_memory(),
             TransportChoice::Auto if self.job.rank_info().is_on_one_node() => {
@@ -169,35 +202,41 @@ impl Joining<'_> {
     ) -> Result<Vec<Card>, SetupError> {
         let info = self.job.rank_info();
         let card = Card {
-            transport: kind.name().to_owned(),
             address: transport.as_ref().map(address).map_err(ToString::to_string),
             cpus: allowed_cpus(),
             node_rank: info.node_rank,
-            algorithm: self.options.algorithm.map_or(0, |algorithm| algorithm as u8),
         };
-        let key = |rank: u32| format!("context/{}/{}/{kind}/{rank}", info.epoch, self.number);
-        let text = serde_json::to_vec(&card).expect("a card is plain data");
+        self.collect(kind.name(), &card)
+    }
+
+    /// Makes sure that all ranks were given the same options.
+    fn compare_terms(&self) -> Result<(), SetupError> {
+        let ours = Terms::new(self.options);
+        let all: Vec<Terms> = self.collect("terms", &ours)?;
+        let Some((peer, theirs)) = (0..).zip(&all).find(|(_, theirs)| **theirs != ours) else {
+            return Ok(());
+        };
+        let rank = self.job.rank_info().rank;
+        let what = format!("{theirs}; rank {rank} has {ours}; they must be equal on all ranks");
+        Err(SetupError::Peer { peer, what })
+    }
+
+    /// Publishes this rank's part and collects everybody's.
+    fn collect<T>(&self, what: &str, ours: &T) -> Result<Vec<T>, SetupError>
+    where
+        T: Serialize + DeserializeOwned,
+    {
+        let info = self.job.rank_info();
+        let key = |rank: u32| format!("context/{}/{}/{what}/{rank}", info.epoch, self.number);
+        let text = serde_json::to_vec(ours).expect("it is plain data");
         let store = &self.job.rendezvous().store;
         store.set(&key(info.rank), &text)?;
-        (0..info.world_size)
-            .map(|peer| {
-                let text = store.get(&key(peer), self.deadline)?;
-                let theirs: Card = serde_json::from_slice(&text)
-                    .map_err(|error| SetupError::Peer { peer, what: error.to_string() })?;
-                if theirs.algorithm == card.algorithm {
-                    return Ok(theirs);
-                }
-                Err(SetupError::Peer {
-                    peer,
-                    what: format!(
-                        "algorithm {}, but rank {} has {}; options must be equal on all ranks",
-                        algorithm_name(theirs.algorithm),
-                        info.rank,
-                        algorithm_name(card.algorithm),
-                    ),
-                })
-            })
-            .collect()
+        let of_peer = |peer| {
+            let text = store.get(&key(peer), self.deadline)?;
+            serde_json::from_slice(&text)
+                .map_err(|error| SetupError::Peer { peer, what: error.to_string() })
+        };
+        (0..info.world_size).map(of_peer).collect()
     }
 }
 
@@ -219,21 +258,15 @@ fn addresses(kind: TransportKind, cards: &[Card]) -> Result<Vec<Vec<u8>>, SetupE
         .collect()
 }
 
-fn algorithm_name(code: u8) -> &'static str {
-    Algorithm::from_code(code).map_or("auto", Algorithm::name)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn oversubscribed(ranks: &[(u32, &[usize])]) -> bool {
         let card = |(node_rank, cpus): &(u32, &[usize])| Card {
-            transport: "tcp".to_owned(),
             address: Ok(Vec::new()),
             cpus: cpus.to_vec(),
             node_rank: *node_rank,
-            algorithm: 0,
         };
         is_oversubscribed(&ranks.iter().map(card).collect::<Vec<_>>())
     }

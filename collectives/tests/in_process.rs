@@ -323,3 +323,23 @@ fn bad_arguments_are_refused_and_do_no_harm() {
         check_all_reduce::<f32>(communicator, 100, ReduceOp::Sum);
     });
 }
+
+#[test]
+fn ranks_with_different_options_are_told_so_at_once() {
+    let jobs = Job::in_process(2).unwrap();
+    let errors: Vec<String> = thread::scope(|scope| {
+        let kinds = [TransportKind::Tcp, TransportKind::Shm];
+        let ranks: Vec<_> = jobs
+            .into_iter()
+            .zip(kinds)
+            .map(|(job, kind)| {
+                let run = move || Context::new(&job, &over(kind)).unwrap_err().to_string();
+                thread::Builder::new().name("rank".to_owned()).spawn_scoped(scope, run).unwrap()
+            })
+            .collect();
+        ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
+    });
+    for error in errors {
+        assert!(error.contains("transport tcp") && error.contains("transport shm"), "{error}");
+    }
+}
