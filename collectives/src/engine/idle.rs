@@ -13,9 +13,10 @@ pub(crate) struct IdlePolicy {
 
 impl IdlePolicy {
     /// With a core per rank, waiting costs nobody anything for a while; a peer on the network
-    /// answers within tens of microseconds, or is busy for long.
-    const OWN_CORE: Self =
-        Self { spin: Duration::from_micros(500), yielding: Duration::from_millis(2) };
+    /// answers within tens of microseconds, or is busy for long. Then sleep, and do not yield: the
+    /// kernel may have put two ranks on one core, where they would take turns spinning for ever. It
+    /// gives a sleeper an idle core when it wakes.
+    const OWN_CORE: Self = Self { spin: Duration::from_micros(200), yielding: Duration::ZERO };
     /// Where ranks outnumber cores, whoever waits is in the way of whom it waits for.
     const SHARED_CORE: Self = Self { spin: Duration::ZERO, yielding: Duration::from_millis(20) };
 
