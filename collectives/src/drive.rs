@@ -30,8 +30,12 @@ pub(crate) unsafe fn run(run: Run<'_>, workspace: &mut Workspace) -> Result<(), 
     let needed = scratch_bytes_min(run.schedule, run.buffers.element_bytes);
     if workspace.scratch_bytes() < needed {
         let collective = run.operation.kind.collective.name();
-        let scratch = paceline_transports::Region::allocate(needed)
-            .map_err(|error| CollectiveError::Memory { collective, message: error.to_string() })?;
+        let scratch = paceline_transports::Region::allocate(needed).map_err(|error| {
+            let error = CollectiveError::Memory { collective, message: error.to_string() };
+            // The others are in the operation already and must not wait out their deadline.
+            Waiting::new(run.context, run.operation).report_failure(&error);
+            error
+        })?;
         workspace.replace_scratch(scratch);
     }
     let context = run.context;

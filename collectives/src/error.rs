@@ -156,7 +156,7 @@ impl CollectiveError {
 
     /// Whether the communicator takes no further operations.
     pub fn is_fatal(&self) -> bool {
-        !matches!(self, Self::InvalidArgument { .. } | Self::Memory { .. })
+        !matches!(self, Self::InvalidArgument { .. })
     }
 
     /// What the user can do about it.

@@ -1,4 +1,4 @@
-use super::{Action, Partition, RecvStep, RingPhases, Schedule, SendStep, Source};
+use super::{Action, Partition, RecvStep, RingPhases, Schedule, SendStep, Source, to_u32};
 
 /// One-shot: every rank sends its whole input to every other and folds all of them itself.
 ///
@@ -279,10 +279,6 @@ impl Schedule for TwoShot {
 /// The `nth` other rank after `rank`, cyclically: the canonical order of inputs.
 fn peer(rank: usize, nth: usize, world_size: usize) -> u32 {
     to_u32((rank + 1 + nth) % world_size)
-}
-
-fn to_u32(value: usize) -> u32 {
-    u32::try_from(value).expect("ranks and message numbers are below 2^32")
 }
 
 #[cfg(test)]

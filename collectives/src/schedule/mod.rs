@@ -134,3 +134,8 @@ pub trait Schedule {
         0
     }
 }
+
+/// Ranks and message numbers as they travel.
+fn to_u32(value: usize) -> u32 {
+    u32::try_from(value).expect("ranks and message numbers are below 2^32")
+}

@@ -1,4 +1,4 @@
-use super::{Action, Partition, RecvStep, Schedule, SendStep, Source};
+use super::{Action, Partition, RecvStep, Schedule, SendStep, Source, to_u32};
 
 /// Which halves of the ring run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -145,10 +145,6 @@ impl Schedule for Ring {
     fn scratch_elements(&self) -> usize {
         if self.phases == RingPhases::AllGather { 0 } else { self.slice }
     }
-}
-
-fn to_u32(value: usize) -> u32 {
-    u32::try_from(value).expect("ranks and message numbers are below 2^32")
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-use super::{Action, RecvStep, Schedule, SendStep, Source};
+use super::{Action, RecvStep, Schedule, SendStep, Source, to_u32};
 
 /// Broadcast down a tree, in slices, so that a rank passes on what it has while the rest arrives.
 #[derive(Clone, Debug)]
@@ -219,10 +219,6 @@ impl Schedule for Barrier {
     fn scratch_elements(&self) -> usize {
         0
     }
-}
-
-fn to_u32(value: usize) -> u32 {
-    u32::try_from(value).expect("ranks and message numbers are below 2^32")
 }
 
 #[cfg(test)]
