@@ -299,14 +299,11 @@ impl Transport for TcpTransport {
                 endpoints.push(None);
                 continue;
             }
-            let sockets: Vec<Socket> = slots.into_iter().flatten().map(Socket).collect();
+            let sockets = slots.into_iter().flatten().map(Socket::new);
+            let sockets = sockets
+                .collect::<io::Result<Vec<_>>>()
+                .map_err(|source| EstablishError::Os { what: "set TCP_NODELAY", source })?;
             let at = address::decode(peer, &group.addresses[peer as usize])?;
-            for socket in &sockets {
-                socket
-                    .0
-                    .set_nodelay(true)
-                    .map_err(|source| EstablishError::Os { what: "set TCP_NODELAY", source })?;
-            }
             let endpoint = StreamEndpoint::new(peer, at.to_string(), group.epoch, sockets);
             endpoints.push(Some(Box::new(endpoint)));
         }

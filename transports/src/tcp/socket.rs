@@ -4,6 +4,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::net::TcpStream;
 use std::os::fd::{AsFd, BorrowedFd};
 
+use rustix::net::sockopt::set_tcp_congestion;
 use rustix::net::{
     RecvAncillaryBuffer, RecvFlags, SendAncillaryBuffer, SendFlags, recv, recvmsg, send, sendmsg,
 };
@@ -11,9 +12,26 @@ use rustix::net::{
 use crate::TransportKind;
 use crate::messaging::ByteStream;
 
+/// The congestion control of connections within one host. Nothing is lost or queued there, so that
+/// any algorithm will do that does not pace: BBR's pacing costs a third of the bandwidth
+/// (benches/RESULTS.md). Every kernel has Reno, and everybody may choose it.
+const LOCAL_CONGESTION_CONTROL: &str = "reno";
+
 /// A connected socket. The flags of every call make it non-blocking whatever its mode.
 #[derive(Debug)]
-pub(super) struct Socket(pub(super) TcpStream);
+pub(super) struct Socket(TcpStream);
+
+impl Socket {
+    /// Prepares a connection for data.
+    pub(super) fn new(stream: TcpStream) -> io::Result<Self> {
+        stream.set_nodelay(true)?;
+        if stream.local_addr()?.ip() == stream.peer_addr()?.ip() {
+            // Refused at worst, which leaves the host's default: slower, but right.
+            let _ = set_tcp_congestion(&stream, LOCAL_CONGESTION_CONTROL);
+        }
+        Ok(Self(stream))
+    }
+}
 
 impl ByteStream for Socket {
     const KIND: TransportKind = TransportKind::Tcp;
