@@ -12,11 +12,12 @@ pub(crate) struct IdlePolicy {
 }
 
 impl IdlePolicy {
-    /// With a core per rank, waiting costs nobody anything for a while; a peer on the network
-    /// answers within tens of microseconds, or is busy for long. Then sleep, and do not yield: the
-    /// kernel may have put two ranks on one core, where they would take turns spinning for ever. It
-    /// gives a sleeper an idle core when it wakes.
-    const OWN_CORE: Self = Self { spin: Duration::from_micros(200), yielding: Duration::ZERO };
+    /// With a core per rank, waiting costs nobody anything for a while. Sleeping costs more than the
+    /// time to wake up: the kernel may wake a rank on its peer's core, and moves it away only once
+    /// it finds both of them ready to run, which ranks that sleep in turns never are. A budget
+    /// longer than a scheduler tick keeps them ready. Do not yield, for the same reason: ranks that
+    /// share a core would take turns on it for ever.
+    const OWN_CORE: Self = Self { spin: Duration::from_millis(2), yielding: Duration::ZERO };
     /// Where ranks outnumber cores, whoever waits is in the way of whom it waits for.
     const SHARED_CORE: Self = Self { spin: Duration::ZERO, yielding: Duration::from_millis(20) };
 
