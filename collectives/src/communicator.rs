@@ -11,7 +11,7 @@ use crate::context::ContextInner;
 use crate::drive::{self, Run};
 use crate::engine::Workspace;
 use crate::error::{CollectiveError, OperationName, SetupError};
-use crate::fusion::{self, FusionBuffer};
+use crate::fusion::{self, FusionBuffer, FusionLimits};
 use crate::kernels::Kernel;
 use crate::node::NodeGroup;
 use crate::plan::{Algorithm, Choice, PlanFacts};
@@ -85,6 +85,14 @@ impl Communicator {
         self.facts.choose(collective, count * size_of::<T>())
     }
 
+    /// How a [fused operation](Self::all_reduce_fused) on tensors of `counts` elements of type `T`
+    /// would be carried out: for each of its operations how many elements it is about, and how.
+    pub fn plan_fused<T: Element>(&self, counts: &[usize]) -> Vec<(usize, Choice)> {
+        let operations = FusionLimits::TUNED.operations(counts, size_of::<T>());
+        let plan = |count| (count, self.plan::<T>(Collective::AllReduce, count));
+        operations.into_iter().map(plan).collect()
+    }
+
     /// Reduces the ranks' vectors element by element; every rank gets the result, in place.
     ///
     /// The result has the same bits on all ranks and in every run.
@@ -121,8 +129,8 @@ impl Communicator {
     /// [`all_reduce`](Self::all_reduce) each, at the price of one (worlds of more than 32 ranks:
     /// as long as both are long enough for the ring).
     ///
-    /// The tensors pass through a staging buffer of their total size, which is kept for the next
-    /// call.
+    /// Long tensors are reduced where they are; the short ones between them pass through a staging
+    /// buffer, some megabytes at a time, which is kept for the next call.
     ///
     /// # Errors
     /// [`CollectiveError`].
@@ -131,32 +139,51 @@ impl Communicator {
         tensors: &mut [&mut [T]],
         op: ReduceOp,
     ) -> Result<(), CollectiveError> {
-        let kernel = kernel::<T>(Collective::AllReduce, op)?;
-        let world_size = self.world_size() as usize;
-        let partition = Partition::fused(tensors.iter().map(|tensor| tensor.len()), world_size);
-        let count = partition.count();
-        let kind = OperationKind {
-            fused: fusion::digest(tensors.iter().map(|tensor| tensor.len())),
-            ..self.kind::<T>(Collective::AllReduce, count, Some(op), None)
-        };
         let mut state = self.enter(Collective::AllReduce)?;
         let mut staging = std::mem::take(&mut state.fusion);
-        let outcome = staging.gather(tensors, world_size).and_then(|staged: &mut [T]| {
-            let memory = Memory::in_place(staged);
-            self.run_partitioned(
-                &mut state,
-                kind,
-                memory,
-                Some(kernel),
-                partition,
-                Place::all_reduce,
-            )
-        });
-        if outcome.is_ok() {
-            staging.scatter(tensors, world_size);
-        }
+        let outcome = self.run_fused(&mut state, &mut staging, tensors, op);
         state.fusion = staging;
         outcome
+    }
+
+    fn run_fused<T: Element>(
+        &self,
+        state: &mut State,
+        staging: &mut FusionBuffer,
+        tensors: &mut [&mut [T]],
+        op: ReduceOp,
+    ) -> Result<(), CollectiveError> {
+        let kernel = kernel::<T>(Collective::AllReduce, op)?;
+        let digest = fusion::digest(tensors.iter().map(|tensor| tensor.len()));
+        let world_size = self.world_size() as usize;
+        let mut run = |data: &mut [T], partition: Partition| {
+            let kind = OperationKind {
+                fused: digest,
+                ..self.kind::<T>(Collective::AllReduce, data.len(), Some(op), None)
+            };
+            let (memory, build) = (Memory::in_place(data), Place::all_reduce);
+            self.run_partitioned(state, kind, memory, Some(kernel), partition, build)
+        };
+        if tensors.is_empty() {
+            // Nothing to reduce, but the others may think otherwise, and are told so.
+            return run(&mut [], self.partition(0));
+        }
+        let mut rest = tensors;
+        while !rest.is_empty() {
+            let batch = FusionLimits::TUNED.batch(rest.iter().map(|tensor| size_of_val(*tensor)));
+            let (tensors, after) = rest.split_at_mut(batch.tensors);
+            rest = after;
+            let packed = tensors.iter().filter(|tensor| batch.packs(size_of_val(**tensor)));
+            if packed.clone().next().is_some() {
+                let partition = Partition::fused(packed.map(|tensor| tensor.len()), world_size);
+                run(staging.gather(tensors, batch, world_size)?, partition)?;
+                staging.scatter(tensors, batch, world_size);
+            }
+            for tensor in tensors.iter_mut().filter(|tensor| !batch.packs(size_of_val(**tensor))) {
+                run(tensor, self.partition(tensor.len()))?;
+            }
+        }
+        Ok(())
     }
 
     /// Reduces the ranks' vectors; rank r gets chunk r. `input` has `world_size` times as many

@@ -1,4 +1,8 @@
-//! Several tensors in one buffer, laid out chunk by chunk (see [`Partition::fused`]).
+//! Several tensors as one operation: what goes alone, what is packed, and the buffer for it.
+//!
+//! Packing a tensor saves the crossings that it would take alone and costs two copies of its bytes.
+//! So long tensors are reduced where they are, and the short ones between them are packed, as many
+//! as the caches hold. In the buffer they lie chunk by chunk (see [`Partition::fused`]).
 
 use std::ops::Range;
 
@@ -6,6 +10,73 @@ use paceline_devices::Element;
 
 use crate::error::CollectiveError;
 use crate::schedule::Partition;
+
+/// What is worth packing. Equal on all ranks, or they would disagree on the operations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FusionLimits {
+    /// Bytes of the longest tensor that is packed.
+    pub(crate) tensor_bytes_max: usize,
+    /// Bytes that are packed together, but for a lone tensor of more.
+    pub(crate) pack_bytes_max: usize,
+}
+
+impl FusionLimits {
+    /// Longer tensors gain nothing, more bytes leave the second-level cache (benches/RESULTS.md).
+    pub(crate) const TUNED: Self = Self { tensor_bytes_max: 64 << 10, pack_bytes_max: 1 << 20 };
+
+    /// The next batch of tensors of these sizes in bytes.
+    pub(crate) fn batch(&self, bytes: impl Iterator<Item = usize>) -> Batch {
+        let mut batch = Batch { tensors: 0, packs_up_to: Some(self.tensor_bytes_max) };
+        let (mut packed, mut packed_bytes) = (0, 0);
+        for bytes in bytes {
+            if bytes <= self.tensor_bytes_max {
+                if packed > 0 && packed_bytes + bytes > self.pack_bytes_max {
+                    break;
+                }
+                packed += 1;
+                packed_bytes += bytes;
+            }
+            batch.tensors += 1;
+        }
+        if packed == 1 {
+            // Alone it needs no copying.
+            batch.packs_up_to = None;
+        }
+        batch
+    }
+
+    /// The number of elements in each operation on tensors of so many elements.
+    pub(crate) fn operations(&self, counts: &[usize], element_bytes: usize) -> Vec<usize> {
+        let bytes = |count: &usize| count * element_bytes;
+        let (mut operations, mut rest) = (Vec::new(), counts);
+        while !rest.is_empty() {
+            let batch = self.batch(rest.iter().map(bytes));
+            let (tensors, after) = rest.split_at(batch.tensors);
+            rest = after;
+            let packed = tensors.iter().filter(|count| batch.packs(bytes(count)));
+            if packed.clone().next().is_some() {
+                operations.push(packed.sum());
+            }
+            operations.extend(tensors.iter().filter(|count| !batch.packs(bytes(count))));
+        }
+        operations
+    }
+}
+
+/// Tensors that are taken care of together: the short ones as one operation, then each of the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Batch {
+    /// How many tensors, at least one unless there are none.
+    pub(crate) tensors: usize,
+    packs_up_to: Option<usize>,
+}
+
+impl Batch {
+    /// Whether a tensor of the batch, of so many bytes, is packed.
+    pub(crate) fn packs(&self, bytes: usize) -> bool {
+        self.packs_up_to.is_some_and(|limit| bytes <= limit)
+    }
+}
 
 /// The staging buffer of fused operations. It grows to the largest operation and stays.
 #[derive(Debug, Default)]
@@ -15,13 +86,15 @@ pub(crate) struct FusionBuffer {
 }
 
 impl FusionBuffer {
-    /// Copies the tensors in and returns the elements.
+    /// Copies those of the tensors in that are packed and returns the elements.
     pub(crate) fn gather<T: Element>(
         &mut self,
         tensors: &[&mut [T]],
+        batch: Batch,
         parts: usize,
     ) -> Result<&mut [T], CollectiveError> {
-        let count: usize = tensors.iter().map(|tensor| tensor.len()).sum();
+        let packed = || tensors.iter().filter(|tensor| batch.packs(size_of_val(**tensor)));
+        let count: usize = packed().map(|tensor| tensor.len()).sum();
         let words = (count * size_of::<T>()).div_ceil(size_of::<u64>());
         if words > self.words.len() {
             let more = words - self.words.len();
@@ -34,7 +107,7 @@ impl FusionBuffer {
         let staged = self.elements(count);
         let mut at = 0;
         for part in 0..parts {
-            for tensor in tensors {
+            for tensor in packed() {
                 let piece = &tensor[piece(tensor.len(), parts, part)];
                 staged[at..at + piece.len()].copy_from_slice(piece);
                 at += piece.len();
@@ -44,12 +117,18 @@ impl FusionBuffer {
     }
 
     /// Copies the elements back.
-    pub(crate) fn scatter<T: Element>(&mut self, tensors: &mut [&mut [T]], parts: usize) {
-        let count: usize = tensors.iter().map(|tensor| tensor.len()).sum();
+    pub(crate) fn scatter<T: Element>(
+        &mut self,
+        tensors: &mut [&mut [T]],
+        batch: Batch,
+        parts: usize,
+    ) {
+        let packs = |tensor: &&mut &mut [T]| batch.packs(size_of_val(**tensor));
+        let count: usize = tensors.iter_mut().filter(packs).map(|tensor| tensor.len()).sum();
         let staged = self.elements::<T>(count);
         let mut at = 0;
         for part in 0..parts {
-            for tensor in tensors.iter_mut() {
+            for tensor in tensors.iter_mut().filter(packs) {
                 let range = piece(tensor.len(), parts, part);
                 let piece = &mut tensor[range];
                 piece.copy_from_slice(&staged[at..at + piece.len()]);
@@ -99,18 +178,46 @@ mod tests {
 
     #[test]
     fn tensors_survive_the_buffer() {
+        let limits = FusionLimits { tensor_bytes_max: 20, pack_bytes_max: 1 << 20 };
         let mut buffer = FusionBuffer::default();
         for parts in 1..=5 {
             let mut first = [1.0f32, 2.0, 3.0, 4.0, 5.0];
+            let mut long = [9.0f32; 6];
             let mut second = [6.0f32, 7.0];
-            let mut tensors = [&mut first[..], &mut [], &mut second[..]];
-            let staged = buffer.gather(&tensors, parts).unwrap();
+            let mut tensors = [&mut first[..], &mut [], &mut long[..], &mut second[..]];
+            let batch = limits.batch(tensors.iter().map(|tensor| size_of_val(*tensor)));
+            let staged = buffer.gather(&tensors, batch, parts).unwrap();
             assert_eq!(staged.len(), 7);
             assert_eq!(staged[0], 1.0);
             staged.iter_mut().for_each(|value| *value += 10.0);
-            buffer.scatter(&mut tensors, parts);
+            buffer.scatter(&mut tensors, batch, parts);
             assert_eq!(first, [11.0, 12.0, 13.0, 14.0, 15.0]);
             assert_eq!(second, [16.0, 17.0]);
+            assert_eq!(long, [9.0; 6]);
         }
+    }
+
+    #[test]
+    fn batches_fill_the_buffer_and_take_long_tensors_along() {
+        let limits = FusionLimits { tensor_bytes_max: 4, pack_bytes_max: 10 };
+        let batch = |bytes: &[usize]| limits.batch(bytes.iter().copied()).tensors;
+        assert_eq!(batch(&[4, 4, 2, 1, 4]), 3);
+        assert_eq!(batch(&[4, 100, 4, 100, 100, 2, 0, 1]), 7);
+        assert_eq!(batch(&[100, 100]), 2);
+        assert_eq!(batch(&[0, 0]), 2);
+        assert_eq!(batch(&[]), 0);
+        let tight = FusionLimits { tensor_bytes_max: 4, pack_bytes_max: 3 };
+        assert_eq!(tight.batch([4, 4].into_iter()).tensors, 1);
+    }
+
+    #[test]
+    fn a_lone_short_tensor_is_not_packed() {
+        let limits = FusionLimits { tensor_bytes_max: 4, pack_bytes_max: 10 };
+        let packs = |bytes: &[usize], tensor: usize| {
+            limits.batch(bytes.iter().copied()).packs(bytes[tensor])
+        };
+        assert!(!packs(&[4, 100], 0));
+        assert!(packs(&[4, 100, 4], 0) && !packs(&[4, 100, 4], 1));
+        assert_eq!(limits.operations(&[2, 50, 2, 1, 1], 2), [5, 50, 1]);
     }
 }

@@ -273,6 +273,22 @@ fn fused_tensors_get_the_bits_that_they_would_get_alone() {
 }
 
 #[test]
+fn many_fused_tensors_take_several_operations() {
+    for options in [tcp(None), over(TransportKind::Shm)] {
+        world(3, &options, |communicator| {
+            let count = |nth: usize| if nth.is_multiple_of(7) { 20_000 } else { 15_000 + nth };
+            let mut tensors: Vec<Vec<i32>> =
+                (0..40).map(|nth| data(communicator.rank(), count(nth))).collect();
+            let mut slices: Vec<&mut [i32]> = tensors.iter_mut().map(Vec::as_mut_slice).collect();
+            communicator.all_reduce_fused(&mut slices, ReduceOp::Sum).unwrap();
+            for tensor in &tensors {
+                assert!(*tensor == reduced::<i32>(3, tensor.len(), ReduceOp::Sum));
+            }
+        });
+    }
+}
+
+#[test]
 fn a_shift_passes_vectors_on() {
     world(3, &tcp(None), |communicator| {
         let (rank, before) = (communicator.rank(), (communicator.rank() + 2) % 3);

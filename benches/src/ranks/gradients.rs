@@ -6,8 +6,8 @@ use paceline_collectives::Communicator;
 use paceline_devices::ReduceOp;
 
 use super::collective::neutral;
-use super::{grow, planned_algorithm};
-use crate::metrics::{Collective, as_u64};
+use super::grow;
+use crate::metrics::as_u64;
 use crate::models::fuse;
 use crate::run::{BoxError, Workload};
 use crate::verify::{Pattern, Source, TestElement};
@@ -59,12 +59,12 @@ impl<'a, T: TestElement> GradientsWorkload<'a, T> {
     pub fn algorithms(&self) -> String {
         let mut by_name: Vec<(&str, u64)> = Vec::new();
         for bucket in &self.buckets {
-            let count = self.counts[bucket.clone()].iter().map(|count| as_u64(*count)).sum();
-            let shape = crate::metrics::Shape { count, blocks: 1, bytes: 0 };
-            let name = planned_algorithm::<T>(self.communicator, Collective::AllReduce, shape);
-            match by_name.iter_mut().find(|(known, _)| *known == name) {
-                Some((_, total)) => *total += count,
-                None => by_name.push((name, count)),
+            for (count, choice) in self.communicator.plan_fused::<T>(&self.counts[bucket.clone()]) {
+                let name = choice.algorithm.name();
+                match by_name.iter_mut().find(|(known, _)| *known == name) {
+                    Some((_, total)) => *total += as_u64(count),
+                    None => by_name.push((name, as_u64(count))),
+                }
             }
         }
         by_name.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
