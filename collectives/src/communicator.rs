@@ -1,7 +1,7 @@
 //! One group of ranks and its collective operations.
 
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use paceline_devices::{Element, ReduceOp};
 use paceline_transports::Region;
@@ -17,6 +17,7 @@ use crate::node::NodeGroup;
 use crate::plan::{Algorithm, Choice, PlanFacts};
 use crate::schedule::{Barrier, Broadcast, Partition, RingPhases, Shift, Tree};
 use crate::signature::{Collective, OperationKind};
+use crate::waiting::{PanicReport, report_failure};
 
 /// Staging memory of a communicator at the start; it grows if a schedule cannot do with it.
 const SCRATCH_BYTES: usize = 4 << 20;
@@ -156,17 +157,17 @@ impl Communicator {
         let kernel = kernel::<T>(Collective::AllReduce, op)?;
         let digest = fusion::digest(tensors.iter().map(|tensor| tensor.len()));
         let world_size = self.world_size() as usize;
-        let mut run = |data: &mut [T], partition: Partition| {
-            let kind = OperationKind {
-                fused: digest,
-                ..self.kind::<T>(Collective::AllReduce, data.len(), Some(op), None)
-            };
-            let (memory, build) = (Memory::in_place(data), Place::all_reduce);
-            self.run_partitioned(state, kind, memory, Some(kernel), partition, build)
+        let kind = |count| OperationKind {
+            fused: digest,
+            ..self.kind::<T>(Collective::AllReduce, count, Some(op), None)
+        };
+        let run = |state: &mut State, data: &mut [T], partition: Partition| {
+            let (kind, memory) = (kind(data.len()), Memory::in_place(data));
+            self.run_partitioned(state, kind, memory, Some(kernel), partition, Place::all_reduce)
         };
         if tensors.is_empty() {
             // Nothing to reduce, but the others may think otherwise, and are told so.
-            return run(&mut [], self.partition(0));
+            return run(state, &mut [], self.partition(0));
         }
         let mut rest = tensors;
         while !rest.is_empty() {
@@ -176,11 +177,15 @@ impl Communicator {
             let packed = tensors.iter().filter(|tensor| batch.packs(size_of_val(**tensor)));
             if packed.clone().next().is_some() {
                 let partition = Partition::fused(packed.map(|tensor| tensor.len()), world_size);
-                run(staging.gather(tensors, batch, world_size)?, partition)?;
+                let staged = staging.gather(tensors, batch, world_size).map_err(|error| {
+                    let operation = self.name(state, kind(partition.count()));
+                    self.fail(state, operation, error)
+                })?;
+                run(state, staged, partition)?;
                 staging.scatter(tensors, batch, world_size);
             }
             for tensor in tensors.iter_mut().filter(|tensor| !batch.packs(size_of_val(**tensor))) {
-                run(tensor, self.partition(tensor.len()))?;
+                run(state, tensor, self.partition(tensor.len()))?;
             }
         }
         Ok(())
@@ -409,14 +414,14 @@ impl Communicator {
         partition: Partition,
         build: impl FnOnce(Place) -> AnySchedule,
     ) -> Result<(), CollectiveError> {
-        let operation = OperationName { kind, op_seq: state.op_seq };
-        state.op_seq += 1;
+        let operation = self.name(state, kind);
         let (rank, world_size) = (self.rank() as usize, self.world_size() as usize);
         if world_size == 1 {
             memory.copy_input_to_output();
             return Ok(());
         }
         let algorithm = Algorithm::from_code(kind.algorithm);
+        let panic_report = PanicReport { context: &self.context, name: operation };
         let outcome = match &mut state.node {
             Some(group) if algorithm.is_some_and(Algorithm::is_node_local) => {
                 let request = memory.node_request(&kind, partition, rank);
@@ -424,7 +429,7 @@ impl Communicator {
                 // us until it returns.
                 unsafe { drive::run_node(&self.context, operation, group, request) }
             }
-            _ => {
+            node => {
                 let bytes = usize::try_from(kind.bytes()).unwrap_or(usize::MAX);
                 let choice = self.facts.choose(kind.collective, bytes);
                 let slice = choice.slice_elements(memory.buffers.element_bytes);
@@ -432,8 +437,8 @@ impl Communicator {
                 let schedule = build(place);
                 let run = Run {
                     context: &self.context,
-                    communicator: self.id,
                     operation,
+                    node: node.as_ref(),
                     schedule: schedule.as_dyn(),
                     kernel,
                     partition,
@@ -443,16 +448,42 @@ impl Communicator {
                 unsafe { drive::run(run, &mut state.workspace) }
             }
         };
-        if let Err(error) = &outcome
-            && error.is_fatal()
-        {
+        std::mem::forget(panic_report);
+        outcome.map_err(|error| self.fail(state, operation, error))
+    }
+
+    /// Numbers an operation.
+    fn name(&self, state: &mut State, kind: OperationKind) -> OperationName {
+        let op_seq = state.op_seq;
+        state.op_seq += 1;
+        OperationName { kind, communicator: self.id, op_seq }
+    }
+
+    /// Ends the communicator after an operation has failed on this rank, at whatever point: here it
+    /// takes no further operations, and the other ranks, who may be waiting in this one, are told.
+    fn fail(
+        &self,
+        state: &mut State,
+        operation: OperationName,
+        error: CollectiveError,
+    ) -> CollectiveError {
+        if error.is_fatal() {
             state.poisoned = Some(error.to_string());
+            // First the cause, then the end of what they share: who sees this asks for that.
+            report_failure(&self.context, operation, &error);
+            if let Some(node) = &state.node {
+                node.abort();
+            }
         }
-        outcome
+        error
     }
 
     fn enter(&self, collective: Collective) -> Result<MutexGuard<'_, State>, CollectiveError> {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = self.state.lock().unwrap_or_else(|panicked| {
+            let mut state = panicked.into_inner();
+            state.poisoned.get_or_insert_with(|| "an operation panicked".to_owned());
+            state
+        });
         match &state.poisoned {
             None => Ok(state),
             Some(first) => Err(CollectiveError::Poisoned {

@@ -99,9 +99,12 @@ impl Connected {
     }
 }
 
-/// Connects all ranks of a job for its next context.
-pub(crate) fn connect(job: &Job, options: &ContextOptions) -> Result<Connected, SetupError> {
-    let number = job.next_context();
+/// Connects all ranks of a job for its context number `number`.
+pub(crate) fn connect(
+    job: &Job,
+    number: u32,
+    options: &ContextOptions,
+) -> Result<Connected, SetupError> {
     if job.rank_info().world_size == 1 {
         return Ok(Connected::alone(options));
     }

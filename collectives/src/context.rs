@@ -2,7 +2,7 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 
 use paceline_rendezvous::env::{self, Environment, PortRange};
@@ -13,7 +13,7 @@ use paceline_transports::tcp::InterfaceChoice;
 use crate::communicator::Communicator;
 use crate::connect::{Connected, connect};
 use crate::engine::{IdlePolicy, Wire};
-use crate::error::SetupError;
+use crate::error::{AGREEMENT_COMMUNICATOR, SetupError};
 use crate::job::Job;
 use crate::node::NodeGroup;
 use crate::plan::{Algorithm, PlanFacts};
@@ -125,6 +125,8 @@ pub struct Context {
 #[derive(Debug)]
 pub(crate) struct ContextInner {
     pub(crate) job: Arc<Job>,
+    /// Its number among the contexts of the job, the same on all ranks.
+    pub(crate) number: u32,
     pub(crate) facts: PlanFacts,
     pub(crate) idle: IdlePolicy,
     pub(crate) timeout: Duration,
@@ -143,6 +145,15 @@ impl ContextInner {
         let guard = self.wire.lock().unwrap_or_else(PoisonError::into_inner);
         self.waiting.fetch_sub(1, Ordering::Relaxed);
         guard
+    }
+
+    /// The wire, unless another thread has it.
+    pub(crate) fn free_wire(&self) -> Option<MutexGuard<'_, Wire>> {
+        match self.wire.try_lock() {
+            Ok(guard) => Some(guard),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
     }
 
     /// Whether another thread wants the wire.
@@ -175,9 +186,11 @@ impl Context {
     /// # Errors
     /// [`SetupError`] names the step, and the peer if there is one.
     pub fn new(job: &Arc<Job>, options: &ContextOptions) -> Result<Self, SetupError> {
-        let Connected { facts, wire, node, fallback } = connect(job, options)?;
+        let number = job.next_context();
+        let Connected { facts, wire, node, fallback } = connect(job, number, options)?;
         let inner = ContextInner {
             job: Arc::clone(job),
+            number,
             idle: IdlePolicy::new(facts.oversubscribed),
             facts,
             timeout: options.timeout,
@@ -211,6 +224,11 @@ impl Context {
         let id = self.inner.communicators.fetch_add(1, Ordering::Relaxed);
         let node = self.inner.node.lock().unwrap_or_else(PoisonError::into_inner).take();
         Communicator::new(&self.inner, id, node)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn inner(&self) -> &ContextInner {
+        &self.inner
     }
 
     /// Why the preferred transport is not used, if it is not.
@@ -247,5 +265,3 @@ impl Context {
         })
     }
 }
-
-const AGREEMENT_COMMUNICATOR: u32 = u32::MAX;

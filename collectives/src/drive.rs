@@ -1,24 +1,65 @@
 //! The blocking loop around an operation: step, idle, deadline, abort.
 
+use std::sync::MutexGuard;
+
+use paceline_transports::Region;
+
 use crate::context::ContextInner;
 use crate::engine::{
-    Buffers, IdleAction, Operation, OperationId, OperationParts, Workspace, scratch_bytes_min,
+    BOARDS, Buffers, IdleAction, Operation, OperationId, OperationParts, StepError, Wire,
+    Workspace, scratch_bytes_min,
 };
 use crate::error::{CollectiveError, OperationName};
 use crate::kernels::Kernel;
-use crate::node::{NodeGroup, NodeRequest, Progress};
+use crate::node::{NodeError, NodeGroup, NodeRequest, Progress};
 use crate::schedule::{Partition, Schedule};
 use crate::waiting::{PARK_MAX, Waiting};
 
 /// One operation to run.
 pub(crate) struct Run<'a> {
     pub(crate) context: &'a ContextInner,
-    pub(crate) communicator: u32,
     pub(crate) operation: OperationName,
+    /// Where other operations of the communicator run, if it has shared memory.
+    pub(crate) node: Option<&'a NodeGroup>,
     pub(crate) schedule: &'a dyn Schedule,
     pub(crate) kernel: Option<Kernel>,
     pub(crate) partition: Partition,
     pub(crate) buffers: Buffers,
+}
+
+/// An operation under way and what it holds. However it ends, also by a panic, nothing stays posted
+/// and what it holds is given back.
+struct Running<'a> {
+    context: &'a ContextInner,
+    operation: Operation<'a>,
+    board: usize,
+    /// Absent only while another thread has its turn.
+    wire: Option<MutexGuard<'a, Wire>>,
+    complete: bool,
+}
+
+impl<'a> Running<'a> {
+    fn parts(&mut self) -> (&mut Operation<'a>, &mut Wire) {
+        let wire = self.wire.as_mut().expect("it is given away for one turn only");
+        (&mut self.operation, wire)
+    }
+
+    /// Lets a thread that wants the wire have it.
+    fn take_turns(&mut self) {
+        self.wire = None;
+        std::thread::yield_now();
+        self.wire = Some(self.context.wire());
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        let mut wire = self.wire.take().unwrap_or_else(|| self.context.wire());
+        if !self.complete {
+            self.operation.give_up(&mut wire);
+        }
+        wire.free_board(self.board);
+    }
 }
 
 /// Runs an operation until it is complete or has failed.
@@ -27,24 +68,20 @@ pub(crate) struct Run<'a> {
 /// The buffers are valid for the duration of the call and accessed by nobody else; input and output
 /// are the same memory or do not overlap.
 pub(crate) unsafe fn run(run: Run<'_>, workspace: &mut Workspace) -> Result<(), CollectiveError> {
+    let (context, node) = (run.context, run.node);
+    let no_memory = |message| CollectiveError::Memory {
+        collective: run.operation.kind.collective.name(),
+        message,
+    };
     let needed = scratch_bytes_min(run.schedule, run.buffers.element_bytes);
     if workspace.scratch_bytes() < needed {
-        let collective = run.operation.kind.collective.name();
-        let scratch = paceline_transports::Region::allocate(needed).map_err(|error| {
-            let error = CollectiveError::Memory { collective, message: error.to_string() };
-            // The others are in the operation already and must not wait out their deadline.
-            Waiting::new(run.context, run.operation).report_failure(&error);
-            error
-        })?;
+        let scratch = Region::allocate(needed).map_err(|error| no_memory(error.to_string()))?;
         workspace.replace_scratch(scratch);
     }
-    let context = run.context;
     let mut wire = context.wire();
     let Some(board) = wire.take_board() else {
-        return Err(CollectiveError::Memory {
-            collective: run.operation.kind.collective.name(),
-            message: "too many operations under way in this context".to_owned(),
-        });
+        let message = format!("more than {BOARDS} operations under way in one context");
+        return Err(no_memory(message));
     };
     let parts = OperationParts {
         schedule: run.schedule,
@@ -52,7 +89,7 @@ pub(crate) unsafe fn run(run: Run<'_>, workspace: &mut Workspace) -> Result<(), 
         kernel: run.kernel,
         partition: run.partition,
         id: OperationId {
-            communicator: run.communicator,
+            communicator: run.operation.communicator,
             op_seq: run.operation.op_seq,
             signature: run.operation.kind.signature(),
         },
@@ -62,42 +99,42 @@ pub(crate) unsafe fn run(run: Run<'_>, workspace: &mut Workspace) -> Result<(), 
         board,
     };
     // SAFETY: the contract of this function; the operation ends before it returns.
-    let mut operation = unsafe { Operation::new(parts) };
+    let operation = unsafe { Operation::new(parts) };
+    let mut running = Running { context, operation, board, wire: Some(wire), complete: false };
     let mut waiting = Waiting::new(context, run.operation);
-    let outcome = loop {
-        match operation.step(&mut wire) {
-            Ok(moved) => {
-                if operation.is_done(&mut wire) {
-                    break Ok(());
-                }
-                if moved {
-                    match waiting.moved(|| operation.waiting_on(&mut wire)) {
-                        Ok(()) => continue,
-                        Err(error) => break Err(error),
-                    }
-                }
+    loop {
+        let (operation, wire) = running.parts();
+        let moved = match operation.step(wire) {
+            Ok(moved) => moved,
+            Err(error) => {
+                // Who is lost may have left because it did something else.
+                let lost = matches!(error, StepError::Endpoint(_));
+                let elsewhere = node.filter(|_| lost).and_then(|node| waiting.look_at_node(node));
+                return Err(elsewhere.unwrap_or_else(|| waiting.explain(error)));
             }
-            Err(error) => break Err(waiting.explain(error)),
+        };
+        if operation.is_done(wire) {
+            break;
         }
-        match waiting.tick(|| operation.waiting_on(&mut wire)) {
-            Ok(IdleAction::Spin) => std::hint::spin_loop(),
-            Ok(IdleAction::Yield) => std::thread::yield_now(),
-            Ok(IdleAction::Park) => waiting.park(&wire),
-            Err(error) => break Err(error),
+        if moved {
+            waiting.moved(|| operation.waiting_on(wire))?;
+            continue;
+        }
+        match waiting.tick(|| operation.waiting_on(wire))? {
+            IdleAction::Spin => std::hint::spin_loop(),
+            IdleAction::Yield => std::thread::yield_now(),
+            IdleAction::Park => match node.and_then(|node| waiting.look_at_node(node)) {
+                Some(error) => return Err(error),
+                None => waiting.park(wire),
+            },
         }
         if context.is_contended() {
-            drop(wire);
-            std::thread::yield_now();
-            wire = context.wire();
+            running.take_turns();
             waiting.resumed();
         }
-    };
-    if let Err(error) = &outcome {
-        operation.give_up(&mut wire);
-        waiting.report_failure(error);
     }
-    wire.free_board(board);
-    outcome
+    running.complete = true;
+    Ok(())
 }
 
 /// Runs an operation among the ranks of one node, in shared memory, until it is complete or has
@@ -115,24 +152,136 @@ pub(crate) unsafe fn run_node(
     // SAFETY: the contract of this function; an operation that is given up touches nothing more.
     let started = unsafe { group.start(request) };
     let mut operation = started.map_err(|error| waiting.explain_node(error))?;
-    let outcome = loop {
+    loop {
         match operation.step(group) {
             Ok(Progress::Done) => return Ok(()),
-            Ok(Progress::Moved) => match waiting.moved(Vec::new) {
-                Ok(()) => continue,
-                Err(error) => break error,
-            },
+            Ok(Progress::Moved) => {
+                waiting.moved(Vec::new)?;
+                continue;
+            }
             Ok(Progress::Waiting) => {}
-            Err(error) => break waiting.explain_node(error),
+            Err(error) => {
+                // Who gave up because it does something else may have sent a message before.
+                let gave_up = matches!(error, NodeError::Aborted { .. });
+                let message = if gave_up { waiting.look_at_wire() } else { None };
+                return Err(message.unwrap_or_else(|| waiting.explain_node(error)));
+            }
         }
-        match waiting.tick(|| operation.waits_for().into_iter().collect()) {
-            Ok(IdleAction::Spin) => std::hint::spin_loop(),
-            Ok(IdleAction::Yield) => std::thread::yield_now(),
-            Ok(IdleAction::Park) => operation.park(group, PARK_MAX),
-            Err(error) => break error,
+        match waiting.tick(|| operation.waits_for().into_iter().collect())? {
+            IdleAction::Spin => std::hint::spin_loop(),
+            IdleAction::Yield => std::thread::yield_now(),
+            IdleAction::Park => {
+                group.publish_waiting(name.op_seq);
+                if let Some(error) = waiting.look_at_wire() {
+                    return Err(error);
+                }
+                operation.park(group, PARK_MAX);
+            }
         }
-    };
-    group.abort();
-    waiting.report_failure(&outcome);
-    Err(outcome)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::thread;
+
+    use paceline_transports::TransportKind;
+
+    use super::*;
+    use crate::context::{Context, ContextOptions, TransportChoice};
+    use crate::job::Job;
+    use crate::schedule::{Action, RecvStep, SendStep, Shift};
+    use crate::signature::{Collective, OperationKind};
+
+    const COUNT: usize = 1 << 20;
+
+    /// A shift that panics when its first message is there.
+    struct Broken(Shift);
+
+    impl Schedule for Broken {
+        fn send_count(&self) -> usize {
+            self.0.send_count()
+        }
+
+        fn send(&self, index: usize) -> SendStep {
+            self.0.send(index)
+        }
+
+        fn recv_count(&self) -> usize {
+            self.0.recv_count()
+        }
+
+        fn recv(&self, index: usize) -> RecvStep {
+            let step = self.0.recv(index);
+            // Without a kernel this cannot be carried out.
+            let action = if index == 0 { Action::Reduce { last: false } } else { step.action };
+            RecvStep { action, ..step }
+        }
+
+        fn scratch_elements(&self) -> usize {
+            COUNT
+        }
+    }
+
+    fn shift(
+        context: &Context,
+        communicator: u32,
+        schedule: &dyn Schedule,
+        workspace: &mut Workspace,
+    ) -> Result<(), CollectiveError> {
+        let kind = OperationKind {
+            collective: Collective::Shift,
+            dtype: None,
+            op: None,
+            root: None,
+            fused: 0,
+            count: COUNT as u64,
+            algorithm: 0,
+        };
+        let mut bytes = vec![0u8; 2 * COUNT];
+        let (input, output) = bytes.split_at_mut(COUNT);
+        let memory = crate::call::Memory::apart(input, output, 0);
+        let run = Run {
+            context: context.inner(),
+            operation: OperationName { kind, communicator, op_seq: 0 },
+            node: None,
+            schedule,
+            kernel: None,
+            partition: Partition::new(COUNT, 2),
+            buffers: memory.buffers,
+        };
+        // SAFETY: the bytes live until the end of this function.
+        unsafe { super::run(run, workspace) }
+    }
+
+    #[test]
+    fn a_panic_leaves_nothing_posted() {
+        let transport = TransportChoice::Only(TransportKind::Tcp);
+        let options = ContextOptions { transport, ..ContextOptions::default() };
+        thread::scope(|scope| {
+            for job in Job::in_process(2).unwrap() {
+                let options = &options;
+                let run = move || {
+                    let context = Context::new(&job, options).unwrap();
+                    let mut workspace = Workspace::new(Region::allocate(4 * COUNT).unwrap());
+                    let sound = || Shift::new(context.rank() as usize, 2, COUNT, COUNT / 8);
+                    let broken = Broken(sound());
+                    if context.rank() == 0 {
+                        let attempt =
+                            AssertUnwindSafe(|| shift(&context, 7, &broken, &mut workspace));
+                        assert!(catch_unwind(attempt).is_err(), "there is no kernel");
+                        for board in 0..BOARDS {
+                            assert_eq!(context.inner().wire().take_board(), Some(board));
+                        }
+                        assert_eq!(workspace.posted(), 0);
+                    } else {
+                        // The other rank leaves, with or without having sent everything.
+                        let _ = shift(&context, 7, &sound(), &mut workspace);
+                    }
+                };
+                thread::Builder::new().spawn_scoped(scope, run).unwrap();
+            }
+        });
+    }
 }

@@ -6,18 +6,28 @@ use paceline_transports::{EndpointError, EstablishError, OpError, RegionError};
 
 use crate::signature::OperationKind;
 
-/// Names one operation to people: `all_reduce #17 (1048576 f32, sum, by ring)`.
+/// Names one operation to people: `all_reduce #17 (1048576 f32, sum, by ring)`, and if it is not of
+/// the first communicator `all_reduce #17 of communicator 2 (…)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OperationName {
     /// What it is.
     pub kind: OperationKind,
+    /// The number of its communicator in the context, from 0; the largest number for the agreement
+    /// that opens a context.
+    pub communicator: u32,
     /// Its number in the communicator, from 0.
     pub op_seq: u64,
 }
 
+/// The communicator in which the ranks of a new context agree on their plan.
+pub(crate) const AGREEMENT_COMMUNICATOR: u32 = u32::MAX;
+
 impl fmt::Display for OperationName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} #{}", self.kind.collective, self.op_seq)?;
+        if !matches!(self.communicator, 0 | AGREEMENT_COMMUNICATOR) {
+            write!(f, " of communicator {}", self.communicator)?;
+        }
         let details = self.kind.details();
         if details.is_empty() { Ok(()) } else { write!(f, " ({details})") }
     }
@@ -112,7 +122,7 @@ pub enum CollectiveError {
         /// The first failure.
         first: String,
     },
-    /// Staging memory cannot be had.
+    /// Memory, or another resource of this process, cannot be had.
     #[error("{collective}: {message}")]
     Memory {
         /// What was called.
@@ -151,6 +161,20 @@ impl CollectiveError {
                 _ => None,
             },
             _ => None,
+        }
+    }
+
+    /// What happened, without the operation and the rank that it happened to: completes
+    /// "all_reduce #3 failed on rank 2: …", which is how the other ranks are told.
+    pub(crate) fn reason(&self) -> String {
+        match self {
+            Self::PeerLost { peer, source, .. } => format!("lost rank {peer}: {source}"),
+            Self::Mismatch { operation, peer, theirs, .. } => {
+                format!("it called {}, but rank {peer} called {theirs}", operation.kind)
+            }
+            Self::Message { peer, source, .. } => format!("bad message from rank {peer}: {source}"),
+            Self::Memory { message, .. } => message.clone(),
+            other => other.to_string(),
         }
     }
 

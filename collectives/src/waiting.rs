@@ -9,7 +9,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use crate::context::ContextInner;
 use crate::engine::{Idle, IdleAction, StepError, Wire};
 use crate::error::{CollectiveError, OperationName};
-use crate::node::NodeError;
+use crate::node::{NodeError, NodeGroup};
 use crate::signature::OperationKind;
 
 /// Time between two looks at the control connection while waiting.
@@ -178,6 +178,27 @@ impl<'a> Waiting<'a> {
         }
     }
 
+    /// Whether another member has called, and waits in, an operation in shared memory where this
+    /// rank exchanges messages; or has given up.
+    pub(crate) fn look_at_node(&self, node: &NodeGroup) -> Option<CollectiveError> {
+        if let Some((member, theirs)) = node.waits_elsewhere(self.name.op_seq) {
+            return Some(self.mismatch(member, theirs));
+        }
+        let op_seq = self.name.op_seq;
+        node.aborted().map(|member| self.explain_node(NodeError::Aborted { member, op_seq }))
+    }
+
+    /// Whether another rank has sent a message for this operation, where this rank works in shared
+    /// memory. Does not wait for the wire: who has it looks at the shared memory in turn.
+    pub(crate) fn look_at_wire(&self) -> Option<CollectiveError> {
+        let mut wire = self.context.free_wire()?;
+        wire.listen();
+        let OperationName { kind, communicator, op_seq } = self.name;
+        let (peer, theirs) = wire.early_mismatch(communicator, op_seq, kind.signature())?;
+        drop(wire);
+        Some(self.mismatch(peer, theirs))
+    }
+
     /// What a failed step in shared memory means. Members of the node are ranks of the group.
     pub(crate) fn explain_node(&self, error: NodeError) -> CollectiveError {
         match error {
@@ -196,7 +217,11 @@ impl<'a> Waiting<'a> {
         }
     }
 
-    fn mismatch(&self, peer: u32, theirs: paceline_transports::Signature) -> CollectiveError {
+    pub(crate) fn mismatch(
+        &self,
+        peer: u32,
+        theirs: paceline_transports::Signature,
+    ) -> CollectiveError {
         CollectiveError::Mismatch {
             operation: self.name,
             rank: self.context.rank(),
@@ -235,24 +260,45 @@ impl<'a> Waiting<'a> {
         None
     }
 
-    /// Lets the others know through the coordinator.
-    pub(crate) fn report_failure(&self, error: &CollectiveError) {
-        // Aborts come from the coordinator, and a time-out was reported when it was noticed.
-        if !matches!(error, CollectiveError::Aborted { .. } | CollectiveError::TimedOut { .. }) {
-            let state =
-                OperationState::Failed { reason: error.to_string(), culprit: error.culprit() };
-            self.report(state, self.since.map_or(Duration::ZERO, |since| since.elapsed()));
-        }
-    }
-
     fn report(&self, state: OperationState, waited: Duration) {
-        self.context.job.report(&OperationReport {
-            op_seq: self.name.op_seq,
-            kind: self.name.kind.collective.name().to_owned(),
-            name: None,
-            bytes: self.name.kind.bytes(),
-            state,
-            since_ms: u64::try_from(waited.as_millis()).unwrap_or(u64::MAX),
-        });
+        report(self.context, self.name, state, waited);
     }
+}
+
+/// Lets the others know through the coordinator that an operation failed here: they may be in it
+/// already and must not wait out their deadline.
+pub(crate) fn report_failure(context: &ContextInner, name: OperationName, error: &CollectiveError) {
+    let culprit = match error {
+        // Aborts come from the coordinator, and a time-out was reported when it was noticed.
+        CollectiveError::Aborted { .. } | CollectiveError::TimedOut { .. } => return,
+        CollectiveError::Memory { .. } => Some(context.rank()),
+        other => other.culprit(),
+    };
+    let state = OperationState::Failed { reason: error.reason(), culprit };
+    report(context, name, state, Duration::ZERO);
+}
+
+/// Tells the others, if the thread is panicking when it is dropped. Forgotten when all went well.
+pub(crate) struct PanicReport<'a> {
+    pub(crate) context: &'a ContextInner,
+    pub(crate) name: OperationName,
+}
+
+impl Drop for PanicReport<'_> {
+    fn drop(&mut self) {
+        let (reason, culprit) = ("it panicked".to_owned(), Some(self.context.rank()));
+        let state = OperationState::Failed { reason, culprit };
+        report(self.context, self.name, state, Duration::ZERO);
+    }
+}
+
+fn report(context: &ContextInner, name: OperationName, state: OperationState, waited: Duration) {
+    context.job.report(&OperationReport {
+        op_seq: name.op_seq,
+        kind: name.kind.collective.name().to_owned(),
+        name: None,
+        bytes: name.kind.bytes(),
+        state,
+        since_ms: u64::try_from(waited.as_millis()).unwrap_or(u64::MAX),
+    });
 }

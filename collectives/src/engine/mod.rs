@@ -8,4 +8,4 @@ pub(crate) use idle::{Idle, IdleAction, IdlePolicy};
 pub(crate) use operation::{
     Buffers, Operation, OperationId, OperationParts, StepError, Workspace, scratch_bytes_min,
 };
-pub(crate) use wire::Wire;
+pub(crate) use wire::{BOARDS, Wire};

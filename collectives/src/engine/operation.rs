@@ -40,6 +40,15 @@ impl Workspace {
         self.scratch.len()
     }
 
+    /// Slices that transports hold.
+    #[cfg(test)]
+    pub(crate) fn posted(&self) -> usize {
+        [&self.input, &self.output, &self.scratch]
+            .map(|region| Arc::strong_count(region) - 1)
+            .iter()
+            .sum()
+    }
+
     pub(crate) fn replace_scratch(&mut self, scratch: Arc<Region>) {
         self.scratch = scratch;
     }

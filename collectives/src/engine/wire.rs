@@ -137,38 +137,52 @@ impl Wire {
     /// # Errors
     /// The first connection found dead.
     pub(crate) fn poll(&mut self) -> Result<bool, EndpointError> {
-        let Self { endpoints, boards, events, early } = self;
         let mut moved = false;
-        for endpoint in endpoints.iter_mut().flatten() {
-            if !endpoint.is_active() {
-                continue;
+        for peer in 0..self.endpoints.len() {
+            if self.endpoints[peer].as_ref().is_some_and(|endpoint| endpoint.is_active()) {
+                moved |= self.poll_endpoint(peer)?;
             }
-            let outcome = endpoint.poll(events);
-            for event in events.drain(..) {
-                moved = true;
-                match event {
-                    Event::Sent { token } => {
-                        let token = Token::decode(token);
-                        boards[token.board].complete(Token { receive: false, ..token });
-                    }
-                    Event::Received { token } => {
-                        let token = Token::decode(token);
-                        boards[token.board].complete(token);
-                    }
-                    Event::Failed { token, error } => {
-                        let token = Token::decode(token);
-                        let board = &mut boards[token.board];
-                        board.failure.get_or_insert((token.index, error));
-                    }
-                    Event::Early { id, signature } => {
-                        early.push(EarlyMessage { peer: endpoint.peer(), id, signature });
-                    }
-                    _ => {}
-                }
-            }
-            moved |= outcome?;
         }
         Ok(moved)
+    }
+
+    /// Moves bytes on all connections, also on those that nothing is expected from. One that is dead
+    /// says so to the next operation that needs it.
+    pub(crate) fn listen(&mut self) {
+        for peer in 0..self.endpoints.len() {
+            let _ = self.poll_endpoint(peer);
+        }
+    }
+
+    #[inline]
+    fn poll_endpoint(&mut self, peer: usize) -> Result<bool, EndpointError> {
+        let Self { endpoints, boards, events, early } = self;
+        let Some(endpoint) = &mut endpoints[peer] else { return Ok(false) };
+        let outcome = endpoint.poll(events);
+        let mut moved = false;
+        for event in events.drain(..) {
+            moved = true;
+            match event {
+                Event::Sent { token } => {
+                    let token = Token::decode(token);
+                    boards[token.board].complete(Token { receive: false, ..token });
+                }
+                Event::Received { token } => {
+                    let token = Token::decode(token);
+                    boards[token.board].complete(token);
+                }
+                Event::Failed { token, error } => {
+                    let token = Token::decode(token);
+                    let board = &mut boards[token.board];
+                    board.failure.get_or_insert((token.index, error));
+                }
+                Event::Early { id, signature } => {
+                    early.push(EarlyMessage { peer: endpoint.peer(), id, signature });
+                }
+                _ => {}
+            }
+        }
+        Ok(moved | outcome?)
     }
 
     /// Whether somebody sent a message of this operation with another signature; forgets what is

@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use paceline_transports::Signature;
 use paceline_transports::shm::{Arena, Counter};
 
 use super::error::NodeError;
@@ -144,6 +145,31 @@ impl NodeGroup {
         self.arena.abort();
     }
 
+    /// The member that gave up first, if one did.
+    pub fn aborted(&self) -> Option<u32> {
+        self.arena.aborted()
+    }
+
+    /// Tells members that do something else than the group's operation in which of the caller's
+    /// operations this one waits. To be called by members that have waited for long: `call` is the
+    /// caller's number, which also counts the operations that the group has no part in.
+    pub fn publish_waiting(&self, call: u64) {
+        self.arena.publish(Counter::Waiting, call + 1);
+    }
+
+    /// For a caller whose operation `call` is none of the group's: a member that waits here in its
+    /// operation `call`, and what it called.
+    pub fn waits_elsewhere(&self, call: u64) -> Option<(u32, Signature)> {
+        // A number left behind by an operation that has ended cannot be `call`: that operation
+        // would have needed this member.
+        let waits =
+            |member: &u32| self.arena.published(*member as usize, Counter::Waiting) == call + 1;
+        let members = u32::try_from(self.members()).expect("members are counted in u32");
+        let member = (0..members).filter(|member| *member as usize != self.member()).find(waits)?;
+        let theirs = self.arena.announced(member as usize, self.next_op_seq)?;
+        Some((member, theirs))
+    }
+
     /// Whether what is waited for has come.
     fn is_over(&self, wait: Wait, op_seq: u64) -> bool {
         match wait {
@@ -272,12 +298,7 @@ impl NodeOp {
     }
 
     #[cold]
-    fn mismatch(
-        &self,
-        group: &NodeGroup,
-        member: usize,
-        theirs: paceline_transports::Signature,
-    ) -> NodeError {
+    fn mismatch(&self, group: &NodeGroup, member: usize, theirs: Signature) -> NodeError {
         group.abort();
         NodeError::SignatureMismatch {
             member: u32::try_from(member).expect("members are counted in u32"),

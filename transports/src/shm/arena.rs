@@ -74,7 +74,7 @@ struct Member {
     announcements: [Separated<Announcement>; 2],
     staged: Separated<AtomicU64>,
     reduced: Separated<AtomicU64>,
-    finished: Separated<AtomicU64>,
+    waiting: Separated<AtomicU64>,
     sleep: Separated<Sleep>,
 }
 
@@ -105,8 +105,8 @@ pub enum Counter {
     Staged,
     /// Rounds whose results lie in the owner's result ring (or output).
     Reduced,
-    /// Operations after which the owner no longer reads anybody's memory.
-    Finished,
+    /// What the owner has been waiting in for long, as a number of the user's.
+    Waiting,
 }
 
 /// Memory shared by the ranks of one node, with what they need to work in it together.
@@ -259,7 +259,7 @@ impl Arena {
         match counter {
             Counter::Staged => &words.staged.0,
             Counter::Reduced => &words.reduced.0,
-            Counter::Finished => &words.finished.0,
+            Counter::Waiting => &words.waiting.0,
         }
     }
 

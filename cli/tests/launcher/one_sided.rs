@@ -1,0 +1,102 @@
+//! What goes wrong on one rank alone reaches all others, with its name and its cause.
+//!
+//! The rank program is this test binary itself: it runs [`rank_program`] alone, with a case.
+
+use paceline_collectives::plan::Algorithm;
+use paceline_collectives::{
+    CollectiveError, Context, ContextOptions, Job as RankJob, ReduceOp, TransportChoice,
+};
+use paceline_rendezvous::env::{Environment, ProcessEnvironment};
+use rustix::process::{Resource, Rlimit, setrlimit};
+
+use crate::support::{Finished, Job};
+
+const CASE: &str = "PACELINE_TEST_CASE";
+
+/// The rank that something happens to.
+const ACTOR: u32 = 1;
+
+/// What the ranks have no memory in stock for.
+#[derive(Clone, Copy, Debug)]
+struct Case {
+    transport: &'static str,
+    /// Tensors fused into one; one alone is exchanged as it is, all with all.
+    tensors: usize,
+    /// Elements of each.
+    count: usize,
+    ranks: u32,
+}
+
+const CASES: [Case; 3] = [
+    Case { transport: "tcp", tensors: 2, count: 4 << 20, ranks: 3 },
+    Case { transport: "shm", tensors: 2, count: 4 << 20, ranks: 3 },
+    // With this many ranks their inputs do not fit into the staging memory that is always there.
+    Case { transport: "tcp", tensors: 1, count: 1 << 16, ranks: 18 },
+];
+
+/// A job of this test binary.
+fn run(number: usize) -> Finished {
+    let program = std::env::current_exe().expect("this binary");
+    let program = program.to_str().expect("UTF-8");
+    let test = ["--exact", "one_sided::rank_program", "--nocapture", "--test-threads=1"];
+    let ranks = CASES[number].ranks.to_string();
+    let mut arguments = vec!["-np", &ranks, "-q", "--", program];
+    arguments.extend(test);
+    // The C library reserves address space for threads' arenas, which would not count as new.
+    let job = Job::new(&arguments).env("MALLOC_ARENA_MAX", "1");
+    job.env(CASE, &number.to_string()).run()
+}
+
+/// Lets this process have hardly more memory than it has.
+fn starve() {
+    let status = std::fs::read_to_string("/proc/self/statm").expect("readable");
+    let pages: u64 = status.split(' ').next().and_then(|text| text.parse().ok()).expect("a number");
+    let limit = Some(pages * 4096 + (1 << 20));
+    setrlimit(Resource::As, Rlimit { current: limit, maximum: limit }).expect("lower than before");
+}
+
+/// Does nothing unless it was started as a rank.
+#[test]
+fn rank_program() {
+    let Some(number) = ProcessEnvironment.get(CASE) else { return };
+    let number: usize = number.to_str().and_then(|text| text.parse().ok()).expect("a number");
+    let Case { transport, tensors, count, .. } = CASES[number];
+    let transport: TransportChoice = transport.parse().expect("a transport");
+    let algorithm = (tensors == 1).then_some(Algorithm::OneShot);
+    let options = ContextOptions { transport, algorithm, ..ContextOptions::default() };
+    let job = RankJob::from_environment().expect("a job");
+    let context = Context::new(&job, &options).expect("connected");
+    let communicator = context.communicator().expect("a communicator");
+    let mut tensors = vec![vec![1f32; count]; tensors];
+    let mut slices: Vec<&mut [f32]> = tensors.iter_mut().map(Vec::as_mut_slice).collect();
+    communicator.barrier().expect("nothing is wrong yet");
+    if communicator.rank() == ACTOR {
+        starve();
+    }
+    let outcome = match &mut slices[..] {
+        [alone] => communicator.all_reduce(alone, ReduceOp::Sum),
+        fused => communicator.all_reduce_fused(fused, ReduceOp::Sum),
+    };
+    let error = outcome.expect_err("a rank has no memory");
+    let again = communicator.barrier().expect_err("the communicator is of no use any more");
+    assert!(matches!(again, CollectiveError::Poisoned { .. }), "{again}");
+    eprintln!("culprit {:?}: {error}", error.culprit());
+}
+
+#[test]
+fn a_rank_without_memory_tells_the_others_at_once() {
+    for (number, case) in CASES.into_iter().enumerate() {
+        let ended = run(number);
+        let says = |rank: u32, words: &[&str]| {
+            let prefix = format!("[{rank}]");
+            let mut lines = ended.stderr.lines().filter(|line| line.starts_with(&prefix));
+            lines.any(|line| words.iter().all(|word| line.contains(word)))
+        };
+        let starved = says(ACTOR, &["culprit None: all_reduce: cannot allocate"]);
+        assert!(starved, "{case:?}: {}", ended.stderr);
+        for rank in (0..case.ranks).filter(|rank| *rank != ACTOR) {
+            let told = ["culprit Some(1)", "all_reduce #1 failed on rank 1: cannot allocate"];
+            assert!(says(rank, &told), "rank {rank}, {case:?}: {}", ended.stderr);
+        }
+    }
+}

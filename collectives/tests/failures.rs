@@ -1,0 +1,170 @@
+//! Failures of one rank, and differences between ranks, reach all of them long before a deadline.
+//!
+//! Ranks are threads of this process. The deadline of an operation is its default of 60 s: a test
+//! whose ranks wait it out fails by the error that they get then.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Barrier};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use paceline_collectives::plan::Algorithm;
+use paceline_collectives::{
+    CollectiveError, Communicator, Context, ContextOptions, Job, ReduceOp, TransportChoice,
+    TransportKind,
+};
+use paceline_rendezvous::coordinator::{Server, ServerConfig};
+use paceline_rendezvous::hello::Identity;
+use paceline_rendezvous::{ControlClient, RankInfo, Rendezvous, RunId, Secret};
+
+/// Longer than any machine needs.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Jobs of ranks in this process with a coordinator between them.
+fn coordinated(world_size: u32) -> (Server, Vec<Arc<Job>>) {
+    let (run_id, secret) = (RunId::random().unwrap(), Secret::random().unwrap());
+    let local = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+    let config = ServerConfig::new(run_id, secret.clone(), world_size);
+    let server = Server::start(local, config, |_| {}).unwrap();
+    let address = server.local_addr();
+    let job = |rank| {
+        let identity = Identity { run_id, epoch: 0, rank, features: 0 };
+        let deadline = Instant::now() + PATIENCE;
+        let control = ControlClient::connect(address, identity, &secret, deadline).unwrap();
+        let control = Arc::new(control);
+        let rank_info = RankInfo {
+            rank,
+            world_size,
+            local_rank: rank,
+            local_size: world_size,
+            run_id: Some(run_id),
+            ..RankInfo::alone()
+        };
+        let store = control.clone();
+        let mut rendezvous = Rendezvous::in_process(rank_info, run_id, secret.clone(), store);
+        rendezvous.control = Some(control);
+        Job::from_rendezvous(rendezvous)
+    };
+    let jobs = (0..world_size).map(job).collect();
+    (server, jobs)
+}
+
+/// Runs `body` as every rank over a transport and returns what each returned.
+fn run<R: Send>(
+    jobs: Vec<Arc<Job>>,
+    kind: TransportKind,
+    algorithm: Option<Algorithm>,
+    body: impl Fn(&Context) -> R + Sync,
+) -> Vec<R> {
+    let transport = TransportChoice::Only(kind);
+    let options = ContextOptions { transport, algorithm, ..ContextOptions::default() };
+    thread::scope(|scope| {
+        let start = |job: Arc<Job>| {
+            let (body, options) = (&body, &options);
+            let run = move || body(&Context::new(&job, options).unwrap());
+            thread::Builder::new().name("rank".to_owned()).spawn_scoped(scope, run).unwrap()
+        };
+        let ranks: Vec<_> = jobs.into_iter().map(start).collect();
+        ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
+    })
+}
+
+/// What ranks call that are at odds.
+#[derive(Clone, Copy, Debug)]
+enum Call {
+    /// Messages, on every communicator.
+    Shift,
+    /// Shared memory, in one hand-over.
+    Short,
+    /// Shared memory, block by block.
+    Long,
+}
+
+impl Call {
+    fn make(self, communicator: &Communicator) -> Result<(), CollectiveError> {
+        match self {
+            Self::Shift => communicator.shift(&[1.0f32; 100], &mut [0.0; 100], None),
+            Self::Short => communicator.all_reduce(&mut [1.0f32; 10], ReduceOp::Sum),
+            Self::Long => communicator.all_reduce(&mut vec![1.0f32; 1 << 20], ReduceOp::Sum),
+        }
+    }
+}
+
+/// Calls `calls[rank]` after an operation that all agree on; rank `late` comes later than the others.
+fn at_odds(jobs: Vec<Arc<Job>>, calls: &[Call], late: usize) -> Vec<CollectiveError> {
+    run(jobs, TransportKind::Shm, None, |context| {
+        let communicator = context.communicator().unwrap();
+        communicator.barrier().unwrap();
+        let rank = communicator.rank() as usize;
+        if rank == late {
+            // Long enough for the others to sleep in their wait, as a rule.
+            thread::sleep(Duration::from_millis(60));
+        }
+        calls[rank].make(&communicator).unwrap_err()
+    })
+}
+
+fn names_both(error: &CollectiveError) -> bool {
+    let text = error.to_string();
+    text.contains("all_reduce") && text.contains("shift")
+}
+
+#[test]
+fn messages_meet_shared_memory_and_both_are_named() {
+    for calls in [[Call::Shift, Call::Short], [Call::Long, Call::Shift]] {
+        for late in [0, 1] {
+            let errors = at_odds(Job::in_process(2).unwrap(), &calls, late);
+            for (rank, error) in errors.iter().enumerate() {
+                let case = format!("{calls:?}, {late} late, rank {rank}: {error}");
+                assert!(matches!(error, CollectiveError::Mismatch { .. }), "{case}");
+                assert!(names_both(error), "{case}");
+            }
+        }
+    }
+}
+
+#[test]
+fn ranks_that_are_nobodys_neighbour_in_a_difference_hear_of_it() {
+    for late in 0..4 {
+        let calls = [Call::Short, Call::Short, Call::Shift, Call::Short];
+        let (_server, jobs) = coordinated(4);
+        for (rank, error) in at_odds(jobs, &calls, late).iter().enumerate() {
+            assert!(names_both(error), "{late} late, rank {rank}: {error:?}");
+        }
+    }
+}
+
+/// More than may be under way in one context.
+const MANY: usize = 65;
+
+#[test]
+fn a_rank_with_too_many_operations_under_way_tells_the_others() {
+    let (_server, jobs) = coordinated(2);
+    // Rank 0 waits in all of its operations before rank 1 enters the first.
+    let entered = Barrier::new(2);
+    let errors = run(jobs, TransportKind::Tcp, Some(Algorithm::Ring), |context| {
+        let communicators: Vec<_> = (0..MANY).map(|_| context.communicator().unwrap()).collect();
+        if context.rank() == 1 {
+            entered.wait();
+            return vec![Call::Short.make(&communicators[0]).unwrap_err()];
+        }
+        let errors = thread::scope(|scope| {
+            let start = |communicator| {
+                let run = move || Call::Short.make(communicator).unwrap_err();
+                thread::Builder::new().spawn_scoped(scope, run).unwrap()
+            };
+            let threads: Vec<_> = communicators.iter().map(start).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        entered.wait();
+        errors
+    });
+    let refused = |error: &&CollectiveError| matches!(error, CollectiveError::Memory { .. });
+    assert_eq!(errors[0].iter().filter(refused).count(), 1, "{:?}", errors[0]);
+    for error in errors[0].iter().filter(|error| !refused(error)).chain(&errors[1]) {
+        assert_eq!(error.culprit(), Some(0), "{error}");
+        assert!(error.to_string().contains("more than 64 operations under way"), "{error}");
+    }
+}
