@@ -47,6 +47,32 @@ pub fn full_queue_gives_post_back(harness: &dyn Harness) {
     assert!(!source.is_lent() && !target.is_lent());
 }
 
+/// Sends that have ended make room in the queue, also behind one that waits for its receive.
+pub fn ended_sends_leave_the_queue(harness: &dyn Harness) {
+    let mut rig = Rig::new(harness);
+    let depth = u32::try_from(harness.capabilities().send_depth_max).expect("a queue's depth");
+    let long = Buffer::filled(7, 3 * EAGER_BYTES_MAX);
+    let id = |communicator, tag| MessageId { communicator, tag, op_seq: 0 };
+    let waiting = rig.send(0, id(2, 7), &long);
+    for tag in 0..2 * depth {
+        let (source, mut target) = (Buffer::filled(tag, 100), Buffer::blank(100));
+        let received = rig.receive(1, id(1, tag), &target);
+        let sent = match rig.try_send(0, id(1, tag), &source) {
+            Ok(sent) => sent,
+            Err(rejected) => panic!("{rejected:?}, though {tag} of {} sends have ended", tag + 1),
+        };
+        rig.finish(0, &[sent]);
+        rig.finish(1, &[received]);
+        target.check(tag);
+    }
+    assert!(rig.ends[0].outcome(waiting).is_none(), "nobody receives it");
+    let mut target = Buffer::blank(long.region.len());
+    let received = rig.receive(1, id(2, 7), &target);
+    rig.finish(1, &[received]);
+    rig.finish(0, &[waiting]);
+    target.check(7);
+}
+
 /// A receiver that posts nothing holds no more than the documented bytes; the sender waits without
 /// an error; everything flows once the receives are posted.
 pub fn eager_limit_holds_and_sender_waits(harness: &dyn Harness) {

@@ -25,9 +25,9 @@ pub use failure::{
     signature_mismatch_fails_the_operation_only,
 };
 pub use flow::{
-    eager_limit_holds_and_sender_waits, empty_messages_are_bounded_too, full_queue_gives_post_back,
-    later_message_first_does_not_deadlock, opposite_orders_of_two_communicators,
-    parked_thread_is_woken,
+    eager_limit_holds_and_sender_waits, empty_messages_are_bounded_too,
+    ended_sends_leave_the_queue, full_queue_gives_post_back, later_message_first_does_not_deadlock,
+    opposite_orders_of_two_communicators, parked_thread_is_woken,
 };
 pub use transfer::{
     any_order_of_posts, early_message_is_announced_once, exact_bytes_of_every_size,
@@ -118,6 +118,7 @@ macro_rules! conformance_suite {
             idle_endpoints_are_inactive,
             wire_bytes_are_counted,
             full_queue_gives_post_back,
+            ended_sends_leave_the_queue,
             eager_limit_holds_and_sender_waits,
             empty_messages_are_bounded_too,
             later_message_first_does_not_deadlock,

@@ -5,7 +5,7 @@ use crate::{
 };
 
 /// Sends and receives that may be posted at a time.
-const DEPTH_MAX: usize = 256;
+pub(super) const DEPTH_MAX: usize = 256;
 
 /// Largest payload of one frame when several streams share the work: small enough that a slow
 /// stream holds up little, large enough that the header and the call are noise.

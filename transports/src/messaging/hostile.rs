@@ -168,8 +168,12 @@ mod tests {
         }
     }
 
+    /// A frame of a message that nobody posts a receive for.
     fn eager(offset: u64, length: u32, message_bytes: u64) -> Vec<u8> {
-        let id = MessageId { communicator: 3, tag: 9, op_seq: 9 };
+        eager_of(MessageId { communicator: 3, tag: 9, op_seq: 9 }, offset, length, message_bytes)
+    }
+
+    fn eager_of(id: MessageId, offset: u64, length: u32, message_bytes: u64) -> Vec<u8> {
         let signature = Signature::default();
         let (kind, flags) = (FrameKind::Data, super::super::flags::EAGER);
         let header = FrameHeader {
@@ -193,6 +197,42 @@ mod tests {
         assert!(feed(&[&eager(0, 10, 1000)], 100));
         // The second frame is longer than what the first has room for.
         assert!(!feed(&[&[eager(0, 10, 1000), eager(0, 900, 1000)].concat()], 100));
+    }
+
+    #[test]
+    fn early_bytes_that_overlap_are_refused() {
+        assert!(feed(&[&[eager(0, 10, 1000), eager(10, 10, 1000)].concat()], 100));
+        assert!(!feed(&[&[eager(0, 10, 1000), eager(5, 10, 1000)].concat()], 100));
+        assert!(!feed(&[&[eager(5, 10, 1000), eager(0, 6, 1000)].concat()], 100));
+    }
+
+    /// The message of 100 bytes whose receive is posted at once, or once early frames have begun.
+    fn hundred(op_seq: u64, offset: u64, length: u32) -> Vec<u8> {
+        eager_of(MessageId { communicator: 0, tag: 1, op_seq }, offset, length, 100)
+    }
+
+    #[test]
+    fn bytes_that_land_twice_are_no_substitute_for_others() {
+        assert!(feed(&[&[hundred(0, 50, 50), hundred(0, 0, 50)].concat()], 1000));
+        assert!(!feed(&[&[hundred(0, 0, 50), hundred(0, 0, 50)].concat()], 1000));
+        assert!(!feed(&[&[hundred(0, 60, 40), hundred(0, 40, 60)].concat()], 1000));
+        // In pieces of 20 bytes the first frame begins before its receive is posted and ends after
+        // it, and the second, on another stream, begins in between.
+        let late = |frame: Vec<u8>| [hundred(0, 0, 0), frame].concat();
+        assert!(feed(&[&hundred(2, 0, 60), &late(hundred(2, 60, 40))], 20));
+        assert!(!feed(&[&hundred(2, 0, 60), &late(hundred(2, 0, 40))], 20));
+        assert!(!feed(&[&hundred(2, 0, 60), &late(hundred(2, 50, 40))], 20));
+    }
+
+    #[test]
+    fn a_message_in_too_many_pieces_is_refused() {
+        let odd = |count: u64| (0..count).map(|at| hundred(0, 2 * at + 1, 1));
+        let some: Vec<u8> = odd(20).collect::<Vec<_>>().concat();
+        assert!(feed(&[&some], 1000));
+        let id = MessageId { communicator: 0, tag: 2, op_seq: 0 };
+        let many: Vec<u8> =
+            (0..100).map(|at| eager_of(id, 2 * at + 1, 1, 70_000)).collect::<Vec<_>>().concat();
+        assert!(!feed(&[&many], 1000));
     }
 
     #[test]

@@ -1,8 +1,14 @@
+use std::ops::Range;
+
 use super::{FrameHeader, HEADER_BYTES, eager_cost, flags};
 use crate::{EAGER_BYTES_MAX, EAGER_BYTES_OUTSTANDING_MAX, Event, MessageId, OpError, RecvPost};
 
 /// Communicators that one peer may have early messages in; more is a protocol violation.
 const COMMUNICATORS_MAX: usize = 1024;
+
+/// Stretches of one message that may have begun to land apart from each other: an honest peer leaves
+/// at most one gap per stream.
+const PIECES_MAX: usize = 64;
 
 /// Empty buffers kept for early messages.
 const SPARE_BUFFERS_MAX: usize = 4;
@@ -16,6 +22,7 @@ pub(crate) struct Inbox {
     early: Vec<EarlyFrame>,
     spare: Vec<Vec<u8>>,
     accounts: Vec<Account>,
+    coverage: Coverage,
     /// Whether an account became full, so that grants may be due.
     filled: bool,
 }
@@ -24,7 +31,7 @@ pub(crate) struct Inbox {
 struct Posted {
     post: RecvPost,
     landed: usize,
-    /// Bytes of the frames that have begun to land.
+    /// Frames have begun to land for every byte before this one; for others see [`Coverage`].
     begun: usize,
     /// Whether the peer was told that it may send without credit.
     granted: bool,
@@ -42,19 +49,57 @@ impl Posted {
         self.landed += bytes;
         self.arrived = true;
     }
+}
 
-    /// Books the bytes of a frame that begins.
-    ///
-    /// # Errors
-    /// When the message has not so many.
-    fn take(&mut self, bytes: usize) -> Result<(), String> {
-        self.begun += bytes;
-        let (begun, length) = (self.begun, self.post.slice.len());
-        if begun <= length {
-            Ok(())
-        } else {
-            Err(format!("{begun} bytes of a message of {length} bytes ({})", self.post.id))
+/// Which bytes of posted receives frames have begun to land for, beyond those that follow each other
+/// from the first on: what arrives out of order over several streams. Kept for all receives in one
+/// place, so that none of them allocates.
+#[derive(Debug, Default)]
+struct Coverage {
+    pieces: Vec<Piece>,
+}
+
+#[derive(Debug)]
+struct Piece {
+    /// That of the receive.
+    generation: u32,
+    range: Range<usize>,
+}
+
+impl Coverage {
+    /// Books the bytes of a frame that begins. Returns whether they are new: otherwise some of them
+    /// would land twice, and others perhaps never.
+    #[must_use]
+    fn book(&mut self, posted: &mut Posted, range: Range<usize>) -> bool {
+        if range.is_empty() {
+            return true;
         }
+        if range.start == posted.begun && self.pieces.is_empty() {
+            posted.begun = range.end;
+            return true;
+        }
+        let ours = |piece: &&Piece| piece.generation == posted.generation;
+        let overlaps =
+            |piece: &Piece| piece.range.start < range.end && range.start < piece.range.end;
+        if range.start < posted.begun || self.pieces.iter().filter(ours).any(overlaps) {
+            return false;
+        }
+        self.pieces.push(Piece { generation: posted.generation, range });
+        let next = |piece: &Piece, posted: &Posted| {
+            piece.generation == posted.generation && piece.range.start == posted.begun
+        };
+        while let Some(at) = self.pieces.iter().position(|piece| next(piece, posted)) {
+            posted.begun = self.pieces.swap_remove(at).range.end;
+        }
+        true
+    }
+
+    fn pieces_of(&self, posted: &Posted) -> usize {
+        self.pieces.iter().filter(|piece| piece.generation == posted.generation).count()
+    }
+
+    fn forget(&mut self, generation: u32) {
+        self.pieces.retain(|piece| piece.generation != generation);
     }
 }
 
@@ -64,6 +109,21 @@ struct EarlyFrame {
     header: FrameHeader,
     bytes: Vec<u8>,
     landed: usize,
+}
+
+impl EarlyFrame {
+    /// Where its bytes belong in the message.
+    fn range(&self) -> Range<usize> {
+        let start = usize::try_from(self.header.offset).unwrap_or(usize::MAX);
+        start..start.saturating_add(self.bytes.len())
+    }
+
+    /// Whether another frame is about some of the same bytes, or cannot be told from this one.
+    fn meets(&self, other: &FrameHeader) -> bool {
+        let (start, end) = (self.header.offset, self.header.offset + self.bytes.len() as u64);
+        let shared = start < other.offset + u64::from(other.length) && other.offset < end;
+        self.header.id == other.id && (shared || self.header.offset == other.offset)
+    }
 }
 
 #[derive(Debug)]
@@ -139,7 +199,12 @@ impl Inbox {
         let generation = self.generation;
         let mut posted = Posted { post, landed: 0, begun: 0, granted, arrived: false, generation };
         if !self.early.is_empty() {
+            for frame in self.early.iter().filter(|frame| frame.header.id == id) {
+                let new = self.coverage.book(&mut posted, frame.range());
+                debug_assert!(new, "early frames were compared when they began");
+            }
             if let Err(error) = self.deliver_early(&mut posted) {
+                self.coverage.forget(generation);
                 return Receiving::Ended(Event::Failed { token: posted.post.token, error });
             }
             if self.account(id.communicator).is_full() {
@@ -149,6 +214,7 @@ impl Inbox {
         if posted.is_complete() {
             return Receiving::Ended(Event::Received { token: posted.post.token });
         }
+        // From here on its slot owns it, and releasing that forgets its pieces.
         let granted = posted.granted;
         self.posted_count += 1;
         match self.posted.iter_mut().find(|slot| slot.is_none()) {
@@ -192,7 +258,6 @@ impl Inbox {
                 .slice
                 .bytes_mut(start..start + frame.bytes.len())
                 .copy_from_slice(&frame.bytes);
-            posted.begun += frame.bytes.len();
             posted.land(frame.bytes.len());
             self.release_early(frame);
         }
@@ -245,9 +310,15 @@ impl Inbox {
                 events.push(Event::Failed { token, error });
                 return Ok(Landing::Discard);
             }
-            posted.take(header.length as usize)?;
             let offset =
                 usize::try_from(header.offset).map_err(|_| "offset overflows".to_owned())?;
+            let length = header.length as usize;
+            if !self.coverage.book(posted, offset..offset + length) {
+                return Err(twice(header));
+            }
+            if self.coverage.pieces_of(posted) > PIECES_MAX {
+                return Err(format!("more than {PIECES_MAX} gaps in a message ({})", header.id));
+            }
             return Ok(Landing::Posted { slot, generation: posted.generation, offset });
         }
         self.begin_early(header, events)
@@ -262,8 +333,8 @@ impl Inbox {
             // A granted message whose receive is gone: the operation was abandoned here.
             return Ok(Landing::Discard);
         }
-        if self.early_frame(header.id, header.offset).is_some() {
-            return Err(format!("the bytes at offset {} twice ({})", header.offset, header.id));
+        if self.early.iter().any(|frame| frame.meets(header)) {
+            return Err(twice(header));
         }
         let length = header.length as usize;
         let account = self.account(header.id.communicator);
@@ -367,6 +438,7 @@ impl Inbox {
             Ok(()) if !posted.is_complete() => self.posted[slot] = Some(posted),
             outcome => {
                 self.posted_count -= 1;
+                self.coverage.forget(posted.generation);
                 events.push(match outcome {
                     Ok(()) => Event::Received { token },
                     Err(error) => Event::Failed { token, error },
@@ -432,8 +504,9 @@ impl Inbox {
     }
 
     fn release(&mut self, slot: usize) {
-        if self.posted[slot].take().is_some() {
+        if let Some(posted) = self.posted[slot].take() {
             self.posted_count -= 1;
+            self.coverage.forget(posted.generation);
         }
     }
 
@@ -449,6 +522,10 @@ impl Inbox {
         });
         &mut self.accounts[at]
     }
+}
+
+fn twice(header: &FrameHeader) -> String {
+    format!("bytes from {} on twice ({})", header.offset, header.id)
 }
 
 fn check_length(post: &RecvPost, header: &FrameHeader) -> Result<(), OpError> {

@@ -1,8 +1,7 @@
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 use super::{FrameHeader, FrameKind, eager_cost, flags};
-use crate::{EAGER_BYTES_MAX, EAGER_BYTES_OUTSTANDING_MAX, Event, MessageId, Region, SendPost};
+use crate::{EAGER_BYTES_MAX, EAGER_BYTES_OUTSTANDING_MAX, Event, MessageId, SendPost};
 
 /// Grants that may wait for their send to be posted; more is a protocol violation.
 const GRANTS_MAX: usize = 4096;
@@ -11,18 +10,18 @@ const GRANTS_MAX: usize = 4096;
 #[derive(Debug)]
 pub(crate) struct Outbox {
     epoch: u32,
+    /// Those that have not ended, in the order of their numbers.
     sends: VecDeque<Sending>,
-    /// The number of the first entry of `sends`; numbers name sends while frames are under way.
-    first: u64,
+    next_number: u64,
     grants: Vec<MessageId>,
     accounts: Vec<Account>,
-    /// Takes the place of the slice of a send that has ended.
-    nothing: Arc<Region>,
 }
 
 #[derive(Debug)]
 struct Sending {
     post: SendPost,
+    /// What frames under way call it by: others may end before it and after it.
+    number: u64,
     /// Bytes already given to frames.
     framed: usize,
     /// Frames not yet completely written.
@@ -30,18 +29,6 @@ struct Sending {
     /// Whether any frame was made: an empty message needs one too.
     started: bool,
     granted: bool,
-    finished: bool,
-}
-
-impl Sending {
-    /// Lets go of the bytes. The entry stays until all before it have ended too.
-    fn end(&mut self, nothing: &Arc<Region>) {
-        // SAFETY: the slice has no bytes.
-        self.post.slice = unsafe { nothing.slice(0..0) };
-        self.framed = 0;
-        self.started = true;
-        self.finished = true;
-    }
 }
 
 #[derive(Debug)]
@@ -63,10 +50,9 @@ impl Outbox {
         Self {
             epoch,
             sends: VecDeque::new(),
-            first: 0,
+            next_number: 0,
             grants: Vec::new(),
             accounts: Vec::new(),
-            nothing: Region::empty(),
         }
     }
 
@@ -77,14 +63,16 @@ impl Outbox {
         }
         self.sends.push_back(Sending {
             post,
+            number: self.next_number,
             framed: 0,
             in_flight: 0,
             started: false,
             granted: early.is_some(),
-            finished: false,
         });
+        self.next_number += 1;
     }
 
+    /// Sends that have not ended.
     pub(crate) fn len(&self) -> usize {
         self.sends.len()
     }
@@ -94,8 +82,7 @@ impl Outbox {
     /// # Errors
     /// What the peer did wrong, if it broke the protocol.
     pub(crate) fn granted(&mut self, id: MessageId) -> Result<(), String> {
-        let waiting = |sending: &&mut Sending| sending.post.id == id && !sending.finished;
-        if let Some(sending) = self.sends.iter_mut().find(waiting) {
+        if let Some(sending) = self.sends.iter_mut().find(|sending| sending.post.id == id) {
             sending.granted = true;
         } else if self.grants.len() < GRANTS_MAX {
             self.grants.push(id);
@@ -166,7 +153,7 @@ impl Outbox {
                 length: u32::try_from(length).expect("fragments are below 4 GiB"),
                 credit: 0,
             },
-            send: self.first + at as u64,
+            send: sending.number,
             start,
         }
     }
@@ -183,9 +170,8 @@ impl Outbox {
         let sending = &mut self.sends[at];
         sending.in_flight -= 1;
         if sending.in_flight == 0 && sending.framed == sending.post.slice.len() {
-            sending.end(&self.nothing);
             events.push(Event::Sent { token: sending.post.token });
-            self.drop_finished();
+            self.sends.remove(at);
         }
     }
 
@@ -206,26 +192,15 @@ impl Outbox {
 
     /// Drops every send of a communicator. Its frames must not be written any further.
     pub(crate) fn abandon(&mut self, communicator: u32) {
-        let ours = |sending: &&mut Sending| sending.post.id.communicator == communicator;
-        // Frames under way of other communicators name their send by number, so what stays must
-        // keep its place: the entries end here but leave the queue only from its front.
-        for sending in self.sends.iter_mut().filter(ours) {
-            sending.end(&self.nothing);
-        }
-        self.drop_finished();
+        self.sends.retain(|sending| sending.post.id.communicator != communicator);
         self.grants.retain(|id| id.communicator != communicator);
         self.accounts.retain(|account| account.communicator != communicator);
     }
 
-    fn drop_finished(&mut self) {
-        while self.sends.front().is_some_and(|sending| sending.finished) {
-            self.sends.pop_front();
-            self.first += 1;
-        }
-    }
-
     fn index(&self, frame: &OutFrame) -> usize {
-        usize::try_from(frame.send - self.first).expect("a queue index")
+        self.sends
+            .binary_search_by_key(&frame.send, |sending| sending.number)
+            .expect("a send stays until its last frame is written or its communicator abandoned")
     }
 
     fn account(&mut self, communicator: u32) -> &mut Account {

@@ -7,6 +7,7 @@ use std::time::Instant;
 use paceline_rendezvous::{RunId, Secret};
 use proptest::prelude::*;
 
+use super::endpoint::DEPTH_MAX;
 use crate::sim::{LinkProfile, SimConfig, SimNetwork};
 use crate::{
     EAGER_BYTES_MAX, EAGER_BYTES_OUTSTANDING_MAX, Endpoint, Event, Group, MessageId, RecvPost,
@@ -143,7 +144,17 @@ impl Model {
         Some(number)
     }
 
+    /// Sends of a side that have not ended.
+    fn outstanding(&self, side: usize) -> usize {
+        let sends = self.messages.values().filter(|message| message.from == side);
+        sends
+            .filter(|message| message.send_posted && !message.sent)
+            .filter(|message| !message.is_abandoned(&self.abandoned))
+            .count()
+    }
+
     fn post_send(&mut self, number: u32) {
+        let outstanding = self.outstanding(self.messages[&number].from);
         let message = self.messages.get_mut(&number).unwrap();
         // SAFETY: nobody writes to the source.
         let slice = unsafe { message.source.slice(0..message.source.len()) };
@@ -151,7 +162,7 @@ impl Model {
         let post = SendPost { token: number.into(), id: message.id, signature, slice };
         match self.ends[message.from].post_send(post) {
             Ok(()) => message.send_posted = true,
-            Err(Rejected::QueueFull(_)) => {}
+            Err(Rejected::QueueFull(_)) => assert!(outstanding >= DEPTH_MAX, "{outstanding} only"),
             Err(Rejected::Dead(_)) => assert!(!self.abandoned.is_empty()),
         }
     }
@@ -322,6 +333,22 @@ fn profiles() -> impl Strategy<Value = LinkProfile> {
             busy_per_mille,
         },
     )
+}
+
+#[test]
+fn sends_that_have_ended_make_room_behind_one_that_waits() {
+    let mut model = Model::new(1, 1, LinkProfile::perfect());
+    // Nobody receives this one for now.
+    let blocked = model.announce(0, 0, 3 * EAGER_BYTES_MAX).unwrap();
+    model.post_send(blocked);
+    for _ in 0..3 * DEPTH_MAX {
+        let number = model.announce(0, 1, 100).unwrap();
+        model.post_receive(number);
+        model.post_send(number);
+        assert!(model.messages[&number].send_posted, "refused after {number} sends");
+        model.until(|model| model.messages[&number].sent && model.messages[&number].received);
+    }
+    model.finish(1);
 }
 
 proptest! {
