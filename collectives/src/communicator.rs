@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use paceline_devices::{Element, ReduceOp};
+use paceline_rendezvous::OperationCounter;
 use paceline_transports::Region;
 
 use crate::call::{AnySchedule, Memory, Place};
@@ -39,6 +40,8 @@ pub struct Communicator {
     context: Arc<ContextInner>,
     id: u32,
     facts: PlanFacts,
+    /// What heartbeats tell the coordinator.
+    counter: Option<OperationCounter>,
     state: Mutex<State>,
 }
 
@@ -68,7 +71,8 @@ impl Communicator {
             fusion: FusionBuffer::default(),
             poisoned: None,
         };
-        Ok(Self { context: Arc::clone(context), id, facts, state: Mutex::new(state) })
+        let counter = context.job.track(context.number, id);
+        Ok(Self { context: Arc::clone(context), id, facts, counter, state: Mutex::new(state) })
     }
 
     /// This process's number in the group, `0..world_size`.
@@ -452,10 +456,13 @@ impl Communicator {
         outcome.map_err(|error| self.fail(state, operation, error))
     }
 
-    /// Numbers an operation.
+    /// Numbers an operation that is entered.
     fn name(&self, state: &mut State, kind: OperationKind) -> OperationName {
         let op_seq = state.op_seq;
         state.op_seq += 1;
+        if let Some(counter) = &self.counter {
+            counter.enter(op_seq);
+        }
         OperationName { kind, communicator: self.id, op_seq }
     }
 

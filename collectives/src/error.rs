@@ -20,7 +20,7 @@ pub struct OperationName {
 }
 
 /// The communicator in which the ranks of a new context agree on their plan.
-pub(crate) const AGREEMENT_COMMUNICATOR: u32 = u32::MAX;
+pub(crate) const AGREEMENT_COMMUNICATOR: u32 = paceline_rendezvous::message::NO_COMMUNICATOR;
 
 impl fmt::Display for OperationName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use paceline_rendezvous::{
-    Abort, BootstrapError, BootstrapOptions, InProcessStore, OperationReport, ProcessEnvironment,
-    RankInfo, Rendezvous, RunId, Secret, bootstrap,
+    Abort, BootstrapError, BootstrapOptions, InProcessStore, OperationCounter, OperationReport,
+    ProcessEnvironment, RankInfo, Rendezvous, RunId, Secret, bootstrap,
 };
 
 use crate::error::SetupError;
@@ -92,6 +92,11 @@ impl Job {
             // If the coordinator is gone, the next look for an abort says so.
             let _ = control.report(report);
         }
+    }
+
+    /// Counts the operations of a communicator for the others to know, where there are others.
+    pub(crate) fn track(&self, context: u32, communicator: u32) -> Option<OperationCounter> {
+        Some(self.rendezvous().control.as_ref()?.track(context, communicator))
     }
 
     pub(crate) fn poll_abort(&self) -> Option<Abort> {

@@ -294,6 +294,8 @@ impl Drop for PanicReport<'_> {
 
 fn report(context: &ContextInner, name: OperationName, state: OperationState, waited: Duration) {
     context.job.report(&OperationReport {
+        context: context.number,
+        communicator: name.communicator,
         op_seq: name.op_seq,
         kind: name.kind.collective.name().to_owned(),
         name: None,

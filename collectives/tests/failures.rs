@@ -33,19 +33,15 @@ fn coordinated(world_size: u32) -> (Server, Vec<Arc<Job>>) {
         let identity = Identity { run_id, epoch: 0, rank, features: 0 };
         let deadline = Instant::now() + PATIENCE;
         let control = ControlClient::connect(address, identity, &secret, deadline).unwrap();
-        let control = Arc::new(control);
         let rank_info = RankInfo {
             rank,
             world_size,
             local_rank: rank,
             local_size: world_size,
-            run_id: Some(run_id),
             ..RankInfo::alone()
         };
-        let store = control.clone();
-        let mut rendezvous = Rendezvous::in_process(rank_info, run_id, secret.clone(), store);
-        rendezvous.control = Some(control);
-        Job::from_rendezvous(rendezvous)
+        let secret = secret.clone();
+        Job::from_rendezvous(Rendezvous::connected(rank_info, run_id, secret, control).unwrap())
     };
     let jobs = (0..world_size).map(job).collect();
     (server, jobs)
@@ -54,21 +50,22 @@ fn coordinated(world_size: u32) -> (Server, Vec<Arc<Job>>) {
 /// Runs `body` as every rank over a transport and returns what each returned.
 fn run<R: Send>(
     jobs: Vec<Arc<Job>>,
-    kind: TransportKind,
-    algorithm: Option<Algorithm>,
+    options: &ContextOptions,
     body: impl Fn(&Context) -> R + Sync,
 ) -> Vec<R> {
-    let transport = TransportChoice::Only(kind);
-    let options = ContextOptions { transport, algorithm, ..ContextOptions::default() };
     thread::scope(|scope| {
         let start = |job: Arc<Job>| {
-            let (body, options) = (&body, &options);
+            let body = &body;
             let run = move || body(&Context::new(&job, options).unwrap());
             thread::Builder::new().name("rank".to_owned()).spawn_scoped(scope, run).unwrap()
         };
         let ranks: Vec<_> = jobs.into_iter().map(start).collect();
         ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
     })
+}
+
+fn over(kind: TransportKind) -> ContextOptions {
+    ContextOptions { transport: TransportChoice::Only(kind), ..ContextOptions::default() }
 }
 
 /// What ranks call that are at odds.
@@ -94,7 +91,7 @@ impl Call {
 
 /// Calls `calls[rank]` after an operation that all agree on; rank `late` comes later than the others.
 fn at_odds(jobs: Vec<Arc<Job>>, calls: &[Call], late: usize) -> Vec<CollectiveError> {
-    run(jobs, TransportKind::Shm, None, |context| {
+    run(jobs, &over(TransportKind::Shm), |context| {
         let communicator = context.communicator().unwrap();
         communicator.barrier().unwrap();
         let rank = communicator.rank() as usize;
@@ -144,7 +141,8 @@ fn a_rank_with_too_many_operations_under_way_tells_the_others() {
     let (_server, jobs) = coordinated(2);
     // Rank 0 waits in all of its operations before rank 1 enters the first.
     let entered = Barrier::new(2);
-    let errors = run(jobs, TransportKind::Tcp, Some(Algorithm::Ring), |context| {
+    let options = ContextOptions { algorithm: Some(Algorithm::Ring), ..over(TransportKind::Tcp) };
+    let errors = run(jobs, &options, |context| {
         let communicators: Vec<_> = (0..MANY).map(|_| context.communicator().unwrap()).collect();
         if context.rank() == 1 {
             entered.wait();
@@ -166,5 +164,29 @@ fn a_rank_with_too_many_operations_under_way_tells_the_others() {
     for error in errors[0].iter().filter(|error| !refused(error)).chain(&errors[1]) {
         assert_eq!(error.culprit(), Some(0), "{error}");
         assert!(error.to_string().contains("more than 64 operations under way"), "{error}");
+    }
+}
+
+#[test]
+fn a_rank_that_never_enters_is_told_from_one_that_is_stopped() {
+    for kind in [TransportKind::Tcp, TransportKind::Shm] {
+        let (_server, jobs) = coordinated(3);
+        let options = ContextOptions { timeout: Duration::from_secs(4), ..over(kind) };
+        let gave_up = Barrier::new(3);
+        let errors = run(jobs, &options, |context| {
+            let [first, second] = [(); 2].map(|()| context.communicator().unwrap());
+            first.barrier().unwrap();
+            // What happens on another communicator says nothing about this one.
+            (0..20).for_each(|_| second.barrier().unwrap());
+            let outcome = if context.rank() == 1 { Ok(()) } else { first.barrier() };
+            gave_up.wait();
+            outcome
+        });
+        for (rank, error) in errors.into_iter().enumerate().filter(|(rank, _)| *rank != 1) {
+            let text = error.unwrap_err().to_string();
+            let process = format!("(pid {}) never entered but is alive (", std::process::id());
+            let told = ["barrier #1: rank 1 on ", &process, " s ago, last entered #0); rank"];
+            assert!(told.iter().all(|words| text.contains(words)), "rank {rank}: {text}");
+        }
     }
 }

@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 use rustix::event::PollFlags;
 
 use crate::frame::{Decoder, Encoder, FrameKind};
+use crate::heartbeat::{OperationCounter, ProgressTable};
 use crate::hello::{self, COORDINATOR_RANK, HelloError, Identity, Purpose};
-use crate::message::{Abort, OperationReport, RequestId, ToCoordinator, ToRank};
+use crate::message::{Abort, OperationReport, RequestId, ToCoordinator, ToRank, clip};
 use crate::run::Secret;
 use crate::socket::{configure_control, is_retry, wait_ready};
 use crate::store::{Store, StoreError, check_entry, check_key};
@@ -82,8 +83,8 @@ impl ControlError {
 
 /// Control connection of one rank. It is the [`Store`] of a job over the network.
 ///
-/// All methods may be called from any thread. There is no thread behind it: whoever calls reads
-/// what has arrived.
+/// All methods may be called from any thread. No thread reads for it: whoever calls reads what has
+/// arrived.
 #[derive(Debug)]
 pub struct ControlClient {
     stream: TcpStream,
@@ -94,6 +95,7 @@ pub struct ControlClient {
     /// Signalled when the reader has finished a turn.
     turn: Condvar,
     abort: OnceLock<Abort>,
+    progress: ProgressTable,
 }
 
 #[derive(Debug)]
@@ -187,7 +189,7 @@ impl ControlClient {
             farewell: false,
             failure: None,
         };
-        Ok(Self {
+        let client = Self {
             stream,
             address,
             local_addr,
@@ -195,7 +197,13 @@ impl ControlClient {
             state: Mutex::new(state),
             turn: Condvar::new(),
             abort: OnceLock::new(),
-        })
+            progress: ProgressTable::default(),
+        };
+        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let host = clip(&host).to_owned();
+        // If the connection is dead already, its first use says so.
+        let _ = client.post(&ToCoordinator::Introduction { host, pid: std::process::id() });
+        Ok(client)
     }
 
     /// The address of the coordinator.
@@ -216,12 +224,34 @@ impl ControlClient {
         self.post(&ToCoordinator::Report { report: report.clone() })
     }
 
-    /// Tells the coordinator that this rank is alive; never blocks.
+    /// Counts the operations of a communicator, for heartbeats to tell. The numbers are those that
+    /// reports use.
+    pub fn track(&self, context: u32, communicator: u32) -> OperationCounter {
+        self.progress.track(context, communicator)
+    }
+
+    /// Tells the coordinator that this rank runs, and how far it is; never blocks. A coordinator that
+    /// has not taken what was sent before gets nothing more for now.
     ///
     /// # Errors
     /// When the connection has failed.
     pub fn heartbeat(&self) -> Result<(), ControlError> {
-        self.post(&ToCoordinator::Heartbeat)
+        let mut state = self.lock();
+        self.flush(&mut state);
+        if state.outbox.is_empty() {
+            self.send_heartbeat(&mut state);
+        }
+        match &state.failure {
+            Some(failure) => Err(self.lost(Arc::clone(failure))),
+            None => Ok(()),
+        }
+    }
+
+    fn send_heartbeat(&self, state: &mut State) {
+        // Who has said goodbye says nothing more.
+        if !state.said_goodbye {
+            self.send(state, &ToCoordinator::Heartbeat { progress: self.progress.news() });
+        }
     }
 
     /// Why the job is over, if it is; at most one non-blocking system call.
@@ -247,6 +277,8 @@ impl ControlClient {
     pub fn goodbye(&self, deadline: Instant) -> Result<(), ControlError> {
         let mut state = self.lock();
         if !state.said_goodbye {
+            // Up to the last operation: whoever still waits then does not wait for this rank.
+            self.send_heartbeat(&mut state);
             state.said_goodbye = true;
             self.send(&mut state, &ToCoordinator::Goodbye);
         }

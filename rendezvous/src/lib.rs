@@ -5,7 +5,7 @@
 //! ([`Secret`], [`RunId`]), the handshake that opens every connection ([`hello`]), the
 //! authenticated frames of the control plane ([`frame`], [`message`]), the key/value store
 //! ([`store`]), the coordinator that keeps it and notices deaths and stalls ([`coordinator`]), the
-//! rank's end of the control connection ([`control`]), and the decision which of all this a
+//! rank's end of the control connection ([`control`]) and its signs of life ([`heartbeat`]), and the decision which of all this a
 //! process must use ([`mod@bootstrap`]).
 //!
 //! It deliberately knows nothing of tensors, transports, hosts or process supervision, and it has
@@ -29,6 +29,7 @@ pub mod control;
 pub mod coordinator;
 pub mod env;
 pub mod frame;
+pub mod heartbeat;
 pub mod hello;
 mod hex;
 pub mod message;
@@ -40,6 +41,7 @@ pub mod store;
 pub use bootstrap::{BootstrapError, BootstrapOptions, Rendezvous, bootstrap};
 pub use control::{ControlClient, ControlError};
 pub use env::{Environment, EnvironmentError, ProcessEnvironment};
+pub use heartbeat::OperationCounter;
 pub use hello::HelloError;
 pub use message::{Abort, OperationReport, OperationState};
 pub use rank_info::{DeviceAssignment, Dialect, Fraction, RankInfo, Warning};

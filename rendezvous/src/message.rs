@@ -14,8 +14,11 @@ use crate::hex;
 pub const KEY_BYTES_MAX: usize = 512;
 /// Longest value of the store, in bytes; twice that as text fits into a frame with room to spare.
 pub const VALUE_BYTES_MAX: usize = 256 << 10;
-/// Longest reason or name in a message, in bytes; longer ones are cut when they are sent.
+/// Longest reason, name or host in a message, in bytes; longer ones are cut when they are sent.
 pub const TEXT_BYTES_MAX: usize = 4096;
+
+/// In place of the number of a communicator: the operation is one of the context itself.
+pub const NO_COMMUNICATOR: u32 = u32::MAX;
 
 /// Number that pairs an answer with its request; unique per connection.
 pub type RequestId = u64;
@@ -47,13 +50,24 @@ pub enum ToCoordinator {
         /// The request that nobody waits for any more.
         request: RequestId,
     },
+    /// Where the rank runs; the first message. Not answered.
+    Introduction {
+        /// The name of its host.
+        host: String,
+        /// Its process there.
+        pid: u32,
+    },
     /// What the rank is doing. Not answered, but a failure makes the coordinator abort the epoch.
     Report {
         /// The operation in progress.
         report: OperationReport,
     },
-    /// The rank is alive. Not answered.
-    Heartbeat,
+    /// The rank runs. Not answered; sent once per
+    /// [`HEARTBEAT_INTERVAL`](crate::heartbeat::HEARTBEAT_INTERVAL).
+    Heartbeat {
+        /// How far it is, where that has changed since the last one.
+        progress: Vec<Progress>,
+    },
     /// The rank leaves in good order. Answered by `Farewell`.
     Goodbye,
 }
@@ -110,10 +124,26 @@ impl fmt::Display for Abort {
     }
 }
 
+/// How far a rank is in one communicator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Progress {
+    /// The number of the context, the same on all ranks.
+    pub context: u32,
+    /// The number of the communicator in it.
+    pub communicator: u32,
+    /// How many of its operations the rank has entered.
+    pub entered: u64,
+}
+
 /// What one rank says of the operation that it is in.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OperationReport {
+    /// The number of the context, the same on all ranks.
+    pub context: u32,
+    /// The number of the communicator in it, or [`NO_COMMUNICATOR`].
+    pub communicator: u32,
     /// Number of the operation in its communicator, counted from 0.
     pub op_seq: u64,
     /// What it is, such as `all_reduce`.
@@ -133,8 +163,6 @@ pub struct OperationReport {
 #[serde(tag = "state", rename_all = "snake_case", deny_unknown_fields)]
 #[non_exhaustive]
 pub enum OperationState {
-    /// The rank called it and makes progress.
-    Entered,
     /// The rank waits for others.
     Waiting {
         /// The ranks that owe it data.

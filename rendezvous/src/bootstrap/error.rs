@@ -82,6 +82,13 @@ pub enum BootstrapError {
         #[source]
         source: Option<Box<ControlError>>,
     },
+    /// The thread that tells the coordinator that this rank runs cannot be started.
+    #[error("failed to start the heartbeat thread")]
+    Heartbeat {
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// Some ranks have not left in time.
     #[error("other ranks were still connected when rank 0 stopped waiting for them")]
     OthersRemain,

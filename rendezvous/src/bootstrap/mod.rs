@@ -25,6 +25,7 @@ pub use error::BootstrapError;
 use crate::control::ControlClient;
 use crate::coordinator::{Server, ServerConfig};
 use crate::env::{self, Environment, PortRange};
+use crate::heartbeat::Heart;
 use crate::hello::Identity;
 use crate::rank_info::{RankInfo, Warning};
 use crate::run::{RunId, Secret};
@@ -67,6 +68,8 @@ pub struct Rendezvous {
     pub control: Option<Arc<ControlClient>>,
     /// Oddities of the environment, for the user.
     pub warnings: Vec<Warning>,
+    /// Says that this process runs, where there is a control connection.
+    heart: Option<Heart>,
     /// What this process must keep for the others; on rank 0 only.
     hosting: Option<Hosting>,
 }
@@ -106,8 +109,35 @@ impl Rendezvous {
             store,
             control: None,
             warnings: Vec::new(),
+            heart: None,
             hosting: None,
         }
+    }
+
+    /// A rank that has joined a coordinator: its control connection is its store. From now on it
+    /// sends heartbeats.
+    ///
+    /// # Errors
+    /// [`BootstrapError::Heartbeat`].
+    pub fn connected(
+        rank_info: RankInfo,
+        run_id: RunId,
+        secret: Secret,
+        control: ControlClient,
+    ) -> Result<Self, BootstrapError> {
+        let control = Arc::new(control);
+        let heart = Heart::start(Arc::clone(&control))
+            .map_err(|source| BootstrapError::Heartbeat { source })?;
+        Ok(Self {
+            rank_info: RankInfo { run_id: Some(run_id), ..rank_info },
+            run_id,
+            secret,
+            store: Arc::clone(&control) as Arc<dyn Store>,
+            control: Some(control),
+            warnings: Vec::new(),
+            heart: Some(heart),
+            hosting: None,
+        })
     }
 
     /// Leaves the job in good order. Rank 0, if it runs the coordinator, waits for the others.
@@ -115,7 +145,8 @@ impl Rendezvous {
     /// # Errors
     /// When the others have not left at `deadline` or the coordinator cannot be reached. The
     /// process has left all the same.
-    pub fn finish(self, deadline: Instant) -> Result<(), BootstrapError> {
+    pub fn finish(mut self, deadline: Instant) -> Result<(), BootstrapError> {
+        self.heart = None;
         if let Some(control) = &self.control {
             control.goodbye(deadline)?;
         }
@@ -201,6 +232,7 @@ impl Joining<'_> {
             store: Arc::new(InProcessStore::new()),
             control: None,
             warnings: self.warnings,
+            heart: None,
             hosting: None,
         })
     }
@@ -231,7 +263,7 @@ impl Joining<'_> {
         let address = resolve(address)?;
         let identity = self.identity(run_id);
         let control = ControlClient::connect(address, identity, &secret, self.deadline)?;
-        Ok(self.joined(run_id, secret, control, hosting))
+        self.joined(run_id, secret, control, hosting)
     }
 
     /// Rank 0 runs the coordinator and leaves its address in a directory.
@@ -240,7 +272,7 @@ impl Joining<'_> {
             let (card, control) =
                 directory::join(path, self.deadline, |run_id| self.identity(run_id))?;
             let (run_id, secret) = (card.run_id, card.secret);
-            return Ok(self.joined(run_id, secret, control, None));
+            return self.joined(run_id, secret, control, None);
         }
         let secret = Secret::random()?;
         let run_id = match self.rank_info.run_id {
@@ -264,7 +296,7 @@ impl Joining<'_> {
         let hosting = Hosting { directory: Some(directory), server };
         let control =
             ControlClient::connect(address, self.identity(run_id), &secret, self.deadline)?;
-        Ok(self.joined(run_id, secret, control, Some(hosting)))
+        self.joined(run_id, secret, control, Some(hosting))
     }
 
     fn joined(
@@ -273,17 +305,9 @@ impl Joining<'_> {
         secret: Secret,
         control: ControlClient,
         hosting: Option<Hosting>,
-    ) -> Rendezvous {
-        let control = Arc::new(control);
-        Rendezvous {
-            rank_info: RankInfo { run_id: Some(run_id), ..self.rank_info },
-            run_id,
-            secret,
-            store: Arc::clone(&control) as Arc<dyn Store>,
-            control: Some(control),
-            warnings: self.warnings,
-            hosting,
-        }
+    ) -> Result<Rendezvous, BootstrapError> {
+        let rendezvous = Rendezvous::connected(self.rank_info, run_id, secret, control)?;
+        Ok(Rendezvous { warnings: self.warnings, hosting, ..rendezvous })
     }
 }
 

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use super::state::{CoordinatorConfig, Member, Members, Presence};
-use crate::message::{OperationReport, OperationState, clip};
+use crate::message::{NO_COMMUNICATOR, OperationReport, OperationState, clip};
 
 /// A stall explained.
 #[derive(Debug)]
@@ -16,43 +16,52 @@ pub(super) struct Stall {
 /// Most ranks that one list of ranks names; more would drown the message.
 const LISTED_MAX: usize = 64;
 
-/// Explains why the operation that `reporter` is in does not end.
+/// A rank that has been silent for so long is taken to be stopped or out of reach: three heartbeats.
+const SILENCE_MIN: Duration = Duration::from_secs(3);
+
+/// Why a rank keeps the others waiting, the surest sign first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Fault {
+    /// It is not there.
+    Gone,
+    /// It is connected, but nothing has been heard from it.
+    Silent,
+    /// It lives and has not called the operation.
+    NotEntered,
+}
+
+/// Explains why the operation that `reporter` gave up, by `report`, does not end.
 ///
-/// Ranks report an operation only when they wait for it, so a rank without a report has either
-/// not called it or not waited long enough to say so: a rank that is stopped looks like one that
-/// never came.
+/// How far the others are is known from their reports, which come from ranks that wait, and from
+/// their heartbeats, which all ranks send unless they are stopped. Numbers of operations are compared
+/// within one communicator only.
 pub(super) fn stall(
     config: &CoordinatorConfig,
     members: &Members,
     reporter: u32,
+    report: &OperationReport,
     now: Instant,
 ) -> Stall {
-    let Some((report, _)) = members.get(&reporter).and_then(|member| member.report.as_ref()) else {
-        return Stall { culprit: None, reason: format!("rank {reporter} stalled") };
-    };
     let label = operation(report);
-    let behind: Vec<u32> = (0..config.world_size)
-        .filter(|rank| last_op_seq(members, *rank).is_none_or(|op_seq| op_seq < report.op_seq))
-        .collect();
     let waiting: Vec<u32> = members
         .iter()
-        .filter(|(_, member)| is_waiting_in(member, report.op_seq))
+        .filter(|(_, member)| waiting_report(member, report).is_some())
         .map(|(&rank, _)| rank)
         .collect();
-    let since =
-        waiting.iter().filter_map(|rank| waited(&members[rank], now)).max().unwrap_or_default();
+    let since = waiting.iter().filter_map(|rank| waited(&members[rank], report, now)).max();
     let tail = format!(
         "{} wait{} since {:.1} s",
         ranks(&waiting),
         if waiting.len() == 1 { "s" } else { "" },
-        since.as_secs_f64()
+        since.unwrap_or_default().as_secs_f64()
     );
-    if let Some(culprit) = first_culprit(members, report, &behind) {
-        let what = absence(members.get(&culprit), now);
-        return Stall {
-            culprit: Some(culprit),
-            reason: format!("{label}: rank {culprit} {what}; {tail}"),
-        };
+    let others = (0..config.world_size).filter(|rank| *rank != reporter);
+    let faulty = others.filter_map(|rank| Some((fault(members.get(&rank), report, now)?, rank)));
+    if let Some((fault, culprit)) = first_culprit(members, report, faulty) {
+        let member = members.get(&culprit);
+        let what = describe(fault, member, report, now);
+        let who = who(culprit, member);
+        return Stall { culprit: Some(culprit), reason: format!("{label}: {who} {what}; {tail}") };
     }
     if let Some((rank, other)) = mismatch(members, report) {
         return Stall {
@@ -68,14 +77,68 @@ pub(super) fn stall(
     Stall { culprit: None, reason: format!("{label}: nobody makes progress; {tail}") }
 }
 
-/// Of the ranks that are `behind`, the one to name: gone rather than late, further behind rather
-/// than nearer, one that the reporter waits for rather than any, the lowest.
-fn first_culprit(members: &Members, report: &OperationReport, behind: &[u32]) -> Option<u32> {
+/// What is wrong with a rank, as far as the operation of `report` goes.
+fn fault(member: Option<&Member>, report: &OperationReport, now: Instant) -> Option<Fault> {
+    let Some(member) = member else { return Some(Fault::Gone) };
+    let has_entered = entered(member, report) > report.op_seq;
+    match member.presence {
+        // Who has left in good order has sent what it owed to the operations that it entered.
+        Presence::Left if has_entered => None,
+        Presence::Left | Presence::Lost => Some(Fault::Gone),
+        Presence::Present if silence(member, now) >= SILENCE_MIN => Some(Fault::Silent),
+        Presence::Present => (!has_entered).then_some(Fault::NotEntered),
+    }
+}
+
+/// Of several ranks, the one to name: by its fault, further behind rather than nearer, one that the
+/// reporter waits for rather than any, the lowest.
+fn first_culprit(
+    members: &Members,
+    report: &OperationReport,
+    faulty: impl Iterator<Item = (Fault, u32)>,
+) -> Option<(Fault, u32)> {
     let awaited = awaited(report);
-    behind.iter().copied().min_by_key(|rank| {
-        let is_there = members.get(rank).is_some_and(|member| member.presence == Presence::Present);
-        (is_there, last_op_seq(members, *rank), !awaited.contains(rank), *rank)
+    faulty.min_by_key(|(fault, rank)| {
+        let entered = members.get(rank).map(|member| entered(member, report));
+        (*fault, entered, !awaited.contains(rank), *rank)
     })
+}
+
+/// Completes "rank 3 …".
+fn describe(
+    fault: Fault,
+    member: Option<&Member>,
+    report: &OperationReport,
+    now: Instant,
+) -> String {
+    let Some(member) = member else { return "never joined the job".to_owned() };
+    let silence = silence(member, now).as_secs_f64();
+    match (fault, member.presence) {
+        (Fault::Gone, Presence::Left) => "has left the job".to_owned(),
+        (Fault::Gone, _) => "was lost".to_owned(),
+        (Fault::Silent, _) => {
+            format!("is stopped or unreachable: no heartbeat for {silence:.1} s")
+        }
+        (Fault::NotEntered, _) => {
+            let standing = member.standing(report);
+            let last = standing.and_then(|standing| match &standing.report {
+                Some((last, _)) if last.op_seq.saturating_add(1) == standing.entered => {
+                    Some(operation(last))
+                }
+                _ => Some(format!("#{}", standing.entered.checked_sub(1)?)),
+            });
+            let last = last.map(|last| format!(", last entered {last}")).unwrap_or_default();
+            format!("never entered but is alive (heartbeat {silence:.1} s ago{last})")
+        }
+    }
+}
+
+/// A rank and where it runs: `rank 3 on node2 (pid 4711)`.
+fn who(rank: u32, member: Option<&Member>) -> String {
+    match member.and_then(|member| member.place.as_ref()) {
+        Some((host, pid)) => format!("rank {rank} on {host} (pid {pid})"),
+        None => format!("rank {rank}"),
+    }
 }
 
 /// A rank that is in an operation of the same number but of another kind or size.
@@ -84,53 +147,59 @@ fn mismatch<'a>(
     report: &OperationReport,
 ) -> Option<(u32, &'a OperationReport)> {
     members.iter().find_map(|(&rank, member)| {
-        let (other, _) = member.report.as_ref()?;
+        let (other, _) = waiting_report(member, report)?;
         let differs = other.kind != report.kind || other.bytes != report.bytes;
-        (other.op_seq == report.op_seq && differs).then_some((rank, other))
+        differs.then_some((rank, other))
     })
 }
 
-/// Completes "rank 3 …" for a rank that keeps the others waiting.
-fn absence(member: Option<&Member>, now: Instant) -> String {
-    let Some(member) = member else { return "never joined the job".to_owned() };
-    match (member.presence, &member.report) {
-        (Presence::Left, _) => "has left the job".to_owned(),
-        (Presence::Lost, _) => "was lost".to_owned(),
-        (Presence::Present, Some((report, _))) => format!("was last seen in {}", operation(report)),
-        (Presence::Present, None) => format!(
-            "never entered or does not respond (last heard from {:.1} s ago)",
-            now.saturating_duration_since(member.last_heard).as_secs_f64()
-        ),
-    }
+/// How many operations of the communicator of `report` a rank has entered.
+fn entered(member: &Member, report: &OperationReport) -> u64 {
+    member.standing(report).map_or(0, |standing| standing.entered)
 }
 
-fn last_op_seq(members: &Members, rank: u32) -> Option<u64> {
-    let (report, _) = members.get(&rank)?.report.as_ref()?;
-    Some(report.op_seq)
+fn silence(member: &Member, now: Instant) -> Duration {
+    now.saturating_duration_since(member.last_heard)
 }
 
-fn is_waiting_in(member: &Member, op_seq: u64) -> bool {
-    member.presence == Presence::Present
-        && member.report.as_ref().is_some_and(|(report, _)| {
-            report.op_seq == op_seq && !matches!(report.state, OperationState::Failed { .. })
-        })
+/// The report of a rank that waits in the operation of `report`, and when it came.
+fn waiting_report<'a>(
+    member: &'a Member,
+    report: &OperationReport,
+) -> Option<&'a (OperationReport, Instant)> {
+    let standing = member.standing(report)?;
+    let is_in_it =
+        member.presence == Presence::Present && standing.entered == report.op_seq.saturating_add(1);
+    standing.report.as_ref().filter(|(other, _)| {
+        let failed = matches!(other.state, OperationState::Failed { .. });
+        is_in_it && other.op_seq == report.op_seq && !failed
+    })
 }
 
-fn waited(member: &Member, now: Instant) -> Option<Duration> {
-    let (report, arrived) = member.report.as_ref()?;
+fn waited(member: &Member, report: &OperationReport, now: Instant) -> Option<Duration> {
+    let (report, arrived) = waiting_report(member, report)?;
     Some(Duration::from_millis(report.since_ms) + now.saturating_duration_since(*arrived))
 }
 
 fn awaited(report: &OperationReport) -> &[u32] {
     match &report.state {
         OperationState::Waiting { on } | OperationState::TimedOut { on } => on,
-        _ => &[],
+        OperationState::Failed { .. } => &[],
     }
 }
 
-/// An operation as messages name it: `all_reduce #412 (grad.7)`.
+/// An operation as messages name it: `all_reduce #412 (grad.7)`, and `all_reduce #412 of communicator
+/// 2` or `all_reduce #412 of communicator 0 of context 1` where there are several.
 pub(super) fn operation(report: &OperationReport) -> String {
     let mut text = format!("{} #{}", clip(&report.kind), report.op_seq);
+    let is_only_one = report.communicator == 0 && report.context == 0;
+    if !is_only_one && report.communicator != NO_COMMUNICATOR {
+        write!(text, " of communicator {}", report.communicator)
+            .expect("writing to a String cannot fail");
+    }
+    if report.context != 0 {
+        write!(text, " of context {}", report.context).expect("writing to a String cannot fail");
+    }
     if let Some(name) = &report.name {
         write!(text, " ({})", clip(name)).expect("writing to a String cannot fail");
     }

@@ -11,6 +11,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use super::connection::{Connection, Progress};
 use super::server::{Command, Event, ServerConfig, Shared};
 use super::state::Coordinator;
+use crate::heartbeat::HEARTBEAT_INTERVAL;
 use crate::hello::{Admission, COORDINATOR_RANK, HelloError, Identity, Responder};
 use crate::message::ToRank;
 use crate::socket::timespec;
@@ -24,6 +25,9 @@ const READ_BYTES: usize = 64 << 10;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Most connections accepted before the others get their turn.
 const ACCEPT_BATCH: usize = 32;
+
+/// A turn that takes this much longer than it may sleep shows that the process was stopped.
+const SUSPENSION_MIN: Duration = Duration::from_secs(1);
 
 /// Number of a connection; never used twice.
 type ConnectionId = u64;
@@ -70,6 +74,7 @@ impl EventLoop {
 
     /// Runs until the server is shut down.
     pub(super) fn run(mut self) {
+        let mut looked = Instant::now();
         loop {
             let now = Instant::now();
             for command in self.shared.take_commands() {
@@ -86,6 +91,11 @@ impl EventLoop {
             self.tell_state();
             let ready = self.wait(now);
             let now = Instant::now();
+            // Ranks are heard every so often, so without them a long sleep means nothing.
+            let gap = now - std::mem::replace(&mut looked, now);
+            if gap >= HEARTBEAT_INTERVAL + SUSPENSION_MIN {
+                self.coordinator.stood_still(gap);
+            }
             for id in ready.connections {
                 self.serve(id, now);
             }
@@ -101,10 +111,12 @@ impl EventLoop {
             self.accept_again = None;
         }
         let strangers = self.connections.values().filter(|connection| connection.rank().is_none());
+        let look = (!self.ranks.is_empty()).then(|| now + HEARTBEAT_INTERVAL);
         let timeout = strangers
             .map(|connection| connection.deadline)
             .chain(self.coordinator.next_deadline())
             .chain(self.accept_again)
+            .chain(look)
             .min()
             .map(|due| timespec(due.saturating_duration_since(now)));
         let listen = if self.accept_again.is_none() { PollFlags::IN } else { PollFlags::empty() };

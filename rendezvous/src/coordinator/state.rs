@@ -5,14 +5,16 @@ use std::time::{Duration, Instant};
 
 use super::diagnosis;
 use crate::message::{
-    Abort, KEY_BYTES_MAX, OperationReport, OperationState, RequestId, ToCoordinator, ToRank,
-    VALUE_BYTES_MAX, clip,
+    Abort, KEY_BYTES_MAX, OperationReport, OperationState, Progress, RequestId, ToCoordinator,
+    ToRank, VALUE_BYTES_MAX, clip,
 };
 
 /// Bytes of all keys and values together. Addresses of a thousand ranks are a few hundred KiB.
 const STORE_BYTES_MAX: usize = 64 << 20;
 /// What a key costs beyond its bytes; bounds the number of empty values as well.
 const ENTRY_OVERHEAD_BYTES: usize = 64;
+/// Communicators of which a rank's progress is kept: those with the highest numbers.
+const COMMUNICATORS_MAX: usize = 1024;
 /// Unanswered requests of one rank.
 const WAITING_MAX: usize = 1024;
 
@@ -43,10 +45,48 @@ pub(super) enum Presence {
 pub(super) struct Member {
     pub(super) presence: Presence,
     pub(super) last_heard: Instant,
-    /// The last report, with its time of arrival.
-    pub(super) report: Option<(OperationReport, Instant)>,
+    /// Host and process, once it has said so.
+    pub(super) place: Option<(String, u32)>,
+    /// How far it is, by numbers of context and communicator.
+    progress: BTreeMap<(u32, u32), Standing>,
     /// Requests for keys that do not exist yet.
     waiting: BTreeMap<RequestId, String>,
+}
+
+/// What is known of a rank's operations in one communicator.
+#[derive(Debug, Default)]
+pub(super) struct Standing {
+    /// How many it has entered.
+    pub(super) entered: u64,
+    /// Its last report, with the time of arrival.
+    pub(super) report: Option<(OperationReport, Instant)>,
+}
+
+impl Member {
+    fn new(now: Instant) -> Self {
+        Self {
+            presence: Presence::Present,
+            last_heard: now,
+            place: None,
+            progress: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+        }
+    }
+
+    /// What is known of it in the communicator of a report.
+    pub(super) fn standing(&self, like: &OperationReport) -> Option<&Standing> {
+        self.progress.get(&(like.context, like.communicator))
+    }
+
+    fn advance(&mut self, context: u32, communicator: u32, entered: u64) -> &mut Standing {
+        let key = (context, communicator);
+        if self.progress.len() >= COMMUNICATORS_MAX && !self.progress.contains_key(&key) {
+            self.progress.pop_first();
+        }
+        let standing = self.progress.entry(key).or_default();
+        standing.entered = standing.entered.max(entered);
+        standing
+    }
 }
 
 /// The ranks that have joined; small even if someone claims an absurd world size.
@@ -58,7 +98,8 @@ pub(super) type Members = BTreeMap<u32, Member>;
 /// - C-1: the epoch ends at most once, with the first [`Abort`], which every rank gets that is
 ///   present then or joins later.
 /// - C-2: every `Set` and `Get` is answered at most once; a `Get` waits until the key exists.
-/// - C-3: memory is bounded by the limits on the store and on the requests of a rank.
+/// - C-3: memory is bounded by the limits on the store, and on the requests and the communicators of
+///   a rank.
 #[derive(Debug)]
 pub struct Coordinator {
     config: CoordinatorConfig,
@@ -116,15 +157,7 @@ impl Coordinator {
         debug_assert!(rank < self.config.world_size, "the handshake admits only ranks of the job");
         debug_assert!(!self.has_joined(rank), "the handshake admits a rank once");
         self.first_joined.get_or_insert(now);
-        self.members.insert(
-            rank,
-            Member {
-                presence: Presence::Present,
-                last_heard: now,
-                report: None,
-                waiting: BTreeMap::new(),
-            },
-        );
+        self.members.insert(rank, Member::new(now));
         match &self.aborted {
             Some(abort) => vec![(rank, ToRank::Abort { abort: abort.clone() })],
             None => Vec::new(),
@@ -151,7 +184,16 @@ impl Coordinator {
                 Vec::new()
             }
             ToCoordinator::Report { report } => self.report(rank, report, now),
-            ToCoordinator::Heartbeat => Vec::new(),
+            ToCoordinator::Introduction { host, pid } => {
+                member.place = Some((clip(&host).to_owned(), pid));
+                Vec::new()
+            }
+            ToCoordinator::Heartbeat { progress } => {
+                for Progress { context, communicator, entered } in progress {
+                    member.advance(context, communicator, entered);
+                }
+                Vec::new()
+            }
             ToCoordinator::Goodbye => {
                 member.presence = Presence::Left;
                 member.waiting.clear();
@@ -230,7 +272,9 @@ impl Coordinator {
         };
         let timed_out = matches!(report.state, OperationState::TimedOut { .. });
         if let Some(member) = self.members.get_mut(&rank) {
-            member.report = Some((report, now));
+            let entered = report.op_seq.saturating_add(1);
+            let standing = member.advance(report.context, report.communicator, entered);
+            standing.report = Some((report.clone(), now));
         }
         match ending {
             // Who blames another has probably seen the symptom of a death that a supervisor is
@@ -240,7 +284,7 @@ impl Coordinator {
             }
             Some((culprit, reason)) => self.abort(culprit, &reason),
             None if timed_out => {
-                let stall = diagnosis::stall(&self.config, &self.members, rank, now);
+                let stall = diagnosis::stall(&self.config, &self.members, rank, &report, now);
                 self.abort(stall.culprit, &stall.reason)
             }
             None => Vec::new(),
@@ -307,6 +351,14 @@ impl Coordinator {
             self.pending = Some((now + self.config.lost_grace, abort));
         }
         Vec::new()
+    }
+
+    /// The coordinator itself stood still for `gap`, as a stopped process or machine does: what the
+    /// ranks said meanwhile was not heard, which is not their fault.
+    pub fn stood_still(&mut self, gap: Duration) {
+        for member in self.members.values_mut() {
+            member.last_heard += gap;
+        }
     }
 
     /// Does what is due at `now`.

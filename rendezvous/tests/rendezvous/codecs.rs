@@ -2,7 +2,7 @@ use paceline_rendezvous::frame::{
     Decoder, Encoder, Frame, FrameError, FrameKind, HEADER_LEN, MAC_LEN, PAYLOAD_BYTES_MAX,
 };
 use paceline_rendezvous::hello::MacKey;
-use paceline_rendezvous::message::{Abort, MessageError, ToCoordinator, ToRank};
+use paceline_rendezvous::message::{Abort, MessageError, Progress, ToCoordinator, ToRank};
 use paceline_rendezvous::{OperationReport, OperationState};
 use proptest::prelude::*;
 
@@ -30,14 +30,16 @@ fn drain(decoder: &mut Decoder) -> Result<Vec<Frame>, FrameError> {
 fn reports() -> impl Strategy<Value = OperationReport> {
     let ranks = || prop::collection::vec(any::<u32>(), 0..5);
     let state = prop_oneof![
-        Just(OperationState::Entered),
         ranks().prop_map(|on| OperationState::Waiting { on }),
         ranks().prop_map(|on| OperationState::TimedOut { on }),
         (".*", any::<Option<u32>>())
             .prop_map(|(reason, culprit)| OperationState::Failed { reason, culprit }),
     ];
-    (any::<u64>(), ".*", any::<Option<String>>(), any::<u64>(), state, any::<u64>()).prop_map(
-        |(op_seq, kind, name, bytes, state, since_ms)| OperationReport {
+    let number = (any::<u32>(), any::<u32>(), any::<u64>());
+    (number, ".*", any::<Option<String>>(), any::<u64>(), state, any::<u64>()).prop_map(
+        |((context, communicator, op_seq), kind, name, bytes, state, since_ms)| OperationReport {
+            context,
+            communicator,
             op_seq,
             kind,
             name,
@@ -59,7 +61,15 @@ fn to_coordinator() -> impl Strategy<Value = ToCoordinator> {
         (any::<u64>(), ".*").prop_map(|(request, key)| ToCoordinator::Get { request, key }),
         any::<u64>().prop_map(|request| ToCoordinator::Cancel { request }),
         reports().prop_map(|report| ToCoordinator::Report { report }),
-        Just(ToCoordinator::Heartbeat),
+        (".*", any::<u32>()).prop_map(|(host, pid)| ToCoordinator::Introduction { host, pid }),
+        prop::collection::vec(any::<(u32, u32, u64)>(), 0..5).prop_map(|progress| {
+            let progress = progress.into_iter().map(|(context, communicator, entered)| Progress {
+                context,
+                communicator,
+                entered,
+            });
+            ToCoordinator::Heartbeat { progress: progress.collect() }
+        }),
         Just(ToCoordinator::Goodbye),
     ]
 }
@@ -188,7 +198,7 @@ fn oversize_is_refused_on_both_sides_before_it_is_buffered() {
 
 #[test]
 fn strange_messages_are_refused() {
-    let heartbeat = ToCoordinator::Heartbeat.encode();
+    let heartbeat = ToCoordinator::Heartbeat { progress: Vec::new() }.encode();
     let other_kind = Frame { kind: FrameKind(2), payload: heartbeat };
     assert!(matches!(
         ToCoordinator::decode(&other_kind),

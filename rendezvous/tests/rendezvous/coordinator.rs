@@ -1,7 +1,7 @@
 use std::time::{Duration, Instant};
 
 use paceline_rendezvous::coordinator::{Coordinator, CoordinatorConfig};
-use paceline_rendezvous::message::{ToCoordinator, ToRank, VALUE_BYTES_MAX};
+use paceline_rendezvous::message::{Progress, ToCoordinator, ToRank, VALUE_BYTES_MAX};
 use paceline_rendezvous::{Abort, OperationReport, OperationState};
 use proptest::prelude::*;
 
@@ -27,10 +27,39 @@ fn get(request: u64, key: &str) -> ToCoordinator {
 }
 
 fn report(op_seq: u64, kind: &str, state: OperationState, since_ms: u64) -> ToCoordinator {
+    report_of((0, 0), op_seq, kind, state, since_ms)
+}
+
+/// The report of an operation in a communicator of a context.
+fn report_of(
+    (context, communicator): (u32, u32),
+    op_seq: u64,
+    kind: &str,
+    state: OperationState,
+    since_ms: u64,
+) -> ToCoordinator {
     let kind = kind.to_owned();
     ToCoordinator::Report {
-        report: OperationReport { op_seq, kind, name: None, bytes: 64, state, since_ms },
+        report: OperationReport {
+            context,
+            communicator,
+            op_seq,
+            kind,
+            name: None,
+            bytes: 64,
+            state,
+            since_ms,
+        },
     }
+}
+
+fn heartbeat(progress: &[(u32, u32, u64)]) -> ToCoordinator {
+    let progress = progress.iter().map(|&(context, communicator, entered)| Progress {
+        context,
+        communicator,
+        entered,
+    });
+    ToCoordinator::Heartbeat { progress: progress.collect() }
 }
 
 fn waiting(on: &[u32]) -> OperationState {
@@ -181,72 +210,162 @@ fn failures_are_passed_on_with_their_culprit() {
     assert_eq!(abort.reason, "all_reduce #7 failed on rank 1: sizes differ");
 }
 
-#[test]
-fn stalls_are_explained() {
+/// What the coordinator finds when rank 0 gives up `all_reduce #7` after 10 s, waiting for rank 1.
+/// All ranks have joined then, and said something 400 ms before; `prepare` gets that time.
+fn explained(
+    world_size: u32,
+    prepare: impl FnOnce(&mut Coordinator, Instant),
+) -> (Option<u32>, String) {
     let start = Instant::now();
     let now = start + Duration::from_secs(10);
-    let explain = |prepare: &dyn Fn(&mut Coordinator), world_size| {
-        let mut coordinator = with_all_joined(config(world_size), start);
-        prepare(&mut coordinator);
-        let timeout = report(7, "all_reduce", timed_out(&[1]), 10_000);
-        coordinator.handle(0, timeout, now);
-        let abort = coordinator.aborted().unwrap().clone();
-        (abort.culprit, abort.reason)
-    };
-    let wait = |coordinator: &mut Coordinator, rank, op_seq, kind: &str| {
-        coordinator.handle(rank, report(op_seq, kind, waiting(&[1]), 4000), now);
-    };
-    type Case<'a> = (&'a dyn Fn(&mut Coordinator), u32, Option<u32>, &'a str);
-    let cases: [Case<'_>; 6] = [
-        (
-            &|coordinator| wait(coordinator, 2, 7, "all_reduce"),
-            3,
-            Some(1),
-            "all_reduce #7: rank 1 never entered or does not respond (last heard from 10.0 s ago); \
-             ranks 0, 2 wait since 10.0 s",
-        ),
-        (
-            &|coordinator| wait(coordinator, 1, 6, "broadcast"),
-            2,
-            Some(1),
-            "all_reduce #7: rank 1 was last seen in broadcast #6; rank 0 waits since 10.0 s",
-        ),
-        (
-            &|coordinator| {
-                coordinator.handle(2, ToCoordinator::Goodbye, now);
-            },
-            3,
-            Some(2),
-            "all_reduce #7: rank 2 has left the job; rank 0 waits since 10.0 s",
-        ),
-        (
-            // Rank 2 is not behind for want of a report: rank 0 waits for rank 1.
-            &|_| {},
-            4,
-            Some(1),
-            "all_reduce #7: rank 1 never entered or does not respond (last heard from 10.0 s ago); \
-             rank 0 waits since 10.0 s",
-        ),
-        (
-            &|coordinator| wait(coordinator, 1, 7, "broadcast"),
-            2,
-            Some(1),
-            "all_reduce #7 of 64 bytes on rank 0 meets broadcast #7 of 64 bytes on rank 1; \
-             ranks 0-1 wait since 10.0 s",
-        ),
-        (
-            &|coordinator| wait(coordinator, 1, 7, "all_reduce"),
-            2,
-            None,
-            "all_reduce #7: nobody makes progress; ranks 0-1 wait since 10.0 s",
-        ),
-    ];
-    for (prepare, world_size, culprit, reason) in cases {
-        assert_eq!(explain(prepare, world_size), (culprit, reason.to_owned()));
+    let before = now - Duration::from_millis(400);
+    let mut coordinator = with_all_joined(config(world_size), start);
+    for rank in 0..world_size {
+        coordinator.handle(rank, heartbeat(&[]), before);
     }
+    prepare(&mut coordinator, before);
+    coordinator.handle(0, report(7, "all_reduce", timed_out(&[1]), 10_000), now);
+    let abort = coordinator.aborted().unwrap().clone();
+    (abort.culprit, abort.reason)
+}
+
+fn waits(op_seq: u64, kind: &str) -> ToCoordinator {
+    report(op_seq, kind, waiting(&[1]), 4000)
+}
+
+#[test]
+fn who_never_entered_is_named_with_what_it_did_last() {
+    let (culprit, reason) = explained(3, |coordinator, before| {
+        coordinator.handle(2, waits(7, "all_reduce"), before);
+    });
+    assert_eq!(culprit, Some(1));
+    let expected = "all_reduce #7: rank 1 never entered but is alive (heartbeat 0.4 s ago); ranks 0, 2 \
+                    wait since 10.0 s";
+    assert_eq!(reason, expected);
+
+    let (_, reason) = explained(2, |coordinator, before| {
+        let introduction = ToCoordinator::Introduction { host: "node2".to_owned(), pid: 4711 };
+        coordinator.handle(1, introduction, before);
+        coordinator.handle(1, heartbeat(&[(0, 0, 7)]), before);
+    });
+    let expected = "all_reduce #7: rank 1 on node2 (pid 4711) never entered but is alive (heartbeat \
+                    0.4 s ago, last entered #6); rank 0 waits since 10.0 s";
+    assert_eq!(reason, expected);
+
+    let (_, reason) = explained(2, |coordinator, before| {
+        coordinator.handle(1, waits(6, "broadcast"), before);
+    });
+    assert!(reason.contains("(heartbeat 0.4 s ago, last entered broadcast #6)"), "{reason}");
+
+    // Of two, the one that rank 0 waits for; and the one that is further behind before that.
+    assert_eq!(explained(4, |_, _| {}).0, Some(1));
+    let behind = explained(4, |coordinator, before| {
+        coordinator.handle(1, heartbeat(&[(0, 0, 6)]), before);
+        coordinator.handle(2, heartbeat(&[(0, 0, 7)]), before);
+        coordinator.handle(3, heartbeat(&[(0, 0, 5)]), before);
+    });
+    assert_eq!(behind.0, Some(3));
+}
+
+#[test]
+fn who_is_silent_is_named_before_who_is_late() {
+    let silent = |entered: u64| {
+        let start = Instant::now();
+        let now = start + Duration::from_secs(12);
+        let mut coordinator = with_all_joined(config(4), start);
+        coordinator.handle(2, heartbeat(&[(0, 0, entered)]), start);
+        for rank in [0, 1, 3] {
+            coordinator.handle(rank, heartbeat(&[]), now);
+        }
+        coordinator.handle(0, report(7, "all_reduce", timed_out(&[1]), 10_000), now);
+        coordinator.aborted().unwrap().clone()
+    };
+    // Whether or not it had entered before.
+    for abort in [silent(3), silent(8)] {
+        assert_eq!(abort.culprit, Some(2));
+        let expected = "all_reduce #7: rank 2 is stopped or unreachable: no heartbeat for 12.0 s; rank \
+                        0 waits since 10.0 s";
+        assert_eq!(abort.reason, expected);
+    }
+}
+
+#[test]
+fn nobody_is_silent_while_the_coordinator_stands_still() {
+    let start = Instant::now();
+    let now = start + Duration::from_secs(30);
+    let mut coordinator = with_all_joined(config(2), start);
+    coordinator.stood_still(Duration::from_secs(29));
+    coordinator.handle(0, report(7, "all_reduce", timed_out(&[1]), 10_000), now);
+    let reason = &coordinator.aborted().unwrap().reason;
+    assert!(reason.contains("rank 1 never entered but is alive (heartbeat 1.0 s ago)"), "{reason}");
+}
+
+#[test]
+fn numbers_are_compared_within_one_communicator() {
+    let (culprit, reason) = explained(3, |coordinator, before| {
+        // Far ahead elsewhere, in other operations.
+        let elsewhere = [((0, 1), 90), ((1, 0), 90), ((0, 1), 7)];
+        for (place, op_seq) in elsewhere {
+            let report = report_of(place, op_seq, "broadcast", waiting(&[0]), 1000);
+            coordinator.handle(1, report, before);
+        }
+        coordinator.handle(1, heartbeat(&[(0, 0, 5), (0, 2, 100)]), before);
+        coordinator.handle(2, waits(7, "all_reduce"), before);
+    });
+    assert_eq!(culprit, Some(1));
+    assert!(reason.contains("rank 1 never entered but is alive"), "{reason}");
+    assert!(reason.contains("last entered #4); ranks 0, 2 wait"), "{reason}");
+
+    let now = Instant::now();
+    let names = [(0, "barrier #3"), (2, "barrier #3 of communicator 2")];
+    for (communicator, name) in names {
+        let mut coordinator = with_all_joined(config(2), now);
+        let report = report_of((0, communicator), 3, "barrier", timed_out(&[1]), 1000);
+        coordinator.handle(0, report, now);
+        let reason = &coordinator.aborted().unwrap().reason;
+        assert!(reason.starts_with(&format!("{name}: rank 1")), "{reason}");
+    }
+}
+
+#[test]
+fn other_stalls_are_explained() {
+    let left = |coordinator: &mut Coordinator, before| {
+        coordinator.handle(2, ToCoordinator::Goodbye, before);
+    };
+    let expected = "all_reduce #7: rank 2 has left the job; rank 0 waits since 10.0 s";
+    assert_eq!(explained(3, left), (Some(2), expected.to_owned()));
+
+    // Who left after the operation has done its part.
+    let (culprit, _) = explained(3, |coordinator, before| {
+        coordinator.handle(2, heartbeat(&[(0, 0, 8)]), before);
+        coordinator.handle(2, ToCoordinator::Goodbye, before);
+    });
+    assert_eq!(culprit, Some(1));
+
+    let different = |coordinator: &mut Coordinator, before| {
+        coordinator.handle(1, waits(7, "broadcast"), before);
+    };
+    let expected = "all_reduce #7 of 64 bytes on rank 0 meets broadcast #7 of 64 bytes on rank 1; ranks \
+                    0-1 wait since 10.0 s";
+    assert_eq!(explained(2, different), (Some(1), expected.to_owned()));
+
+    let the_same = |coordinator: &mut Coordinator, before| {
+        coordinator.handle(1, waits(7, "all_reduce"), before);
+    };
+    let expected = "all_reduce #7: nobody makes progress; ranks 0-1 wait since 10.0 s";
+    assert_eq!(explained(2, the_same), (None, expected.to_owned()));
+
+    // Who waited in it once, and has gone on since.
+    let (_, reason) = explained(2, |coordinator, before| {
+        coordinator.handle(1, waits(7, "all_reduce"), before);
+        coordinator.handle(1, heartbeat(&[(0, 0, 9)]), before);
+    });
+    assert_eq!(reason, "all_reduce #7: nobody makes progress; rank 0 waits since 10.0 s");
+
+    let now = Instant::now();
     let mut coordinator = Coordinator::new(config(3));
-    coordinator.joined(0, start);
-    coordinator.joined(1, start);
+    coordinator.joined(0, now);
+    coordinator.joined(1, now);
     coordinator.handle(0, report(0, "barrier", timed_out(&[1, 2]), 1000), now);
     let abort = coordinator.aborted().unwrap();
     assert_eq!(abort.reason, "barrier #0: rank 2 never joined the job; rank 0 waits since 1.0 s");
@@ -287,6 +406,9 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         (0..9_u64).prop_map(|request| ToCoordinator::Cancel { request }),
         (0..3_u64, rank()).prop_map(|(op, on)| report(op, "barrier", waiting(&[on]), 1)),
         (0..3_u64, rank()).prop_map(|(op, on)| report(op, "barrier", timed_out(&[on]), 1)),
+        (0..3_u32, any::<u64>()).prop_map(|(of, entered)| heartbeat(&[(0, of, entered)])),
+        Just(ToCoordinator::Introduction { host: "node1".to_owned(), pid: 1 }),
+        any::<u64>().prop_map(|op| report(op, "barrier", timed_out(&[]), 1)),
         Just(ToCoordinator::Goodbye),
     ];
     let step = prop_oneof![

@@ -45,6 +45,8 @@ fn abort_of(client: &ControlClient) -> paceline_rendezvous::Abort {
 
 fn report(state: OperationState) -> OperationReport {
     OperationReport {
+        context: 0,
+        communicator: 0,
         op_seq: 412,
         kind: "all_reduce".to_owned(),
         name: Some("grad.7".to_owned()),
@@ -63,7 +65,7 @@ fn a_job_from_joining_to_leaving() {
     assert_eq!(clients[0].address(), server.local_addr());
     for client in &clients {
         client.heartbeat().unwrap();
-        client.report(&report(OperationState::Entered)).unwrap();
+        client.report(&report(OperationState::Waiting { on: Vec::new() })).unwrap();
         assert_eq!(client.poll_abort(), None);
         client.goodbye(generous()).unwrap();
         client.goodbye(generous()).unwrap();
@@ -289,8 +291,9 @@ fn a_stall_names_who_is_missing() {
     for client in &clients {
         let abort = abort_of(client);
         assert_eq!(abort.culprit, Some(2));
-        let expected = "all_reduce #412 (grad.7): rank 2 never entered or does not respond";
-        assert!(abort.reason.starts_with(expected), "{abort}");
+        assert!(abort.reason.starts_with("all_reduce #412 (grad.7): rank 2 on "), "{abort}");
+        let process = format!("(pid {}) never entered but is alive (", std::process::id());
+        assert!(abort.reason.contains(&process), "{abort}");
         assert!(abort.reason.contains("ranks 0-1 wait since 3"), "{abort}");
     }
 }
