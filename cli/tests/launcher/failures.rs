@@ -59,6 +59,15 @@ fn the_first_of_several_failures_decides() {
 }
 
 #[test]
+fn an_earlier_success_is_no_cause_for_programs_without_the_library() {
+    let script = "[ $RANK = 0 ] && exit 0; sleep 0.3; exit 4";
+    let job = Job::script(&["-np", "2"], script).run();
+    assert_eq!(job.code, 4, "{}", job.stderr);
+    assert!(job.stderr.contains("first failure: rank 1 "), "{}", job.stderr);
+    assert!(!job.stderr.contains("before that"), "{}", job.stderr);
+}
+
+#[test]
 fn a_missing_program_is_reported_once_with_path_and_host() {
     let job = Job::new(&["-np", "8", "/no/such/program", "-x"]).run();
     assert_eq!(job.code, 127);

@@ -214,6 +214,10 @@ impl Conductor {
             Event::Coordinator(coordinator::Event::Aborted { abort }) => {
                 self.director.aborted(abort.culprit, abort.reason);
             }
+            Event::Coordinator(coordinator::Event::Joined { rank }) => {
+                self.director.rank_joined(rank);
+            }
+            Event::Coordinator(coordinator::Event::Left { rank }) => self.director.rank_left(rank),
             Event::Coordinator(_) => {}
         }
     }

@@ -57,6 +57,8 @@ enum Phase {
 struct RankRecord {
     node: usize,
     started: bool,
+    /// It is connected to the coordinator, which can therefore tell it things.
+    connected: bool,
     exit: Option<RankExit>,
     /// It ended after we had ordered its end.
     after_stop: bool,
@@ -231,6 +233,20 @@ impl Director {
         }
     }
 
+    /// A rank uses the library: it has joined the others at the coordinator.
+    pub(super) fn rank_joined(&mut self, rank: u32) {
+        if let Some(record) = self.record(rank) {
+            record.connected = true;
+        }
+    }
+
+    /// A rank has said goodbye to the coordinator.
+    pub(super) fn rank_left(&mut self, rank: u32) {
+        if let Some(record) = self.record(rank) {
+            record.connected = false;
+        }
+    }
+
     /// The coordinator has told the ranks to give up, why, and because of which rank.
     pub(super) fn aborted(&mut self, culprit: Option<u32>, reason: String) {
         self.aborted.get_or_insert((culprit, reason));
@@ -300,7 +316,11 @@ impl Director {
         let blamed = culprit.filter(|culprit| self.failures.contains(culprit));
         let rank = blamed.or_else(|| self.failures.first().copied())?;
         let record = self.ranks.get(usize::try_from(rank).ok()?)?;
-        let told = self.aborted.as_ref().filter(|(culprit, _)| *culprit != Some(rank));
+        // What the coordinator told the others is no cause for a rank that did not hear it.
+        let told = self
+            .aborted
+            .as_ref()
+            .filter(|(culprit, _)| *culprit != Some(rank) && record.connected);
         Some(RankFailure {
             exit: record.exit?,
             host: self.nodes.get(record.node)?.host.clone(),

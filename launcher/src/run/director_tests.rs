@@ -117,6 +117,7 @@ fn the_coordinator_may_know_better_who_was_first() {
 #[test]
 fn a_rank_that_left_early_is_named_but_does_not_decide() {
     let mut job = Job::of(2);
+    (0..2).for_each(|rank| job.director.rank_joined(rank));
     job.exit(1, Ending::Code(0));
     job.director.aborted(Some(1), "rank 1 exited with code 0".into());
     job.exit(0, Ending::Code(4));
@@ -125,6 +126,23 @@ fn a_rank_that_left_early_is_named_but_does_not_decide() {
     let Verdict::RankFailed(failure) = &outcome.verdict else { panic!("{outcome:?}") };
     assert_eq!(failure.exit.rank, 0);
     assert_eq!(failure.cause.as_deref(), Some("rank 1 exited with code 0"));
+}
+
+#[test]
+fn what_a_rank_was_not_told_is_no_cause() {
+    for has_left in [false, true] {
+        let mut job = Job::of(2);
+        if has_left {
+            job.director.rank_joined(0);
+            job.director.rank_left(0);
+        }
+        job.exit(1, Ending::Code(0));
+        job.director.aborted(Some(1), "rank 1 exited with code 0".into());
+        job.exit(0, Ending::Code(4));
+        job.settle();
+        let Verdict::RankFailed(failure) = job.finish().verdict else { panic!("rank 0 failed") };
+        assert_eq!((failure.exit.rank, failure.cause), (0, None));
+    }
 }
 
 #[test]
