@@ -11,6 +11,14 @@ pub(crate) fn note(text: &str) {
 
 /// Says why something failed, with causes, and what to do about it.
 pub(crate) fn failure(error: &dyn Error, hint: Option<String>) {
+    note(&chain(error));
+    if let Some(hint) = hint {
+        note(&format!("hint: {hint}"));
+    }
+}
+
+/// An error with its causes, on one line.
+pub(crate) fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(source) = cause {
@@ -18,8 +26,5 @@ pub(crate) fn failure(error: &dyn Error, hint: Option<String>) {
         text.push_str(&source.to_string());
         cause = source.source();
     }
-    note(&text);
-    if let Some(hint) = hint {
-        note(&format!("hint: {hint}"));
-    }
+    text
 }

@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use clap::Args;
 use paceline_launcher::{
-    AgentCommand, ExitCode, GRACE_DEFAULT, HostError, HostFacts, HostSlots, JobSpec, OutputOptions,
-    Program, START_TIMEOUT_DEFAULT, StdinTarget,
+    AgentCommand, ExitCode, GRACE_DEFAULT, HostError, HostFacts, HostSlots, JobSpec, LaunchPlan,
+    Outcome, OutputOptions, Program, START_TIMEOUT_DEFAULT, StdinTarget,
 };
+use paceline_rendezvous::RunId;
 use paceline_rendezvous::env::{self, Environment, ProcessEnvironment};
-use paceline_rendezvous::{RunId, SecretError};
 
 use crate::console;
 use crate::options::{NetworkOptions, RankOptions, given, positive_seconds, seconds};
@@ -104,23 +104,9 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
             return ExitCode::Usage;
         }
     };
-    launch(&job, dry_run, quiet)
-}
-
-/// Plans the job and runs it, or only shows the plan.
-pub(crate) fn launch(job: &JobSpec, dry_run: bool, quiet: bool) -> ExitCode {
-    let run_id = match RunId::random() {
-        Ok(run_id) => run_id,
-        Err(error) => return no_random(&error),
-    };
-    let plan = HostFacts::of_this_host()
-        .and_then(|facts| paceline_launcher::plan(job, run_id, &facts, &ProcessEnvironment));
-    let plan = match plan {
+    let plan = match plan(&job) {
         Ok(plan) => plan,
-        Err(error) => {
-            console::failure(&error, error.hint());
-            return error.exit_code();
-        }
+        Err(code) => return code,
     };
     if dry_run {
         // A reader that left has seen enough.
@@ -130,21 +116,35 @@ pub(crate) fn launch(job: &JobSpec, dry_run: bool, quiet: bool) -> ExitCode {
     if !quiet {
         plan.notices.iter().for_each(|notice| console::note(notice));
     }
-    match paceline_launcher::run(plan, &AgentCommand::this_program()) {
+    match carry_out(plan) {
         Ok(outcome) => {
             outcome.report().iter().for_each(|line| console::note(line));
             outcome.exit_code()
         }
-        Err(error) => {
-            console::failure(&error, error.hint());
-            error.exit_code()
-        }
+        Err(code) => code,
     }
 }
 
-fn no_random(error: &SecretError) -> ExitCode {
-    console::failure(error, error.hint());
-    ExitCode::LauncherFailed
+/// Plans the job, or says why there is no plan.
+pub(crate) fn plan(job: &JobSpec) -> Result<LaunchPlan, ExitCode> {
+    let run_id = RunId::random().map_err(|error| {
+        console::failure(&error, error.hint());
+        ExitCode::LauncherFailed
+    })?;
+    HostFacts::of_this_host()
+        .and_then(|facts| paceline_launcher::plan(job, run_id, &facts, &ProcessEnvironment))
+        .map_err(|error| {
+            console::failure(&error, error.hint());
+            error.exit_code()
+        })
+}
+
+/// Runs the plan to its end, or says why it was not even started.
+pub(crate) fn carry_out(plan: LaunchPlan) -> Result<Outcome, ExitCode> {
+    paceline_launcher::run(plan, &AgentCommand::this_program()).map_err(|error| {
+        console::failure(&error, error.hint());
+        error.exit_code()
+    })
 }
 
 fn job(arguments: Arguments) -> Result<JobSpec, UsageError> {

@@ -53,4 +53,6 @@ pub use protocol::codec::FrameError;
 pub use protocol::link::LinkError;
 pub use protocol::messages::{LeftBehind, RankExit};
 pub use refusal::Refusal;
-pub use run::{AgentCommand, Outcome, RankFailure, RankOutcome, RunError, Verdict, run};
+pub use run::{
+    AgentCommand, Outcome, RankFailure, RankOutcome, RunError, Verdict, rank_ranges, run,
+};

@@ -6,9 +6,11 @@
 
 mod arguments;
 mod facts;
+mod failure;
 mod lanes;
 mod plan;
 mod printer;
+mod record;
 mod report;
 mod session;
 mod terminal;
@@ -19,13 +21,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use paceline_collectives::{Job, SetupError};
-use paceline_launcher::{ExitCode, HostSlots, JobSpec, OutputOptions, Program};
+use paceline_launcher::{Ending, ExitCode, HostSlots, JobSpec, OutputOptions, Program, Verdict};
 use paceline_rendezvous::rank_info::Dialect;
 use paceline_rendezvous::{BootstrapOptions, RankInfo, bootstrap};
 
 pub(crate) use arguments::Arguments;
-use plan::{JsonTarget, Plan, UsageError};
+use plan::{Plan, UsageError};
 use printer::Printer;
+use record::JsonTarget;
 use session::BenchError;
 use terminal::Terminals;
 
@@ -66,15 +69,15 @@ fn usage(error: &UsageError) -> ExitCode {
     ExitCode::Usage
 }
 
-fn failed(error: &BenchError) -> ExitCode {
-    console::failure(error, error.hint());
-    error.exit_code()
+fn check_record(plan: &Plan) -> Result<(), BenchError> {
+    plan.json.as_ref().map_or(Ok(()), JsonTarget::check)
 }
 
 /// Starts copies of this program as ranks and waits for them.
 fn launch(arguments: &Arguments, plan: &Plan) -> ExitCode {
-    if let Err(error) = report::check_record(plan) {
-        return failed(&error);
+    if let Err(error) = check_record(plan) {
+        console::failure(&error, error.hint());
+        return error.exit_code();
     }
     let hosts = match arguments.place.hosts.as_deref().map(HostSlots::parse_list).transpose() {
         Ok(hosts) => hosts.unwrap_or_default(),
@@ -92,7 +95,25 @@ fn launch(arguments: &Arguments, plan: &Plan) -> ExitCode {
         output: OutputOptions { prefix: false, directory: None },
         ..JobSpec::local(NonZeroU32::MIN, program, words)
     };
-    run::launch(&job, false, true)
+    let outcome = match run::plan(&job).and_then(run::carry_out) {
+        Ok(outcome) => outcome,
+        Err(code) => return code,
+    };
+    if !said_why(&outcome.verdict) {
+        outcome.report().iter().for_each(|line| console::note(line));
+    }
+    outcome.exit_code()
+}
+
+/// Whether the job ended because ranks ended themselves, which have then said why.
+fn said_why(verdict: &Verdict) -> bool {
+    let ours = [ExitCode::CheckFailed, ExitCode::TimedOut, ExitCode::LauncherFailed];
+    match verdict {
+        Verdict::RankFailed(failure) => {
+            ours.iter().any(|code| failure.exit.ending == Ending::Code(code.code()))
+        }
+        _ => false,
+    }
 }
 
 /// Takes part as one rank.
@@ -107,38 +128,47 @@ fn join(arguments: &Arguments, plan: &Plan, info: &RankInfo) -> ExitCode {
     } else {
         Printer::silent()
     };
-    match take_part(plan, info.rank == 0, &mut printer) {
+    let ended = take_part(plan, info.rank == 0, &mut printer);
+    printer.clear();
+    match ended {
         Ok(0) => ExitCode::Success,
         Ok(wrong) => {
-            printer.clear();
             console::note(&format!("{wrong} elements are wrong"));
             ExitCode::CheckFailed
         }
-        Err(error) => {
-            printer.clear();
-            failed(&error)
-        }
+        Err(code) => code,
     }
 }
 
-/// Measures and returns how many elements were wrong, which is for rank 0 to complain about.
-fn take_part(plan: &Plan, is_first: bool, printer: &mut Printer) -> Result<u64, BenchError> {
+/// Measures and returns how many elements were wrong, which is for rank 0 to complain about. Why
+/// it failed has been said.
+fn take_part(plan: &Plan, is_first: bool, printer: &mut Printer) -> Result<u64, ExitCode> {
+    let fail = |error: BenchError| {
+        console::failure(&error, error.hint());
+        error.exit_code()
+    };
     if is_first {
-        report::check_record(plan)?;
+        check_record(plan).map_err(fail)?;
     }
-    let rendezvous =
-        bootstrap(&plan.environment, &BootstrapOptions::default()).map_err(SetupError::from)?;
+    let rendezvous = bootstrap(&plan.environment, &BootstrapOptions::default())
+        .map_err(|error| fail(SetupError::from(error).into()))?;
     if is_first {
         rendezvous.warnings.iter().for_each(|warning| console::note(&warning.to_string()));
     }
     let job = Job::from_rendezvous(rendezvous);
-    let report = session::run(plan, &job, printer)?;
-    leave(job)?;
+    let report = session::run(plan, &job, printer).map_err(|error| {
+        printer.clear();
+        failure::tell(&error, &job);
+        error.exit_code()
+    })?;
+    leave(job).map_err(fail)?;
     if !is_first {
         return Ok(0);
     }
     printer.clear();
-    report::write_record(plan, &report)?;
+    if let Some(target) = &plan.json {
+        target.write(&report).map_err(fail)?;
+    }
     Ok(report.results.iter().filter_map(|result| result.wrong).sum())
 }
 

@@ -1,6 +1,5 @@
 //! From options to what is to be measured, with everything checked that one process can check.
 
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use paceline_benches::metrics::Collective;
@@ -18,6 +17,7 @@ use paceline_rendezvous::EnvironmentError;
 use paceline_rendezvous::env;
 
 use super::arguments::{Arguments, TransportSelection};
+use super::record::JsonTarget;
 use crate::options::{Overlay, given};
 
 /// Shortest round where the user names none.
@@ -88,13 +88,6 @@ pub(super) enum Subject {
     Model(Box<Model>, u64),
 }
 
-/// Where the record goes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum JsonTarget {
-    Stdout,
-    File(PathBuf),
-}
-
 /// Everything that a rank needs to know to take part.
 #[derive(Debug)]
 pub(super) struct Plan {
@@ -139,7 +132,7 @@ impl Plan {
             settings: settings(arguments),
             context,
             environment,
-            json: arguments.json.as_deref().map(json_target),
+            json: arguments.json.as_deref().map(JsonTarget::new),
             histogram: arguments.histogram,
             explain: arguments.explain,
         })
@@ -231,8 +224,4 @@ fn settings(arguments: &Arguments) -> Settings {
         min_time_ns: u64::try_from(min_time.as_nanos()).unwrap_or(u64::MAX),
         check: Check::from(arguments.check),
     }
-}
-
-fn json_target(path: &Path) -> JsonTarget {
-    if path == Path::new("-") { JsonTarget::Stdout } else { JsonTarget::File(path.to_owned()) }
 }

@@ -1,8 +1,6 @@
 //! The words around the numbers.
 
 use std::fmt::Write as _;
-use std::fs::{File, OpenOptions};
-use std::io::{Write as _, stdout};
 
 use paceline_benches::bars::{BarStyle, render_bars};
 use paceline_benches::histogram::LatencyHistogram;
@@ -14,8 +12,8 @@ use paceline_benches::table::{Table, floor_note, group_title, machine_line, skip
 use paceline_benches::units::format_bytes;
 
 use super::lanes::Lane;
-use super::plan::{JsonTarget, Plan, Subject};
-use super::session::{BenchError, row_name};
+use super::plan::{Plan, Subject};
+use super::session::row_name;
 use super::terminal::bar_style;
 
 /// What was measured on, and how.
@@ -124,31 +122,6 @@ fn bars(result: &BenchResult, width: usize, style: BarStyle) -> String {
     };
     let bars = render_bars(&histogram, width, style);
     format!("\n{what} over {}, {} operations{batches}\n{bars}", result.transport, result.iterations)
-}
-
-/// Finds out before the work whether the record can be written.
-pub(super) fn check_record(plan: &Plan) -> Result<(), BenchError> {
-    let Some(JsonTarget::File(path)) = &plan.json else {
-        return Ok(());
-    };
-    let failed = |source| BenchError::Record { path: path.clone(), source };
-    OpenOptions::new().write(true).create(true).truncate(false).open(path).map(drop).map_err(failed)
-}
-
-/// Writes the record where the plan says.
-pub(super) fn write_record(plan: &Plan, report: &Report) -> Result<(), BenchError> {
-    let text = report.to_json();
-    match &plan.json {
-        None => Ok(()),
-        Some(JsonTarget::File(path)) => File::create(path)
-            .and_then(|mut file| file.write_all(text.as_bytes()))
-            .map_err(|source| BenchError::Record { path: path.clone(), source }),
-        Some(JsonTarget::Stdout) => {
-            let mut stdout = stdout().lock();
-            let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
-            written.map_err(|source| BenchError::Record { path: "standard output".into(), source })
-        }
-    }
 }
 
 fn line(text: &mut String, line: &str) {

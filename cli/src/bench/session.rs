@@ -15,7 +15,7 @@ use paceline_benches::run::{Check, Group, Measurement, RunError, SystemClock, Wo
 use paceline_benches::schema::{BenchResult, Report, SCHEMA};
 use paceline_benches::units::format_bytes;
 use paceline_benches::verify::{Pattern, PatternError, TestElement};
-use paceline_collectives::{Job, SetupError, bf16, f16};
+use paceline_collectives::{CollectiveError, Job, SetupError, bf16, f16};
 use paceline_devices::{DType, ReduceOp};
 use paceline_launcher::ExitCode;
 use paceline_rendezvous::StoreError;
@@ -60,12 +60,21 @@ pub(super) enum BenchError {
 }
 
 impl BenchError {
+    /// The collective call that failed, if that is what happened.
+    pub(super) fn collective(&self) -> Option<&CollectiveError> {
+        match self {
+            Self::Run(RunError::Operation(error) | RunError::Group { source: error, .. }) => {
+                collective_error(error)
+            }
+            Self::Setup(SetupError::Agreement(error)) => Some(error),
+            _ => None,
+        }
+    }
+
     pub(super) fn hint(&self) -> Option<String> {
         match self {
             Self::Setup(error) => error.hint(),
-            Self::Run(RunError::Operation(error) | RunError::Group { source: error, .. }) => {
-                collective_error(error)?.hint()
-            }
+            Self::Run(_) => self.collective()?.hint(),
             Self::Absent { source, .. } if source.is_timeout() => {
                 Some("see whether all ranks started; --start-timeout gives them longer".to_owned())
             }
@@ -78,9 +87,7 @@ impl BenchError {
 
     pub(super) fn exit_code(&self) -> ExitCode {
         let timed_out = match self {
-            Self::Run(RunError::Operation(error) | RunError::Group { source: error, .. }) => {
-                collective_error(error).is_some_and(|error| error.is_timeout())
-            }
+            Self::Run(_) => self.collective().is_some_and(CollectiveError::is_timeout),
             Self::Setup(SetupError::Store(error))
             | Self::Publish(error)
             | Self::Absent { source: error, .. } => error.is_timeout(),

@@ -76,3 +76,27 @@ fn a_reader_that_leaves_ends_the_benchmark() {
     assert_eq!(finished.code, Some(128 + 13), "{finished:?}");
     assert!(!finished.stderr.contains("panic"), "{finished:?}");
 }
+
+#[test]
+fn what_all_ranks_complain_of_is_said_once_and_no_record_is_left() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("record.json");
+    let finished = bench(&[
+        "-np",
+        "3",
+        "--transport",
+        "tcp",
+        "--interface",
+        "nosuch0",
+        "--json",
+        path.to_str().unwrap(),
+    ]);
+    assert_eq!(finished.code, Some(125), "{finished:?}");
+    let lines: Vec<&str> = finished.stderr.lines().collect();
+    assert_eq!(lines.len(), 2, "{}", finished.stderr);
+    assert!(lines[0].starts_with("paceline: all ranks: cannot connect"), "{}", finished.stderr);
+    assert!(lines[0].contains("no interface matches \"nosuch0\""), "{}", finished.stderr);
+    assert!(lines[1].starts_with("paceline: hint: give --interface"), "{}", finished.stderr);
+    let left: Vec<_> = fs::read_dir(directory.path()).unwrap().collect();
+    assert!(left.is_empty(), "{left:?}");
+}

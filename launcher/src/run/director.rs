@@ -317,10 +317,8 @@ impl Director {
         let rank = blamed.or_else(|| self.failures.first().copied())?;
         let record = self.ranks.get(usize::try_from(rank).ok()?)?;
         // What the coordinator told the others is no cause for a rank that did not hear it.
-        let told = self
-            .aborted
-            .as_ref()
-            .filter(|(culprit, _)| *culprit != Some(rank) && record.connected);
+        let told =
+            self.aborted.as_ref().filter(|(culprit, _)| *culprit != Some(rank) && record.connected);
         Some(RankFailure {
             exit: record.exit?,
             host: self.nodes.get(record.node)?.host.clone(),

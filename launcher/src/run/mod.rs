@@ -19,6 +19,7 @@ use thiserror::Error;
 
 pub use agents::AgentCommand;
 pub use outcome::{Outcome, RankFailure, RankOutcome, Verdict};
+pub use report::rank_ranges;
 
 use crate::ExitCode;
 use crate::plan::LaunchPlan;

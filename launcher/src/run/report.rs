@@ -67,7 +67,10 @@ impl Outcome {
         let ended = match stopped.len() {
             0 => String::new(),
             1 => format!("; rank {} ended by paceline after the first failure", stopped[0]),
-            _ => format!("; ranks {} ended by paceline after the first failure", ranges(&stopped)),
+            _ => format!(
+                "; ranks {} ended by paceline after the first failure",
+                rank_ranges(&stopped)
+            ),
         };
         let text = ended + &others;
         text.strip_prefix("; ").map(|text| format!("consequences: {text}"))
@@ -125,7 +128,7 @@ fn describe(verdict: &Verdict) -> String {
 }
 
 /// `0-2, 5` for 0, 1, 2, 5. The numbers ascend.
-fn ranges(numbers: &[u32]) -> String {
+pub fn rank_ranges(numbers: &[u32]) -> String {
     let mut text = String::new();
     let mut rest = numbers;
     while let Some((&first, _)) = rest.split_first() {
@@ -159,9 +162,9 @@ mod tests {
 
     #[test]
     fn numbers_are_gathered() {
-        assert_eq!(ranges(&[0, 1, 2, 5, 7, 8]), "0-2, 5, 7-8");
-        assert_eq!(ranges(&[3]), "3");
-        assert_eq!(ranges(&[]), "");
+        assert_eq!(rank_ranges(&[0, 1, 2, 5, 7, 8]), "0-2, 5, 7-8");
+        assert_eq!(rank_ranges(&[3]), "3");
+        assert_eq!(rank_ranges(&[]), "");
     }
 
     #[test]
