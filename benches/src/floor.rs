@@ -6,12 +6,18 @@
 //! way counts. No reduction, no dependency between pieces: what a collective takes longer is its own
 //! doing.
 //!
+//! A machine is not equally fast from one second to the next. So the ways are only compared once,
+//! and the best of them are measured again before every round of the collective: both medians then
+//! come from the same moments.
+//!
 //! A broadcast or a reduction between two ranks moves its bytes one way only, so it may well beat
 //! an exchange; the record then says that the floor is none.
 
+use crate::histogram::LatencyHistogram;
 use crate::metrics::{Collective, as_f64, as_u64};
 use crate::run::{
     BoxError, Check, Clock, Group, Measurement, RunError, Settings, Workload, measure,
+    measure_again,
 };
 
 /// Sizes of the pieces that are tried, in bytes, besides a single one.
@@ -20,11 +26,20 @@ const PIECES: [u64; 4] = [64 << 10, 256 << 10, 1 << 20, 4 << 20];
 /// Longest exchange that is carried out; longer ones take in proportion, and no memory.
 const EXCHANGE_BYTES_MAX: u64 = 64 << 20;
 
-/// A floor is taken from fewer operations than a result: its median settles quickly.
-const FLOOR_TIME_NANOSECONDS: u64 = 20_000_000;
+/// How long each way is tried at first.
+const TRIAL_NANOSECONDS: u64 = 10_000_000;
 
-/// The same for exchanges that take longer than that.
-const FLOOR_BATCHES_MIN: u64 = 3;
+/// And how long before, so that it is not the first touch of memory that is measured.
+const TRIAL_WARMUP_NANOSECONDS: u64 = 5_000_000;
+
+/// Fewest exchanges of a trial, however long one takes.
+const TRIAL_BATCHES_MIN: u64 = 2;
+
+/// Ways that took up to so many times the best one's time may yet turn out to be the best.
+const NEAR_BEST: f64 = 1.25;
+
+/// Most ways that are measured in every round.
+const CANDIDATES_MAX: usize = 2;
 
 /// A result this much faster than the floor shows that the floor was not the best exchange.
 const VALID_PCT_MAX: f64 = 105.0;
@@ -80,42 +95,114 @@ pub fn exchange_bytes(collective: Collective, bytes: u64, world_size: u32) -> u6
     (as_f64(bytes) * collective.bus_factor(world_size)).round() as u64
 }
 
-/// Measures the floor for `bytes` in each direction. Every rank calls this together.
-///
-/// `None` where nothing has to cross a link.
-///
-/// # Errors
-/// When the exchange fails, or a rank is lost.
-pub fn measure_floor(
-    group: &mut dyn Group,
-    exchange: &mut dyn Exchange,
-    clock: &dyn Clock,
+/// One way to exchange the bytes, and how long it took in the rounds so far.
+#[derive(Clone, Debug)]
+struct Candidate {
+    manner: Manner,
+    /// Batches of a round, and exchanges of a batch.
+    extent: (u64, u64),
+    times: LatencyHistogram,
+}
+
+/// The floor for so many bytes in each direction, found in the course of a measurement.
+#[derive(Clone, Debug)]
+pub struct FloorSearch {
     bytes: u64,
-) -> Result<Option<Floor>, RunError> {
-    if bytes == 0 || group.world_size() < 2 {
-        return Ok(None);
-    }
-    let settings = Settings {
-        rounds: 1,
-        warmup: 1,
-        iterations: None,
-        batches_min: FLOOR_BATCHES_MIN,
-        min_time_ns: FLOOR_TIME_NANOSECONDS,
-        check: Check::Off,
-    };
-    let measured = bytes.min(EXCHANGE_BYTES_MAX);
-    let mut best: Option<Floor> = None;
-    let pieces = PIECES.into_iter().filter(|piece| *piece < measured).chain([measured]);
-    for manner in pieces.map(Manner::Pieces).chain([Manner::Everybody]) {
-        let mut workload = Bare { exchange: &mut *exchange, bytes: measured, manner };
-        let measurement = measure(group, &mut workload, clock, &settings, &mut |_| {})?;
-        let median_ns = as_f64(measurement.total().percentile(50.0));
-        let median_ns = median_ns * as_f64(bytes) / as_f64(measured);
-        if best.is_none_or(|best| median_ns < best.median_ns) {
-            best = Some(Floor { bytes, manner, median_ns });
+    candidates: Vec<Candidate>,
+}
+
+impl FloorSearch {
+    /// Tries every way once and keeps the best. Every rank calls this together.
+    ///
+    /// `None` where nothing has to cross a link.
+    ///
+    /// # Errors
+    /// When an exchange fails, or a rank is lost.
+    pub fn begin(
+        group: &mut dyn Group,
+        exchange: &mut dyn Exchange,
+        clock: &dyn Clock,
+        bytes: u64,
+    ) -> Result<Option<Self>, RunError> {
+        if bytes == 0 || group.world_size() < 2 {
+            return Ok(None);
         }
+        let settings = Settings {
+            rounds: 1,
+            warmup: 1,
+            warmup_ns: TRIAL_WARMUP_NANOSECONDS,
+            iterations: None,
+            batches_min: TRIAL_BATCHES_MIN,
+            min_time_ns: TRIAL_NANOSECONDS,
+            check: Check::Off,
+        };
+        let measured = bytes.min(EXCHANGE_BYTES_MAX);
+        let mut trials = Vec::new();
+        let pieces = PIECES.into_iter().filter(|piece| *piece < measured).chain([measured]);
+        for manner in pieces.map(Manner::Pieces).chain([Manner::Everybody]) {
+            let mut workload = Bare { exchange: &mut *exchange, bytes: measured, manner };
+            let trial = measure(group, &mut workload, clock, &settings, &mut |_, _| Ok(()))?;
+            // Half as much in each round, of which there are several.
+            let batches = (trial.iterations / trial.batch / 2).max(1);
+            let candidate = Candidate {
+                manner,
+                extent: (batches, trial.batch),
+                times: LatencyHistogram::new(),
+            };
+            trials.push((trial.total().percentile(50.0), candidate));
+        }
+        trials.sort_by_key(|(median_ns, _)| *median_ns);
+        let best_ns = trials.first().map_or(0.0, |(median_ns, _)| as_f64(*median_ns));
+        let candidates = trials
+            .into_iter()
+            .filter(|(median_ns, _)| as_f64(*median_ns) <= NEAR_BEST * best_ns)
+            .map(|(_, candidate)| candidate)
+            .take(CANDIDATES_MAX)
+            .collect();
+        Ok(Some(Self { bytes, candidates }))
     }
-    Ok(best)
+
+    /// Forgets the times, for another measurement of the same bytes.
+    #[must_use]
+    pub fn anew(mut self) -> Self {
+        self.candidates.iter_mut().for_each(|candidate| candidate.times = LatencyHistogram::new());
+        self
+    }
+
+    /// Bytes in each direction.
+    pub const fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Measures the best ways again. Every rank calls this together, once before each round.
+    ///
+    /// # Errors
+    /// When an exchange fails, or a rank is lost.
+    pub fn round(
+        &mut self,
+        group: &mut dyn Group,
+        exchange: &mut dyn Exchange,
+        clock: &dyn Clock,
+    ) -> Result<(), RunError> {
+        let bytes = self.bytes.min(EXCHANGE_BYTES_MAX);
+        for candidate in &mut self.candidates {
+            let (batches, batch) = candidate.extent;
+            let mut workload = Bare { exchange: &mut *exchange, bytes, manner: candidate.manner };
+            let times = measure_again(group, &mut workload, clock, batches, batch)?;
+            candidate.times.merge(&times);
+        }
+        Ok(())
+    }
+
+    /// The best way by the median of all rounds; `None` before the first.
+    pub fn floor(&self) -> Option<Floor> {
+        let measured = self.bytes.min(EXCHANGE_BYTES_MAX);
+        let median = |candidate: &Candidate| candidate.times.percentile(50.0);
+        let measured_ways = self.candidates.iter().filter(|way| way.times.count() > 0);
+        let best = measured_ways.min_by_key(|candidate| median(candidate))?;
+        let median_ns = as_f64(median(best)) * as_f64(self.bytes) / as_f64(measured);
+        Some(Floor { bytes: self.bytes, manner: best.manner, median_ns })
+    }
 }
 
 /// An exchange as the runner wants it: without data worth checking.
@@ -154,7 +241,6 @@ mod tests {
     use std::rc::Rc;
 
     use super::*;
-    use crate::histogram::LatencyHistogram;
 
     struct Alone;
 
@@ -195,24 +281,31 @@ mod tests {
     }
 
     /// One nanosecond per byte, 20 us per piece, and pieces above 1 MiB are slower still.
-    /// Everybody at once takes 2 us and two nanoseconds per byte.
-    struct Link(Time);
+    /// Everybody at once takes two nanoseconds per byte and a time that changes.
+    struct Link {
+        time: Time,
+        everybody_ns: u64,
+    }
 
     impl Exchange for Link {
         fn exchange(&mut self, bytes: u64, manner: Manner) -> Result<(), BoxError> {
             let cost = match manner {
                 Manner::Pieces(piece) if piece > 1 << 20 => 2 * bytes + 20_000,
                 Manner::Pieces(piece) => bytes + bytes.div_ceil(piece) * 20_000,
-                Manner::Everybody => 2 * bytes + 2000,
+                Manner::Everybody => 2 * bytes + self.everybody_ns,
             };
-            self.0.0.set(self.0.0.get() + cost);
+            self.time.0.set(self.time.0.get() + cost);
             Ok(())
         }
     }
 
     fn floor_of(bytes: u64) -> Option<Floor> {
         let time = Time::default();
-        measure_floor(&mut Alone, &mut Link(time.clone()), &time, bytes).unwrap()
+        let mut link = Link { time: time.clone(), everybody_ns: 2000 };
+        let mut search = FloorSearch::begin(&mut Alone, &mut link, &time, bytes).unwrap()?;
+        assert_eq!(search.floor(), None, "trials do not count");
+        search.round(&mut Alone, &mut link, &time).unwrap();
+        search.floor()
     }
 
     #[test]
@@ -221,6 +314,29 @@ mod tests {
         let small = floor_of(4).unwrap();
         assert_eq!((small.manner, small.median_ns), (Manner::Everybody, 2008.0));
         assert_eq!(floor_of(0), None);
+    }
+
+    #[test]
+    fn what_counts_is_what_the_best_ways_took_in_most_rounds() {
+        let time = Time::default();
+        // About as fast as one piece of 4 bytes, which takes 20 004 ns.
+        let mut link = Link { time: time.clone(), everybody_ns: 19_000 };
+        let mut search = FloorSearch::begin(&mut Alone, &mut link, &time, 4).unwrap().unwrap();
+        let round_with = |search: &mut FloorSearch, everybody_ns| {
+            let mut link = Link { time: time.clone(), everybody_ns };
+            search.round(&mut Alone, &mut link, &time).unwrap();
+            // Histograms keep three digits.
+            search.floor().map(|floor| (floor.manner, (floor.median_ns / 100.0).round()))
+        };
+        let everybody = |median_ns| Some((Manner::Everybody, median_ns));
+        assert_eq!(round_with(&mut search, 16_992), everybody(170.0));
+        // One slow round of three does not change the median, and one fast one neither.
+        round_with(&mut search, 99_992);
+        assert_eq!(round_with(&mut search, 16_992), everybody(170.0));
+        assert_eq!(round_with(&mut search, 1_992), everybody(170.0));
+        let mut search = search.anew();
+        assert_eq!(search.floor(), None);
+        assert_eq!(round_with(&mut search, 99_992), Some((Manner::Pieces(4), 200.0)));
     }
 
     #[test]

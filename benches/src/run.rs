@@ -27,6 +27,9 @@ use runner::Runner;
 /// Fewest batches of a round, however long one takes, unless a caller has a reason.
 pub const BATCHES_MIN: u64 = 5;
 
+/// Shortest warm-up of a measurement, unless a caller has a reason.
+pub const WARMUP_NANOSECONDS: u64 = 20_000_000;
+
 /// Any error of the operation or of the group.
 pub type BoxError = Box<dyn Error + Send + Sync>;
 
@@ -161,8 +164,11 @@ impl Check {
 pub struct Settings {
     /// Rounds, at least 1.
     pub rounds: u32,
-    /// Operations before the first one that counts; more are run until 20 ms have passed.
+    /// Operations before the first one that counts.
     pub warmup: u64,
+    /// Shortest time in nanoseconds before the first one that counts, e.g.
+    /// [`WARMUP_NANOSECONDS`].
+    pub warmup_ns: u64,
     /// Operations per round; `None`: as many as fit in [`Self::min_time_ns`].
     pub iterations: Option<u64>,
     /// Fewest batches of a round where the operations are not counted out, e.g. [`BATCHES_MIN`].
@@ -201,18 +207,48 @@ impl Measurement {
 
 /// Measures one workload. Every rank of the group calls this with the same settings.
 ///
-/// `on_round` is told the number of each round, from 0, before it starts.
+/// `before_round` gets the number of each round, from 0, before it starts, and may use the group:
+/// what it does itself is not timed.
 ///
 /// # Errors
-/// When the operation fails, or a rank is lost.
+/// When the operation fails, or a rank is lost, or `before_round` has an error.
 pub fn measure(
     group: &mut dyn Group,
     workload: &mut dyn Workload,
     clock: &dyn Clock,
     settings: &Settings,
-    on_round: &mut dyn FnMut(u32),
+    before_round: BeforeRound<'_>,
 ) -> Result<Measurement, RunError> {
-    Runner { group, workload, clock, settings, iteration: 0, wrong: 0 }.measure(on_round)
+    Runner { group, workload, clock, settings, iteration: 0, wrong: 0 }.measure(before_round)
+}
+
+/// What a caller of [`measure`] does between the rounds.
+pub type BeforeRound<'a> = &'a mut dyn FnMut(u32, &mut dyn Group) -> Result<(), RunError>;
+
+/// Times `batches` batches of `batch` operations each, unchecked and without warming up, as one
+/// round of [`measure`] would; a single batch without a lead, as it will be long. Every rank of the group calls this with the same numbers. Returns
+/// times of one operation, slowest rank; the workload has been settled before.
+///
+/// # Errors
+/// When the operation fails, or a rank is lost.
+pub fn measure_again(
+    group: &mut dyn Group,
+    workload: &mut dyn Workload,
+    clock: &dyn Clock,
+    batches: u64,
+    batch: u64,
+) -> Result<LatencyHistogram, RunError> {
+    let settings = Settings {
+        rounds: 1,
+        warmup: 0,
+        warmup_ns: 0,
+        iterations: Some(batches.saturating_mul(batch)),
+        batches_min: 1,
+        min_time_ns: 0,
+        check: Check::Off,
+    };
+    let runner = Runner { group, workload, clock, settings: &settings, iteration: 0, wrong: 0 };
+    runner.single_round(batches, batch)
 }
 
 #[cfg(test)]

@@ -1,11 +1,10 @@
 //! How one measurement proceeds.
 
-use super::{BoxError, Check, Clock, Group, Measurement, RunError, Settings, Workload};
+use super::{
+    BeforeRound, BoxError, Check, Clock, Group, Measurement, RunError, Settings, Workload,
+};
 use crate::histogram::LatencyHistogram;
 use crate::metrics::as_u64;
-
-/// Shortest warm-up of each measurement.
-const WARMUP_NANOSECONDS: u64 = 20_000_000;
 
 /// Shortest batch: three hundred readings of the clock.
 const BATCH_NANOSECONDS: u64 = 10_000;
@@ -42,7 +41,7 @@ pub(super) struct Extent {
     pub(super) batch: u64,
     /// Timed batches between two checks, where every result is checked.
     pub(super) train: u64,
-    /// Batches that run untimed at the head of a train.
+    /// Batches that run untimed at the head of a round or of a train.
     pub(super) lead: u64,
 }
 
@@ -56,7 +55,7 @@ impl Extent {
 impl Runner<'_> {
     pub(super) fn measure(
         mut self,
-        on_round: &mut dyn FnMut(u32),
+        before_round: BeforeRound<'_>,
     ) -> Result<Measurement, RunError> {
         self.workload.reserve_slots(1).map_err(RunError::Operation)?;
         if self.settings.check != Check::Off {
@@ -70,18 +69,10 @@ impl Runner<'_> {
         let slots = if self.settings.check == Check::Every { extent.slots() } else { 1 };
         self.workload.reserve_slots(to_usize(slots)).map_err(RunError::Operation)?;
 
-        let ranks = to_usize(u64::from(self.group.world_size()));
-        let mut measurement = Measurement {
-            iterations: extent.batches * extent.batch * u64::from(self.settings.rounds),
-            batch: extent.batch,
-            rounds: Vec::new(),
-            ranks: vec![LatencyHistogram::new(); ranks],
-            cpu_ns: 0,
-            wrong: None,
-        };
+        let mut measurement = self.empty_measurement(extent);
         let mut times = vec![0; to_usize(extent.batches)];
         for round in 0..self.settings.rounds {
-            on_round(round);
+            before_round(round, self.group)?;
             let cpu_ns = self.round(extent, &mut times)?;
             self.collect(extent, &times, cpu_ns, &mut measurement)?;
         }
@@ -90,6 +81,34 @@ impl Runner<'_> {
             measurement.wrong = Some(wrong.iter().map(|of_rank| of_rank[0]).sum());
         }
         Ok(measurement)
+    }
+
+    /// One unchecked round of these numbers.
+    pub(super) fn single_round(
+        mut self,
+        batches: u64,
+        batch: u64,
+    ) -> Result<LatencyHistogram, RunError> {
+        self.workload.reserve_slots(1).map_err(RunError::Operation)?;
+        let batches = batches.clamp(1, BATCHES_MAX);
+        let extent = Extent { batches, batch, train: 1, lead: u64::from(batches > 1) };
+        let mut times = vec![0; to_usize(extent.batches)];
+        let cpu_ns = self.plain_round(extent, &mut times)?;
+        let mut measurement = self.empty_measurement(extent);
+        self.collect(extent, &times, cpu_ns, &mut measurement)?;
+        Ok(measurement.total())
+    }
+
+    fn empty_measurement(&self, extent: Extent) -> Measurement {
+        let ranks = to_usize(u64::from(self.group.world_size()));
+        Measurement {
+            iterations: extent.batches * extent.batch * u64::from(self.settings.rounds),
+            batch: extent.batch,
+            rounds: Vec::new(),
+            ranks: vec![LatencyHistogram::new(); ranks],
+            cpu_ns: 0,
+            wrong: None,
+        }
     }
 
     /// Warms up and returns rank 0's time of one operation in nanoseconds, at least 1.
@@ -108,7 +127,7 @@ impl Runner<'_> {
                 .broadcast(elapsed)
                 .map_err(|source| RunError::Group { step: "agree on iterations", source })?;
             done += operations;
-            if elapsed >= WARMUP_NANOSECONDS && done >= self.settings.warmup {
+            if elapsed >= self.settings.warmup_ns && done >= self.settings.warmup {
                 return Ok((elapsed / operations).max(1));
             }
             // A clock that stands still must not warm up for ever.
@@ -129,6 +148,10 @@ impl Runner<'_> {
 
     fn plain_round(&mut self, extent: Extent, times: &mut [u64]) -> Result<u64, RunError> {
         self.barrier()?;
+        // Between the rounds the caches and the ranks' steps belonged to something else.
+        for _ in 0..extent.lead * extent.batch {
+            self.workload.run(0).map_err(RunError::Operation)?;
+        }
         let cpu = self.clock.cpu();
         let mut before = self.clock.wall();
         for time in times {
@@ -229,14 +252,14 @@ impl Runner<'_> {
 /// Divides a round, given the time of one operation.
 pub(super) fn extent_of(operation_ns: u64, settings: &Settings, slot_bytes: u64) -> Extent {
     let mut batch = BATCH_NANOSECONDS.div_ceil(operation_ns).max(1);
-    let (mut train, mut lead) = (1, 0);
+    let mut train = 1;
+    let lead = u64::from(operation_ns < TRAIN_NANOSECONDS);
     if settings.check == Check::Every {
         let operations = (TRAIN_NANOSECONDS / operation_ns)
             .min(TRAIN_BYTES_MAX / slot_bytes.max(1))
             .clamp(1, TRAIN_OPERATIONS_MAX);
         batch = batch.min(operations);
         train = operations / batch;
-        lead = u64::from(operation_ns < TRAIN_NANOSECONDS);
     }
     let batches = match settings.iterations {
         Some(iterations) => {

@@ -134,6 +134,7 @@ impl<F: Fn(u64) -> u64> Workload for FakeWorkload<F> {
 const SETTINGS: Settings = Settings {
     rounds: 3,
     warmup: 5,
+    warmup_ns: WARMUP_NANOSECONDS,
     iterations: None,
     batches_min: BATCHES_MIN,
     min_time_ns: 100_000_000,
@@ -170,7 +171,7 @@ fn measure_costs(
 ) -> Measurement {
     let clock = FakeClock::default();
     let mut workload = FakeWorkload::new(&clock, cost);
-    measure(group, &mut workload, &clock, settings, &mut |_| {}).unwrap()
+    measure(group, &mut workload, &clock, settings, &mut |_, _| Ok(())).unwrap()
 }
 
 #[test]
@@ -246,7 +247,8 @@ fn checked_operations_of_a_train_have_slots_of_their_own() {
         let clock = FakeClock::default();
         let mut workload = FakeWorkload::new(&clock, |_| 100_000);
         workload.corrupt_iteration = Some(17);
-        let result = measure(&mut group, &mut workload, &clock, &settings, &mut |_| {}).unwrap();
+        let result =
+            measure(&mut group, &mut workload, &clock, &settings, &mut |_, _| Ok(())).unwrap();
         assert_eq!((result.batch, result.iterations), (1, 45));
         let round: Vec<usize> = (0..11).chain(0..6).collect();
         assert!(workload.log.ends_with(&[&round[..], &round[..], &round[..]].concat()));
@@ -262,7 +264,8 @@ fn what_lining_up_costs_is_not_timed() {
         // Every operation that follows the filling of slot 0 is late, as after a barrier.
         let mut workload = FakeWorkload::new(&clock, |_| 100_000);
         workload.late_after_prepare = 7_000;
-        let result = measure(&mut group, &mut workload, &clock, &settings, &mut |_| {}).unwrap();
+        let result =
+            measure(&mut group, &mut workload, &clock, &settings, &mut |_, _| Ok(())).unwrap();
         assert_eq!(result.total().max(), Some(100_000));
     });
 }
@@ -273,7 +276,8 @@ fn wrong_elements_of_any_rank_are_seen_by_all() {
         let clock = FakeClock::default();
         let mut workload = FakeWorkload::new(&clock, |_| 100_000);
         workload.corrupt_iteration = (group.rank() == 2).then_some(0);
-        let result = measure(&mut group, &mut workload, &clock, &SETTINGS, &mut |_| {}).unwrap();
+        let result =
+            measure(&mut group, &mut workload, &clock, &SETTINGS, &mut |_, _| Ok(())).unwrap();
         assert!(workload.settled, "unchecked operations need data that stays as it is");
         result.wrong
     });
@@ -294,7 +298,8 @@ fn a_failing_operation_ends_the_measurement_with_its_error() {
         let clock = FakeClock::default();
         let mut workload = FakeWorkload::new(&clock, |_| 100_000);
         workload.fail_at = Some(700);
-        let error = measure(&mut group, &mut workload, &clock, &SETTINGS, &mut |_| {}).unwrap_err();
+        let error =
+            measure(&mut group, &mut workload, &clock, &SETTINGS, &mut |_, _| Ok(())).unwrap_err();
         assert_eq!(error.source().unwrap().to_string(), "the peer is gone");
     });
 }
@@ -305,10 +310,61 @@ fn a_round_is_announced_before_it_starts() {
         let clock = FakeClock::default();
         let mut workload = FakeWorkload::new(&clock, |_| 1_000_000);
         let mut seen = Vec::new();
-        measure(&mut group, &mut workload, &clock, &SETTINGS, &mut |round| seen.push(round))
-            .unwrap();
-        assert_eq!(seen, [0, 1, 2]);
+        let mut before_round = |round, group: &mut dyn Group| {
+            seen.push((round, group.world_size()));
+            Ok(())
+        };
+        measure(&mut group, &mut workload, &clock, &SETTINGS, &mut before_round).unwrap();
+        assert_eq!(seen, [(0, 1), (1, 1), (2, 1)]);
     });
+}
+
+#[test]
+fn what_happens_between_rounds_is_not_timed_nor_what_it_costs_the_next_operation() {
+    for (check, cost) in [(Check::Every, 3_000), (Check::Off, 3_000), (Check::Off, 300_000)] {
+        on_ranks(1, move |mut group| {
+            let settings = Settings { check, iterations: Some(40), ..SETTINGS };
+            let clock = FakeClock::default();
+            let late = Rc::new(Cell::new(0));
+            let extra = Rc::clone(&late);
+            let mut workload = FakeWorkload::new(&clock, move |_| cost + extra.take());
+            let mut before_round = |_, group: &mut dyn Group| {
+                late.set(7_000);
+                clock.0.set(clock.0.get() + 50_000_000);
+                group.barrier().map_err(RunError::Operation)
+            };
+            let result =
+                measure(&mut group, &mut workload, &clock, &settings, &mut before_round).unwrap();
+            assert_eq!(result.total().max(), Some(cost));
+        });
+    }
+}
+
+#[test]
+fn an_error_between_rounds_ends_the_measurement() {
+    on_ranks(1, |mut group| {
+        let clock = FakeClock::default();
+        let mut workload = FakeWorkload::new(&clock, |_| 1_000_000);
+        let mut before_round = |round, _: &mut dyn Group| match round {
+            1 => Err(RunError::Operation("no floor".into())),
+            _ => Ok(()),
+        };
+        let result = measure(&mut group, &mut workload, &clock, &SETTINGS, &mut before_round);
+        assert!(matches!(result, Err(RunError::Operation(_))), "{result:?}");
+    });
+}
+
+#[test]
+fn a_single_round_times_what_was_asked_for() {
+    let measured = on_ranks(2, |mut group| {
+        let clock = FakeClock::default();
+        let cost = 100 * u64::from(group.rank() + 1);
+        let mut workload = FakeWorkload::new(&clock, move |_| cost);
+        let times = measure_again(&mut group, &mut workload, &clock, 6, 5).unwrap();
+        (times.count(), times.min(), times.max(), workload.calls)
+    });
+    // One batch untimed, six timed, and the slower rank counts.
+    assert_eq!(measured, [(6, Some(200), Some(200), 35); 2]);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use paceline_benches::metrics::Collective;
 use paceline_benches::models::{HOROVOD_FUSION_BYTES, Model, UnknownModelError};
 use paceline_benches::ranks::has_out_of_place;
-use paceline_benches::run::{BATCHES_MIN, Check, Settings};
+use paceline_benches::run::{BATCHES_MIN, Check, Settings, WARMUP_NANOSECONDS};
 use paceline_benches::schema::Config;
 use paceline_benches::sizes::{
     DEFAULT_FACTOR, DEFAULT_SIZES, ParseSizesError, Progression, parse_size, parse_sizes, sweep,
@@ -219,6 +219,7 @@ fn settings(arguments: &Arguments) -> Settings {
     Settings {
         rounds: arguments.rounds.get(),
         warmup: arguments.warmup,
+        warmup_ns: WARMUP_NANOSECONDS,
         iterations: arguments.iterations.map(std::num::NonZeroU64::get),
         batches_min: if arguments.model.is_some() { MODEL_BATCHES_MIN } else { BATCHES_MIN },
         min_time_ns: u64::try_from(min_time.as_nanos()).unwrap_or(u64::MAX),

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use paceline_benches::floor::{Floor, exchange_bytes, measure_floor};
+use paceline_benches::floor::{Floor, FloorSearch, exchange_bytes};
 use paceline_benches::metrics::Collective;
 use paceline_benches::ranks::{
     BareExchange, Bucketing, CollectiveWorkload, CommunicatorGroup, GradientsWorkload,
@@ -180,9 +180,10 @@ impl Session<'_> {
             if go_on == 0 {
                 return Ok(false);
             }
-            let floor = floors.floor(&row.case, self.printer)?;
-            let measurement = self.measure(&mut group, &mut row)?;
-            let result = result_of(&row.case, &measurement, floor.as_ref());
+            self.printer.progress(&format!("{}: measuring the floor", report::label(&row.case)));
+            let mut floor = floors.begin(&mut group, &row.case)?;
+            let measurement = self.measure(&mut group, &mut row, &mut floor)?;
+            let result = result_of(&row.case, &measurement, floor.end(&mut floors).as_ref());
             self.printer.lines(&table.row(&result));
             self.results.push(result);
         }
@@ -200,38 +201,61 @@ impl Session<'_> {
         &mut self,
         group: &mut CommunicatorGroup<'_>,
         row: &mut Row<'_>,
+        floor: &mut RowFloor<'_>,
     ) -> Result<Measurement, BenchError> {
         let settings = &self.plan.settings;
         let label = report::label(&row.case);
-        let mut show_round = |round: u32| {
+        let mut before_round = |round: u32, group: &mut dyn Group| {
             let rounds = settings.rounds;
             self.printer.progress(&format!("{label}: round {} of {rounds}", round + 1));
+            floor.round(group)
         };
         let workload = row.workload.as_mut();
-        Ok(measure(group, workload, &SystemClock, settings, &mut show_round)?)
+        Ok(measure(group, workload, &SystemClock, settings, &mut before_round)?)
     }
 }
 
-/// The floors of a lane: neighbouring rows may have the same one.
+/// The floors of a lane: neighbouring rows may need the same bytes, and then the best ways to
+/// exchange them are known.
 struct Floors<'a> {
     lane: &'a Lane,
-    last: Option<(u64, Option<Floor>)>,
+    last: Option<FloorSearch>,
 }
 
-impl Floors<'_> {
-    fn floor(&mut self, case: &Case, printer: &mut Printer) -> Result<Option<Floor>, BenchError> {
+impl<'a> Floors<'a> {
+    fn begin(
+        &mut self,
+        group: &mut CommunicatorGroup<'_>,
+        case: &Case,
+    ) -> Result<RowFloor<'a>, BenchError> {
         let bytes = exchange_bytes(case.collective, case.bytes, case.world_size);
-        if let Some((known, floor)) = self.last
-            && known == bytes
-        {
-            return Ok(floor);
-        }
-        printer.progress(&format!("{}: measuring the floor", report::label(case)));
-        let mut group = CommunicatorGroup::new(&self.lane.communicator);
         let mut exchange = BareExchange::new(&self.lane.communicator);
-        let floor = measure_floor(&mut group, &mut exchange, &SystemClock, bytes)?;
-        self.last = Some((bytes, floor));
-        Ok(floor)
+        let search = match self.last.take() {
+            Some(last) if last.bytes() == bytes => Some(last.anew()),
+            _ => FloorSearch::begin(group, &mut exchange, &SystemClock, bytes)?,
+        };
+        Ok(RowFloor { search, exchange })
+    }
+}
+
+/// The floor of a row, measured between its rounds.
+struct RowFloor<'a> {
+    search: Option<FloorSearch>,
+    exchange: BareExchange<'a>,
+}
+
+impl RowFloor<'_> {
+    fn round(&mut self, group: &mut dyn Group) -> Result<(), RunError> {
+        match &mut self.search {
+            Some(search) => search.round(group, &mut self.exchange, &SystemClock),
+            None => Ok(()),
+        }
+    }
+
+    fn end(self, floors: &mut Floors<'_>) -> Option<Floor> {
+        let floor = self.search.as_ref().and_then(FloorSearch::floor);
+        floors.last = self.search;
+        floor
     }
 }
 
