@@ -20,7 +20,7 @@ const ACTOR: u32 = 1;
 #[derive(Clone, Copy, Debug)]
 struct Case {
     transport: &'static str,
-    /// Tensors fused into one; one alone is exchanged as it is, all with all.
+    /// Tensors packed into one buffer; one alone is exchanged as it is, all with all.
     tensors: usize,
     /// Elements of each.
     count: usize,
@@ -28,8 +28,8 @@ struct Case {
 }
 
 const CASES: [Case; 3] = [
-    Case { transport: "tcp", tensors: 2, count: 4 << 20, ranks: 3 },
-    Case { transport: "shm", tensors: 2, count: 4 << 20, ranks: 3 },
+    Case { transport: "tcp", tensors: 16, count: 16 << 10, ranks: 3 },
+    Case { transport: "shm", tensors: 16, count: 16 << 10, ranks: 3 },
     // With this many ranks their inputs do not fit into the staging memory that is always there.
     Case { transport: "tcp", tensors: 1, count: 1 << 16, ranks: 18 },
 ];
@@ -51,7 +51,7 @@ fn run(number: usize) -> Finished {
 fn starve() {
     let status = std::fs::read_to_string("/proc/self/statm").expect("readable");
     let pages: u64 = status.split(' ').next().and_then(|text| text.parse().ok()).expect("a number");
-    let limit = Some(pages * 4096 + (1 << 20));
+    let limit = Some(pages * 4096 + (512 << 10));
     setrlimit(Resource::As, Rlimit { current: limit, maximum: limit }).expect("lower than before");
 }
 
