@@ -552,3 +552,6 @@ fn kernel<T: Element>(collective: Collective, op: ReduceOp) -> Result<Kernel, Co
         what: format!("{op} is not defined for {}; reduce by sum and divide as you need", T::DTYPE),
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,8 +5,8 @@
 //! ([`Secret`], [`RunId`]), the handshake that opens every connection ([`hello`]), the
 //! authenticated frames of the control plane ([`frame`], [`message`]), the key/value store
 //! ([`store`]), the coordinator that keeps it and notices deaths and stalls ([`coordinator`]), the
-//! rank's end of the control connection ([`control`]) and its signs of life ([`heartbeat`]), and the decision which of all this a
-//! process must use ([`mod@bootstrap`]).
+//! rank's end of the control connection ([`control`]) and its signs of life ([`heartbeat`]), and the
+//! decision which of all this a process must use ([`mod@bootstrap`]).
 //!
 //! It deliberately knows nothing of tensors, transports, hosts or process supervision, and it has
 //! no asynchronous runtime: the server is one thread around `poll(2)`, and everything that

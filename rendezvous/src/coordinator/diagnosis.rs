@@ -19,6 +19,9 @@ const LISTED_MAX: usize = 64;
 /// A rank that has been silent for so long is taken to be stopped or out of reach: three heartbeats.
 const SILENCE_MIN: Duration = Duration::from_secs(3);
 
+/// Age up to which a report says what a rank does now: ranks that wait repeat theirs every 5 s.
+const REPORT_AGE_MAX: Duration = Duration::from_secs(6);
+
 /// Why a rank keeps the others waiting, the surest sign first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Fault {
@@ -128,9 +131,27 @@ fn describe(
                 _ => Some(format!("#{}", standing.entered.checked_sub(1)?)),
             });
             let last = last.map(|last| format!(", last entered {last}")).unwrap_or_default();
-            format!("never entered but is alive (heartbeat {silence:.1} s ago{last})")
+            let instead = waits_elsewhere(member, report, now)
+                .map(|other| format!(", waits in {}", operation(other)))
+                .unwrap_or_default();
+            format!("never entered but is alive (heartbeat {silence:.1} s ago{last}{instead})")
         }
     }
+}
+
+/// What a rank waits in, in another communicator than that of `report`.
+fn waits_elsewhere<'a>(
+    member: &'a Member,
+    report: &OperationReport,
+    now: Instant,
+) -> Option<&'a OperationReport> {
+    let here = (report.context, report.communicator);
+    member.progress.iter().filter(|(place, _)| **place != here).find_map(|(_, standing)| {
+        let (other, arrived) = standing.report.as_ref()?;
+        let is_in_it = standing.entered == other.op_seq.saturating_add(1);
+        let is_recent = now.saturating_duration_since(*arrived) <= REPORT_AGE_MAX;
+        (is_in_it && is_recent).then_some(other)
+    })
 }
 
 /// A rank and where it runs: `rank 3 on node2 (pid 4711)`.

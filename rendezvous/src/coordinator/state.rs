@@ -48,7 +48,7 @@ pub(super) struct Member {
     /// Host and process, once it has said so.
     pub(super) place: Option<(String, u32)>,
     /// How far it is, by numbers of context and communicator.
-    progress: BTreeMap<(u32, u32), Standing>,
+    pub(super) progress: BTreeMap<(u32, u32), Standing>,
     /// Requests for keys that do not exist yet.
     waiting: BTreeMap<RequestId, String>,
 }

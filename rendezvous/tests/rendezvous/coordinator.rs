@@ -314,7 +314,9 @@ fn numbers_are_compared_within_one_communicator() {
     });
     assert_eq!(culprit, Some(1));
     assert!(reason.contains("rank 1 never entered but is alive"), "{reason}");
-    assert!(reason.contains("last entered #4); ranks 0, 2 wait"), "{reason}");
+    let instead =
+        "last entered #4, waits in broadcast #90 of communicator 0 of context 1); ranks 0, 2";
+    assert!(reason.contains(instead), "{reason}");
 
     let now = Instant::now();
     let names = [(0, "barrier #3"), (2, "barrier #3 of communicator 2")];
