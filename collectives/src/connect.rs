@@ -1,11 +1,11 @@
 //! How the ranks of a context come together: cards in the store, then connections.
 
 use std::fmt;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use paceline_transports::shm::ShmTransport;
 use paceline_transports::tcp::{TcpConfig, TcpTransport};
-use paceline_transports::{EstablishError, Group, Transport, TransportKind};
+use paceline_transports::{EstablishError, Group, Patience, Transport, TransportKind, Weight};
 use rustix::thread::CpuSet;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -16,6 +16,14 @@ use crate::error::SetupError;
 use crate::job::Job;
 use crate::node::{NodeGroup, arena_layout};
 use crate::plan::{Algorithm, PlanFacts};
+use crate::trouble::{Alarm, Trouble, cause};
+
+/// How long to try to share memory at most where there is TCP to fall back to. On one node it takes
+/// milliseconds, or fails at once.
+const SHARING_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long before the end of a start its failure is told to the others at the latest.
+const TELLING_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What must be equal on all ranks, as people write it. Compared first: with different transports the
 /// ranks would wait for each other in different places.
@@ -53,7 +61,7 @@ impl fmt::Display for Terms {
 #[derive(Debug, Serialize, Deserialize)]
 struct Card {
     /// Where to find it, or why it cannot use the transport.
-    address: Result<Vec<u8>, String>,
+    address: Result<Vec<u8>, Trouble>,
     /// The cores that it may run on: a launcher may have bound it to some of its node's.
     cpus: Vec<usize>,
     node_rank: u32,
@@ -128,51 +136,92 @@ impl Joining<'_> {
                 // It succeeds on all ranks or on none, so that all fall back together.
                 match self.over_shared_memory() {
                     Err(SetupError::Establish { transport, source }) => {
-                        let fallback = Some(format!("{transport} cannot be used: {source}"));
-                        Ok(Connected { fallback, ..self.over_tcp()? })
+                        let fallback =
+                            format!("cannot connect the ranks over {transport}: {source}");
+                        let apart = source.weight() < Weight::Own;
+                        Ok(Connected { fallback: Some(fallback), ..self.over_tcp(apart)? })
                     }
                     outcome => outcome,
                 }
             }
-            TransportChoice::Auto | TransportChoice::Only(_) => self.over_tcp(),
+            TransportChoice::Auto | TransportChoice::Only(_) => self.over_tcp(false),
         }
     }
 
-    fn over_tcp(&self) -> Result<Connected, SetupError> {
+    /// `apart`: whether ranks that were thought to be on one node did not reach each other there.
+    fn over_tcp(&self, apart: bool) -> Result<Connected, SetupError> {
         let kind = TransportKind::Tcp;
         let control = self.job.rendezvous().control.as_ref();
+        let towards = control.map(|control| control.local_addr().ip());
+        // Containers of one host have loopback interfaces of their own.
+        let in_containers = apart && towards.is_some_and(|address| !address.is_loopback());
         let transport = TcpTransport::bind(&TcpConfig {
             interface: self.options.interface.clone(),
             port_range: self.options.port_range,
             sockets_per_peer: self.options.sockets_per_peer,
-            one_node: self.job.rank_info().is_on_one_node(),
-            towards: control.map(|control| control.local_addr().ip()),
+            one_node: self.job.rank_info().is_on_one_node() && !in_containers,
+            towards,
         });
-        let cards = self.exchange(kind, &transport, TcpTransport::address)?;
-        let transport = Box::new(transport.map_err(|source| failed(kind, source))?);
-        let addresses = addresses(kind, &cards)?;
-        let group = self.group(&addresses);
-        let endpoints =
-            transport.connect(&group, self.deadline).map_err(|source| failed(kind, source))?;
+        let (transport, cards) = self.exchange(kind, transport, TcpTransport::address)?;
+        let addresses = addresses(&cards);
+        let endpoints = self.together(kind, |patience| {
+            Box::new(transport).connect(&self.group(&addresses), patience)
+        })?;
         let facts = self.facts(kind, &cards);
         Ok(Connected { facts, wire: Wire::new(endpoints), node: None, fallback: None })
     }
 
     fn over_shared_memory(&self) -> Result<Connected, SetupError> {
         let kind = TransportKind::Shm;
-        let transport = ShmTransport::bind();
-        let cards = self.exchange(kind, &transport, ShmTransport::address)?;
-        let transport = transport.map_err(|source| failed(kind, source))?;
-        let addresses = addresses(kind, &cards)?;
-        let group = self.group(&addresses);
+        let (transport, cards) =
+            self.exchange(kind, ShmTransport::bind(), ShmTransport::address)?;
+        let addresses = addresses(&cards);
         let members: Vec<u32> = (0..self.job.rank_info().world_size).collect();
         let layout = arena_layout(self.job.rank_info().world_size);
-        let node = transport
-            .connect_node(&group, &members, Some(layout), self.deadline)
-            .map_err(|source| failed(kind, source))?;
+        let node = self.together(kind, |patience| {
+            transport.connect_node(&self.group(&addresses), &members, Some(layout), patience)
+        })?;
         let facts = self.facts(kind, &cards);
         let wire = Wire::new(node.endpoints);
         Ok(Connected { facts, wire, node: node.arena.map(NodeGroup::new), fallback: None })
+    }
+
+    /// Runs `connect` on all ranks. It succeeds on all or on none, and then all return the same
+    /// error, which names the rank that failed.
+    fn together<T>(
+        &self,
+        kind: TransportKind,
+        connect: impl FnOnce(&Patience<'_>) -> Result<T, EstablishError>,
+    ) -> Result<T, SetupError> {
+        let store = self.job.rendezvous().store.as_ref();
+        let alarm = Alarm::new(store, format!("{}/{kind}-alarm", self.prefix()));
+        let in_vain = || alarm.is_raised();
+        let deadline = self.deadline_of(kind);
+        let outcome = connect(&Patience { deadline, in_vain: &in_vain });
+        let rank = self.job.rank_info().rank;
+        let trouble = outcome.as_ref().err().map(|error| Trouble::new(rank, kind, error));
+        if trouble.is_some() {
+            alarm.raise()?;
+        }
+        let all: Vec<Option<Trouble>> = self.collect(&format!("{kind}-outcome"), &trouble)?;
+        match cause(all.into_iter().flatten()) {
+            Some(trouble) => Err(failed(kind, trouble.into_error())),
+            None => outcome.map_err(|source| failed(kind, source)),
+        }
+    }
+
+    /// Until when to try to connect: early enough to tell the others what became of it, and where
+    /// there is another transport to fall back to, early enough for that.
+    fn deadline_of(&self, kind: TransportKind) -> Instant {
+        let remaining = self.deadline.saturating_duration_since(Instant::now());
+        let may_fall_back =
+            kind == TransportKind::Shm && self.options.transport == TransportChoice::Auto;
+        let kept = if may_fall_back {
+            (remaining / 3 * 2).max(remaining.saturating_sub(SHARING_TIMEOUT))
+        } else {
+            (remaining / 10).min(TELLING_TIMEOUT)
+        };
+        self.deadline.checked_sub(kept).unwrap_or(self.deadline)
     }
 
     fn group<'a>(&'a self, addresses: &'a [Vec<u8>]) -> Group<'a> {
@@ -200,16 +249,23 @@ impl Joining<'_> {
     fn exchange<T>(
         &self,
         kind: TransportKind,
-        transport: &Result<T, EstablishError>,
+        transport: Result<T, EstablishError>,
         address: impl Fn(&T) -> Vec<u8>,
-    ) -> Result<Vec<Card>, SetupError> {
+    ) -> Result<(T, Vec<Card>), SetupError> {
         let info = self.job.rank_info();
+        let trouble = |error: &EstablishError| Trouble::new(info.rank, kind, error);
         let card = Card {
-            address: transport.as_ref().map(address).map_err(ToString::to_string),
+            address: transport.as_ref().map(address).map_err(trouble),
             cpus: allowed_cpus(),
             node_rank: info.node_rank,
         };
-        self.collect(kind.name(), &card)
+        let cards: Vec<Card> = self.collect(kind.name(), &card)?;
+        let troubles = cards.iter().filter_map(|card| card.address.as_ref().err().cloned());
+        match (cause(troubles), transport) {
+            (None, Ok(transport)) => Ok((transport, cards)),
+            (Some(trouble), _) => Err(failed(kind, trouble.into_error())),
+            (None, Err(source)) => Err(failed(kind, source)),
+        }
     }
 
     /// Makes sure that all ranks were given the same options.
@@ -224,13 +280,18 @@ impl Joining<'_> {
         Err(SetupError::Peer { peer, what })
     }
 
+    /// What the keys of this context begin with in the store.
+    fn prefix(&self) -> String {
+        format!("context/{}/{}", self.job.rank_info().epoch, self.number)
+    }
+
     /// Publishes this rank's part and collects everybody's.
     fn collect<T>(&self, what: &str, ours: &T) -> Result<Vec<T>, SetupError>
     where
         T: Serialize + DeserializeOwned,
     {
         let info = self.job.rank_info();
-        let key = |rank: u32| format!("context/{}/{}/{what}/{rank}", info.epoch, self.number);
+        let key = |rank: u32| format!("{}/{what}/{rank}", self.prefix());
         let text = serde_json::to_vec(ours).expect("it is plain data");
         let store = &self.job.rendezvous().store;
         store.set(&key(info.rank), &text)?;
@@ -247,18 +308,8 @@ fn failed(transport: TransportKind, source: EstablishError) -> SetupError {
     SetupError::Establish { transport: transport.name(), source }
 }
 
-/// Everybody's address, unless somebody has none.
-fn addresses(kind: TransportKind, cards: &[Card]) -> Result<Vec<Vec<u8>>, SetupError> {
-    cards
-        .iter()
-        .enumerate()
-        .map(|(rank, card)| {
-            card.address.clone().map_err(|reason| {
-                let reason = format!("rank {rank}: {reason}");
-                failed(kind, EstablishError::Unusable { transport: kind.name(), reason })
-            })
-        })
-        .collect()
+fn addresses(cards: &[Card]) -> Vec<Vec<u8>> {
+    cards.iter().filter_map(|card| card.address.clone().ok()).collect()
 }
 
 #[cfg(test)]

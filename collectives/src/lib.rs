@@ -46,6 +46,7 @@ pub mod node;
 pub mod plan;
 pub mod schedule;
 mod signature;
+mod trouble;
 mod waiting;
 
 pub use communicator::Communicator;

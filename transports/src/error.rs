@@ -1,4 +1,8 @@
+use std::error::Error;
 use std::io;
+
+use paceline_rendezvous::HelloError;
+use rustix::io::Errno;
 
 use crate::{MessageId, Signature};
 
@@ -140,7 +144,7 @@ pub enum EstablishError {
         address: String,
         /// Why.
         #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
+        source: Box<dyn Error + Send + Sync>,
     },
     /// Not all peers came in time.
     #[error("rank(s) {} did not connect within {waited_ms} ms", list(.missing))]
@@ -149,6 +153,21 @@ pub enum EstablishError {
         missing: Vec<u32>,
         /// How long we waited.
         waited_ms: u128,
+    },
+    /// Another rank failed first.
+    #[error("another rank has failed, so that waiting for it is in vain")]
+    InVain,
+    /// One rank failed, so that none is connected; the same on all ranks.
+    #[error("rank {rank}: {reason}")]
+    OnRank {
+        /// Which rank.
+        rank: u32,
+        /// How much this explains.
+        weight: Weight,
+        /// What it met, with its causes.
+        reason: String,
+        /// What the user can do about it.
+        hint: Option<String>,
     },
     /// The transport cannot be used between these ranks.
     #[error("{transport} cannot be used here: {reason}")]
@@ -172,11 +191,71 @@ pub enum EstablishError {
     },
 }
 
+/// How much an error explains where several ranks fail together. That of the greatest weight is the
+/// cause; others are what comes of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Weight {
+    /// Another rank has failed first: it hung up, or said so.
+    Consequence,
+    /// Another rank took too long.
+    Waited,
+    /// Another rank cannot be reached, or is not who it should be.
+    Peer,
+    /// This rank lacks something.
+    Own,
+}
+
+/// Whether this process or system has too few of something.
+pub(crate) fn is_lack(error: &io::Error) -> bool {
+    let lacks = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
+    Errno::from_io_error(error).is_some_and(|errno| lacks.contains(&errno))
+}
+
+/// An error with all its causes, to be told to other processes.
+pub(crate) fn explain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
 fn list(ranks: &[u32]) -> String {
     ranks.iter().map(u32::to_string).collect::<Vec<_>>().join(", ")
 }
 
 impl EstablishError {
+    /// How much this error explains where several ranks fail together.
+    pub fn weight(&self) -> Weight {
+        match self {
+            Self::OnRank { weight, .. } => *weight,
+            Self::InVain => Weight::Consequence,
+            Self::Missing { .. } => Weight::Waited,
+            Self::Connect { source, .. } if is_lack(source) => Weight::Own,
+            Self::Connect { source, .. } => match source.kind() {
+                io::ErrorKind::UnexpectedEof
+                | io::ErrorKind::ConnectionReset
+                | io::ErrorKind::BrokenPipe => Weight::Consequence,
+                // The deadline of a socket; a network that swallows everything says otherwise.
+                io::ErrorKind::WouldBlock => Weight::Waited,
+                _ => Weight::Peer,
+            },
+            Self::Handshake { source, .. } => match source.downcast_ref() {
+                Some(HelloError::Closed { .. } | HelloError::Io { .. }) => Weight::Consequence,
+                Some(HelloError::TimedOut { .. }) => Weight::Waited,
+                _ => Weight::Peer,
+            },
+            _ => Weight::Own,
+        }
+    }
+
+    /// The error with all its causes in one line, to be told to other ranks.
+    pub fn explain(&self) -> String {
+        explain(self)
+    }
+
     /// What the user can do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
@@ -191,6 +270,7 @@ impl EstablishError {
             Self::Connect { address, .. } => {
                 Some(format!("check that {address} is reachable and no firewall is in between"))
             }
+            Self::OnRank { hint, .. } => hint.clone(),
             Self::Missing { .. } => Some(
                 "see whether these ranks started; --start-timeout gives them longer".to_owned(),
             ),

@@ -19,6 +19,7 @@ mod endpoint;
 mod error;
 mod message;
 mod messaging;
+mod reception;
 mod region;
 mod transport;
 
@@ -34,7 +35,7 @@ pub mod tcp;
 pub use messaging::feed as feed_frames;
 
 pub use endpoint::{Endpoint, Event, RecvPost, Rejected, SendPost, Wakeup};
-pub use error::{EndpointError, EstablishError, OpError};
+pub use error::{EndpointError, EstablishError, OpError, Weight};
 pub use message::{EAGER_BYTES_MAX, EAGER_BYTES_OUTSTANDING_MAX, MessageId, Signature};
 pub use region::{BufSlice, BufSliceMut, Region, RegionError};
-pub use transport::{Capabilities, Group, Transport, TransportKind};
+pub use transport::{Capabilities, Group, Patience, Transport, TransportKind};

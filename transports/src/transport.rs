@@ -63,6 +63,29 @@ pub struct Group<'a> {
     pub addresses: &'a [Vec<u8>],
 }
 
+/// How long to wait for the other ranks.
+#[derive(Clone, Copy)]
+pub struct Patience<'a> {
+    /// When to give up.
+    pub deadline: Instant,
+    /// Asked from time to time by a rank that waits for others to connect: whether waiting is in
+    /// vain, because one of them has failed and will not come. May take some milliseconds.
+    pub in_vain: &'a dyn Fn() -> bool,
+}
+
+impl Patience<'_> {
+    /// Until `deadline`, whatever happens to others.
+    pub const fn until(deadline: Instant) -> Self {
+        Self { deadline, in_vain: &|| false }
+    }
+}
+
+impl fmt::Debug for Patience<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Patience").field("deadline", &self.deadline).finish_non_exhaustive()
+    }
+}
+
 /// A way to connect ranks. One value per process and group: made, asked for its address, and
 /// consumed by [`Transport::connect`].
 pub trait Transport: Send + fmt::Debug {
@@ -76,13 +99,15 @@ pub trait Transport: Send + fmt::Debug {
     fn address(&self) -> Vec<u8>;
 
     /// Connects to every other rank of the group and returns the endpoints by rank; the own entry
-    /// is `None`. Blocks until all stand or the deadline has passed.
+    /// is `None`. Blocks until all stand or `patience` is at its end.
+    ///
+    /// A rank that fails hangs up on whom it has connected to, so that they do not wait for it.
     ///
     /// # Errors
     /// [`EstablishError`] names the peer and the step that failed.
     fn connect(
         self: Box<Self>,
         group: &Group<'_>,
-        deadline: Instant,
+        patience: &Patience<'_>,
     ) -> Result<Vec<Option<Box<dyn Endpoint>>>, EstablishError>;
 }

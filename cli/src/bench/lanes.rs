@@ -6,7 +6,7 @@ use paceline_benches::schema::SkippedTransport;
 use paceline_collectives::{
     Communicator, Context, ContextOptions, Job, SetupError, TransportChoice,
 };
-use paceline_transports::EstablishError;
+use paceline_transports::{EstablishError, TransportKind};
 
 use super::arguments::TransportSelection;
 use super::plan::Plan;
@@ -36,9 +36,18 @@ pub(super) fn open_lanes(
     }
     for choice in plan.transports.choices() {
         match (open(job, &plan.context, choice), plan.transports) {
-            (Ok(lane), _) => lanes.push(lane),
+            (Ok(lane), _) => {
+                skipped.extend(lane.context.fallback().map(|reason| SkippedTransport {
+                    transport: TransportKind::Shm.name().to_owned(),
+                    reason: reason.to_owned(),
+                }));
+                lanes.push(lane);
+            }
             (Err(SetupError::Establish { transport, source }), TransportSelection::All)
-                if matches!(source, EstablishError::Unusable { .. }) =>
+                if matches!(
+                    source,
+                    EstablishError::Unusable { .. } | EstablishError::OnRank { .. }
+                ) =>
             {
                 let reason = match source {
                     EstablishError::Unusable { reason, .. } => reason,

@@ -63,3 +63,19 @@ fn ranks_that_call_different_collectives_name_both() {
         assert!(named, "over {transport}: {ended:?}");
     }
 }
+
+#[test]
+fn where_one_rank_cannot_share_memory_all_use_tcp_and_say_why() {
+    let program = env!("CARGO_BIN_EXE_paceline");
+    let script = format!(
+        "[ $PACELINE_RANK = 0 ] && ulimit -f 0; \
+         exec {program} bench all_reduce --transport auto --sizes 4K --min-time 0.1"
+    );
+    let ended = Job::script(&["-np", "3"], &script).run();
+    assert_eq!(ended.code, 0, "{ended:?}");
+    let output = String::from_utf8_lossy(&ended.stdout);
+    assert!(
+        output.contains("shm skipped: ") && output.contains("rank 0: cannot allocate"),
+        "{output}"
+    );
+}

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use paceline_rendezvous::{RunId, Secret};
 use paceline_transports::shm::ShmTransport;
-use paceline_transports::{Group, Transport};
+use paceline_transports::{Group, Patience, Transport};
 
 use super::tests::{finish, inputs, reduced, request};
 use super::*;
@@ -23,7 +23,8 @@ fn group(rank: u32, transport: ShmTransport, addresses: &[Vec<u8>]) -> NodeGroup
     let members: Vec<u32> = (0..MEMBERS).collect();
     let deadline = Instant::now() + Duration::from_secs(60);
     let layout = arena_layout(MEMBERS);
-    let node = transport.connect_node(&group, &members, Some(layout), deadline).unwrap();
+    let node =
+        transport.connect_node(&group, &members, Some(layout), &Patience::until(deadline)).unwrap();
     NodeGroup::new(node.arena.unwrap())
 }
 

@@ -21,6 +21,11 @@ fn hello() -> anyhow::Result<()> {
     let communicator = context.communicator()?;
     let (rank, world_size) = (communicator.rank(), communicator.world_size());
     println!("hello from rank {rank} of {world_size}, over {}", context.transport());
+    if rank == 0
+        && let Some(reason) = context.fallback()
+    {
+        println!("{reason}");
+    }
 
     // Nobody passes before all have come.
     communicator.barrier()?;

@@ -39,8 +39,8 @@ where
     Ok(session)
 }
 
-/// Runs the side that accepted a connection. The caller decides by the session's purpose and rank
-/// what to do with it.
+/// Runs the side that accepted a connection. `admit` decides by rank and purpose whether the peer is
+/// let in, before it has proven who it is; see [`Responder::on_hello`].
 ///
 /// The stream may be blocking or not; its mode is left as it is.
 ///
@@ -52,6 +52,7 @@ pub fn accept<S>(
     admission: Admission,
     secret: &Secret,
     deadline: Instant,
+    admit: impl FnOnce(u32, Purpose) -> Result<(), HelloError>,
 ) -> Result<Session, HelloError>
 where
     S: Read + Write + AsFd,
@@ -65,7 +66,7 @@ where
         }
         return Err(error);
     }
-    let pending = match responder.on_hello(&hello, |_, _| Ok(())) {
+    let pending = match responder.on_hello(&hello, admit) {
         Ok((reply, pending)) => {
             send(stream, &reply, Stage::Reply, deadline)?;
             pending

@@ -15,6 +15,10 @@ use crate::support::{RUN, generous, identity, secret, soon};
 const WORLD: Admission = Admission { world_size: 4, rank: None };
 const DATA: Purpose = Purpose::Data { channel: 5 };
 
+fn anybody(_rank: u32, _purpose: Purpose) -> Result<(), HelloError> {
+    Ok(())
+}
+
 /// Both ends of a handshake between rank 1, which connects expecting rank 2, and `responder`.
 fn shake(
     initiator: (Identity, Secret),
@@ -23,7 +27,9 @@ fn shake(
 ) -> (Result<Session, HelloError>, Result<Session, HelloError>) {
     let (mut near, mut far) = UnixStream::pair().unwrap();
     let accepting = std::thread::Builder::new()
-        .spawn(move || hello::accept(&mut far, responder.0, admission, &responder.1, generous()))
+        .spawn(move || {
+            hello::accept(&mut far, responder.0, admission, &responder.1, generous(), anybody)
+        })
         .unwrap();
     let initiated = hello::initiate(&mut near, initiator.0, DATA, 2, &initiator.1, generous());
     drop(near);
@@ -55,7 +61,9 @@ fn tcp_in_both_families_and_both_modes() {
         let (mut far, _) = listener.accept().unwrap();
         near.set_nonblocking(true).unwrap();
         let accepting = std::thread::Builder::new()
-            .spawn(move || hello::accept(&mut far, identity(2), WORLD, &secret(), generous()))
+            .spawn(move || {
+                hello::accept(&mut far, identity(2), WORLD, &secret(), generous(), anybody)
+            })
             .unwrap();
         hello::initiate(&mut near, identity(1), DATA, 2, &secret(), generous()).unwrap();
         assert_eq!(accepting.join().unwrap().unwrap().peer_rank, 1);
@@ -132,7 +140,8 @@ fn a_replayed_finish_or_reply_proves_nothing() {
 fn send_to_acceptor(bytes: &[u8], deadline: Instant) -> (HelloError, Vec<u8>) {
     let (mut near, mut far) = UnixStream::pair().unwrap();
     near.write_all(bytes).unwrap();
-    let error = hello::accept(&mut far, identity(2), WORLD, &secret(), deadline).unwrap_err();
+    let error =
+        hello::accept(&mut far, identity(2), WORLD, &secret(), deadline, anybody).unwrap_err();
     drop(far);
     let mut answer = Vec::new();
     // The rest of a long greeting was never read, which resets the connection after the answer.
@@ -170,7 +179,8 @@ fn garbage_truncation_and_silence() {
     let (mut near, mut far) = UnixStream::pair().unwrap();
     near.write_all(&initiator().hello()[..50]).unwrap();
     drop(near);
-    let error = hello::accept(&mut far, identity(2), WORLD, &secret(), generous()).unwrap_err();
+    let error =
+        hello::accept(&mut far, identity(2), WORLD, &secret(), generous(), anybody).unwrap_err();
     assert!(matches!(error, HelloError::Closed { stage: Stage::Hello }), "{error}");
 
     let (error, _) = send_to_acceptor(&initiator().hello()[..50], soon());

@@ -10,8 +10,8 @@ use proptest::prelude::*;
 use super::endpoint::DEPTH_MAX;
 use crate::sim::{LinkProfile, SimConfig, SimNetwork};
 use crate::{
-    EAGER_BYTES_MAX, EAGER_BYTES_OUTSTANDING_MAX, Endpoint, Event, Group, MessageId, RecvPost,
-    Region, Rejected, SendPost, Signature, Transport,
+    EAGER_BYTES_MAX, EAGER_BYTES_OUTSTANDING_MAX, Endpoint, Event, Group, MessageId, Patience,
+    RecvPost, Region, Rejected, SendPost, Signature, Transport,
 };
 
 /// Communicators that the actions use.
@@ -72,7 +72,9 @@ impl Model {
         let run_id = RunId::from_bytes([2; 16]);
         let ends = [0, 1].map(|rank| {
             let group = Group { rank, run_id, epoch: 0, secret: &secret, addresses: &addresses };
-            let ends = Box::new(network.transport(rank)).connect(&group, Instant::now()).unwrap();
+            let ends = Box::new(network.transport(rank))
+                .connect(&group, &Patience::until(Instant::now()))
+                .unwrap();
             ends.into_iter().flatten().next().unwrap()
         });
         let at_rest = [ends[0].memory_bytes(), ends[1].memory_bytes()];

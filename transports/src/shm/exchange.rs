@@ -8,21 +8,23 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::time::{Duration, Instant};
 
-use paceline_rendezvous::hello::{self, Admission, Identity, Purpose};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use paceline_rendezvous::hello::Purpose;
+use rustix::io::Errno;
 use rustix::net::sockopt::socket_peercred;
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, recvmsg,
+    sendmsg, socket_with,
 };
 
-use crate::{EstablishError, Group};
+use crate::reception::{Entrance, Seats, introduce, receive_all};
+use crate::{EstablishError, Group, Patience, Weight};
 
-/// How long one caller may take over its handshake; members of the group answer in milliseconds.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Longest reason that a member tells another.
+const REASON_BYTES_MAX: usize = 255;
 
-/// Longest message from member to member here.
-const TEXT_BYTES_MAX: usize = 255;
+/// `Ok`, or which member failed, and why.
+type Verdict = Result<(), (u32, String)>;
 
 /// The sockets to the other members, by place in the list of members; the own entry is `None`.
 #[derive(Debug)]
@@ -48,7 +50,7 @@ impl Mesh {
         names: &[String],
         members: &[u32],
         group: &Group<'_>,
-        deadline: Instant,
+        patience: &Patience<'_>,
     ) -> Result<Self, EstablishError> {
         let place = members
             .iter()
@@ -60,48 +62,14 @@ impl Mesh {
             streams: members.iter().map(|_| None).collect(),
         };
         for earlier in 0..place {
-            mesh.streams[earlier] = Some(call(members[earlier], &names[earlier], group, deadline)?);
+            mesh.streams[earlier] = Some(call(members[earlier], &names[earlier], group, patience)?);
         }
-        mesh.accept_all(listener, group, deadline)?;
+        receive_all(listener, &mut mesh, group, patience)?;
         Ok(mesh)
     }
 
-    fn accept_all(
-        &mut self,
-        listener: &UnixListener,
-        group: &Group<'_>,
-        deadline: Instant,
-    ) -> Result<(), EstablishError> {
-        let started = Instant::now();
-        loop {
-            let missing = self.missing();
-            if missing.is_empty() {
-                return Ok(());
-            }
-            if !wait_readable(listener, deadline)? {
-                let waited_ms = started.elapsed().as_millis();
-                return Err(EstablishError::Missing { missing, waited_ms });
-            }
-            let Ok((stream, _)) = listener.accept() else { continue };
-            let until = deadline.min(Instant::now() + HANDSHAKE_TIMEOUT);
-            // A stranger, or a second connection of somebody who is here: dropped.
-            if let Some((rank, stream)) = welcome(stream, group, until)
-                && let Some(place) = self.members.iter().position(|member| *member == rank)
-                && place > self.place
-                && self.streams[place].is_none()
-            {
-                self.streams[place] = Some(stream);
-            }
-        }
-    }
-
-    fn missing(&self) -> Vec<u32> {
-        let later = self.members.iter().zip(&self.streams).skip(self.place + 1);
-        later.filter(|(_, stream)| stream.is_none()).map(|(rank, _)| *rank).collect()
-    }
-
     /// Runs `create` on the first member and hands what it made to all others, where `join` takes
-    /// it. Either every member succeeds or none does, and then all know why.
+    /// it. Either every member succeeds or none does, and then all say why in the same words.
     pub(super) fn share<T>(
         &mut self,
         create: impl FnOnce() -> Result<(T, Vec<OwnedFd>), String>,
@@ -116,9 +84,10 @@ impl Mesh {
         create: impl FnOnce() -> Result<(T, Vec<OwnedFd>), String>,
         deadline: Instant,
     ) -> Result<T, EstablishError> {
+        let ours = self.members[self.place];
         let (value, descriptors, mut outcome) = match create() {
             Ok((value, descriptors)) => (Some(value), descriptors, Ok(())),
-            Err(reason) => (None, Vec::new(), Err(reason)),
+            Err(reason) => (None, Vec::new(), Err((ours, reason))),
         };
         for (member, stream) in self.peers() {
             let sent = send_verdict(stream, &outcome, &descriptors, deadline);
@@ -128,15 +97,14 @@ impl Mesh {
             for (member, stream) in self.peers() {
                 let (theirs, _) =
                     receive_verdict(stream, deadline).map_err(|source| lost(member, source))?;
-                let named = theirs.map_err(|reason| format!("rank {member}: {reason}"));
-                outcome = outcome.and(named);
+                outcome = outcome.and(theirs);
             }
             for (member, stream) in self.peers() {
                 let sent = send_verdict(stream, &outcome, &[], deadline);
                 sent.map_err(|source| lost(member, source))?;
             }
         }
-        outcome.map_err(unusable)?;
+        outcome.map_err(failed_on)?;
         Ok(value.expect("there is a value unless the outcome is an error"))
     }
 
@@ -145,18 +113,19 @@ impl Mesh {
         join: impl FnOnce(Vec<OwnedFd>) -> Result<T, String>,
         deadline: Instant,
     ) -> Result<T, EstablishError> {
-        let leader = self.members[0];
+        let (leader, ours) = (self.members[0], self.members[self.place]);
         let stream = self.streams[0].as_mut().expect("followers have called the first member");
         let failed = |source| lost(leader, source);
         let (offer, descriptors) = receive_verdict(stream, deadline).map_err(failed)?;
-        offer.map_err(|reason| unusable(format!("rank {leader}: {reason}")))?;
+        offer.map_err(failed_on)?;
         let (value, joined) = match join(descriptors) {
             Ok(value) => (Some(value), Ok(())),
-            Err(reason) => (None, Err(reason)),
+            Err(reason) => (None, Err((ours, reason))),
         };
         send_verdict(stream, &joined, &[], deadline).map_err(failed)?;
         let (everybody, _) = receive_verdict(stream, deadline).map_err(failed)?;
-        joined.and(everybody).map_err(unusable)?;
+        // The leader has the last word: another member may have failed before this one.
+        everybody.and(joined).map_err(failed_on)?;
         Ok(value.expect("there is a value unless joining failed"))
     }
 
@@ -166,92 +135,92 @@ impl Mesh {
     }
 }
 
-fn unusable(reason: String) -> EstablishError {
-    EstablishError::Unusable { transport: "shm", reason }
+fn failed_on((rank, reason): (u32, String)) -> EstablishError {
+    EstablishError::OnRank { rank, weight: Weight::Own, reason, hint: None }
 }
 
 fn lost(peer: u32, source: io::Error) -> EstablishError {
     EstablishError::Connect { peer, address: "its unix socket".to_owned(), source }
 }
 
-fn identity(group: &Group<'_>) -> Identity {
-    Identity { run_id: group.run_id, epoch: group.epoch, rank: group.rank, features: 0 }
+impl Seats for Mesh {
+    type Stream = UnixStream;
+
+    fn seat(&mut self, rank: u32, purpose: Purpose) -> Option<&mut Option<UnixStream>> {
+        let place = self.members.iter().position(|member| *member == rank)?;
+        // Earlier members are called and do not call.
+        (purpose == Purpose::Arena && place > self.place).then(|| &mut self.streams[place])
+    }
+
+    fn missing(&self) -> Vec<u32> {
+        let later = self.members.iter().zip(&self.streams).skip(self.place + 1);
+        later.filter(|(_, stream)| stream.is_none()).map(|(rank, _)| *rank).collect()
+    }
 }
 
+impl Entrance for UnixListener {
+    type Stream = UnixStream;
+
+    /// Callers of other users are turned away before a word is spoken.
+    fn accept_caller(&self) -> io::Result<UnixStream> {
+        let (stream, _) = self.accept()?;
+        let caller = socket_peercred(&stream)?.uid;
+        if caller != rustix::process::geteuid() && !caller.is_root() {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
+        Ok(stream)
+    }
+}
+
+/// Calls a member. Its socket exists: members publish the names of sockets that listen already.
 fn call(
     peer: u32,
     name: &str,
     group: &Group<'_>,
-    deadline: Instant,
+    patience: &Patience<'_>,
 ) -> Result<UnixStream, EstablishError> {
-    let failed = |source| EstablishError::Connect { peer, address: described(name), source };
-    let address = SocketAddr::from_abstract_name(name).map_err(failed)?;
-    let mut stream = UnixStream::connect_addr(&address).map_err(failed)?;
-    let secret = group.secret;
-    hello::initiate(&mut stream, identity(group), Purpose::Arena, peer, secret, deadline).map_err(
-        |source| EstablishError::Handshake {
-            peer,
-            address: described(name),
-            source: Box::new(source),
-        },
-    )?;
+    let address = || format!("abstract unix socket @{name}");
+    let failed = |source| EstablishError::Connect { peer, address: address(), source };
+    let mut stream = dial(name, patience).map_err(failed)?;
+    introduce(&mut stream, peer, address, Purpose::Arena, group, patience.deadline)?;
     Ok(stream)
 }
 
-fn described(name: &str) -> String {
-    format!("abstract unix socket @{name}")
-}
-
-fn welcome(
-    mut stream: UnixStream,
-    group: &Group<'_>,
-    deadline: Instant,
-) -> Option<(u32, UnixStream)> {
-    let credentials = socket_peercred(&stream).ok()?;
-    let ours = rustix::process::geteuid();
-    if credentials.uid != ours && !credentials.uid.is_root() {
-        return None;
-    }
-    stream.set_nonblocking(false).ok()?;
-    let world_size = u32::try_from(group.addresses.len()).ok()?;
-    let admission = Admission { world_size, rank: None };
-    let session =
-        hello::accept(&mut stream, identity(group), admission, group.secret, deadline).ok()?;
-    (session.purpose == Purpose::Arena).then_some((session.peer_rank, stream))
-}
-
-/// Waits until there is something to read; false when the deadline has passed.
-fn wait_readable(descriptor: impl AsFd, deadline: Instant) -> Result<bool, EstablishError> {
+/// Connects without blocking, which the system call would do, without limit, while the queue of a
+/// peer that is late is full.
+fn dial(name: &str, patience: &Patience<'_>) -> io::Result<UnixStream> {
+    let address = SocketAddrUnix::new_abstract_name(name.as_bytes())?;
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
     loop {
-        let remaining = deadline.saturating_duration_since(Instant::now());
-        let wait = remaining.min(Duration::from_secs(1));
-        let timeout = Timespec::try_from(wait).expect("a second fits");
-        let mut fds = [PollFd::new(&descriptor, PollFlags::IN)];
-        match poll(&mut fds, Some(&timeout)) {
-            Ok(0) if remaining.is_zero() => return Ok(false),
-            Ok(0) | Err(rustix::io::Errno::INTR) => {}
-            Ok(_) => return Ok(true),
-            Err(error) => {
-                return Err(EstablishError::Os {
-                    what: "wait for the ranks of this node",
-                    source: error.into(),
-                });
+        match connect(&socket, &address) {
+            Ok(()) => break,
+            Err(Errno::AGAIN) if Instant::now() < patience.deadline && !(patience.in_vain)() => {
+                std::thread::sleep(Duration::from_millis(1));
             }
+            Err(errno) => return Err(errno.into()),
         }
     }
+    let stream = UnixStream::from(socket);
+    stream.set_nonblocking(false)?;
+    Ok(stream)
 }
 
-/// `Ok`, or why not; with descriptors. One length byte, then the reason.
+/// Sends a verdict with descriptors: a byte for the length of the reason, the rank in four bytes,
+/// the reason.
 fn send_verdict(
     stream: &mut UnixStream,
-    verdict: &Result<(), String>,
+    verdict: &Verdict,
     descriptors: &[OwnedFd],
     deadline: Instant,
 ) -> io::Result<()> {
     let remaining = deadline.saturating_duration_since(Instant::now());
     stream.set_write_timeout(Some(remaining.max(Duration::from_millis(1))))?;
-    let reason = verdict.as_ref().err().map_or("", |reason| reason);
-    let mut end = reason.len().min(TEXT_BYTES_MAX);
+    let (rank, reason) = match verdict {
+        Ok(()) => (0, ""),
+        Err((rank, reason)) => (*rank, reason.as_str()),
+    };
+    let mut end = reason.len().min(REASON_BYTES_MAX);
     while !reason.is_char_boundary(end) {
         end -= 1;
     }
@@ -264,13 +233,15 @@ fn send_verdict(
         assert!(fits, "at most two descriptors are sent");
     }
     sendmsg(&*stream, &[IoSlice::new(&[length])], &mut control, SendFlags::NOSIGNAL)?;
+    stream.write_all(&rank.to_le_bytes())?;
     stream.write_all(&reason.as_bytes()[..end])
 }
 
-/// A verdict and the descriptors that came with it.
-type Received = (Result<(), String>, Vec<OwnedFd>);
-
-fn receive_verdict(stream: &mut UnixStream, deadline: Instant) -> io::Result<Received> {
+/// A verdict and the descriptors that came with it. No reason is none to fail.
+fn receive_verdict(
+    stream: &mut UnixStream,
+    deadline: Instant,
+) -> io::Result<(Verdict, Vec<OwnedFd>)> {
     let remaining = deadline.saturating_duration_since(Instant::now());
     stream.set_read_timeout(Some(remaining.max(Duration::from_millis(1))))?;
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
@@ -287,9 +258,11 @@ fn receive_verdict(stream: &mut UnixStream, deadline: Instant) -> io::Result<Rec
             descriptors.extend(rights);
         }
     }
+    let mut rank = [0; 4];
+    stream.read_exact(&mut rank)?;
     let mut reason = vec![0; usize::from(length[0])];
     stream.read_exact(&mut reason)?;
-    let verdict =
-        if reason.is_empty() { Ok(()) } else { Err(String::from_utf8_lossy(&reason).into_owned()) };
+    let failure = (u32::from_le_bytes(rank), String::from_utf8_lossy(&reason).into_owned());
+    let verdict = if reason.is_empty() { Ok(()) } else { Err(failure) };
     Ok((verdict, descriptors))
 }

@@ -1,7 +1,6 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
-use std::time::Instant;
 
 use paceline_rendezvous::RunId;
 use rustix::event::{EventfdFlags, eventfd};
@@ -11,8 +10,9 @@ use super::exchange::{self, Mesh};
 use super::memory::SharedMemory;
 use super::pipe::PipeLayout;
 use super::stream::ShmStream;
+use crate::error::explain;
 use crate::messaging::{StreamEndpoint, stream_capabilities};
-use crate::{Capabilities, Endpoint, EstablishError, Group, Transport, TransportKind};
+use crate::{Capabilities, Endpoint, EstablishError, Group, Patience, Transport, TransportKind};
 
 /// What a rank publishes about its socket: `shm/1 NAME`.
 const PREFIX: &str = "shm/1 ";
@@ -53,7 +53,10 @@ impl ShmTransport {
 
     /// Connects the ranks `members` (ascending, this one among them) of a group, and makes the
     /// arena that `arena` describes if it is given. That this succeeds proves that the members are
-    /// on one node. It succeeds on all members or on none.
+    /// on one node.
+    ///
+    /// A member whose connections fail hangs up; others may be done by then, so that all must tell
+    /// each other how they fared. From when the connections stand it succeeds on all or on none.
     ///
     /// # Errors
     /// [`EstablishError`] names the peer and the step that failed.
@@ -62,11 +65,11 @@ impl ShmTransport {
         group: &Group<'_>,
         members: &[u32],
         arena: Option<ArenaLayout>,
-        deadline: Instant,
+        patience: &Patience<'_>,
     ) -> Result<Node, EstablishError> {
         let name_of = |rank: &u32| decode(*rank, &group.addresses[*rank as usize]);
         let names = members.iter().map(name_of).collect::<Result<Vec<_>, _>>()?;
-        let mut mesh = Mesh::connect(&self.listener, &names, members, group, deadline)?;
+        let mut mesh = Mesh::connect(&self.listener, &names, members, group, patience)?;
         let place = u32::try_from(mesh.place).expect("members are counted in u32");
         let pipes = PipeLayout::new(members.len());
         let create = || {
@@ -83,7 +86,9 @@ impl ShmTransport {
         };
         let join = |descriptors: Vec<_>| {
             let mut descriptors = descriptors.into_iter();
-            let mut next = || descriptors.next().ok_or_else(|| "no memory was sent".to_owned());
+            // The kernel drops descriptors that a process has no room for.
+            let refused = || "no memory was sent, or too many files are open".to_owned();
+            let mut next = || descriptors.next().ok_or_else(refused);
             let memory =
                 SharedMemory::from_fd(next()?, pipes.bytes()).map_err(|error| explain(&error))?;
             let arena = match arena {
@@ -94,7 +99,7 @@ impl ShmTransport {
             };
             Ok((memory, arena))
         };
-        let (memory, arena) = mesh.share(create, join, deadline)?;
+        let (memory, arena) = mesh.share(create, join, patience.deadline)?;
         let endpoints = endpoints(mesh, memory, pipes, group)?;
         Ok(Node { arena, endpoints })
     }
@@ -136,14 +141,6 @@ fn always_ready() -> Result<Arc<OwnedFd>, EstablishError> {
     Ok(Arc::new(ready))
 }
 
-/// An error with its cause, to be told to other processes.
-fn explain(error: &dyn std::error::Error) -> String {
-    match error.source() {
-        Some(source) => format!("{error}: {source}"),
-        None => error.to_string(),
-    }
-}
-
 fn text(error: std::io::Error) -> String {
     error.to_string()
 }
@@ -175,9 +172,9 @@ impl Transport for ShmTransport {
     fn connect(
         self: Box<Self>,
         group: &Group<'_>,
-        deadline: Instant,
+        patience: &Patience<'_>,
     ) -> Result<Vec<Option<Box<dyn Endpoint>>>, EstablishError> {
         let members: Vec<u32> = (0..).take(group.addresses.len()).collect();
-        Ok(self.connect_node(group, &members, None, deadline)?.endpoints)
+        Ok(self.connect_node(group, &members, None, patience)?.endpoints)
     }
 }

@@ -5,6 +5,7 @@ use std::ptr::{self, NonNull};
 use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags};
+use rustix::process::{Resource, getrlimit};
 
 /// Seals that make the size of the memory a fact: whoever holds the descriptor, nobody can cut off
 /// pages that others have mapped, which would kill them with SIGBUS.
@@ -67,6 +68,10 @@ impl SharedMemory {
     pub fn create(len: usize) -> Result<Self, MemoryError> {
         let refused = |errno: Errno| MemoryError::Allocate { bytes: len, source: errno.into() };
         let size = u64::try_from(len).map_err(|_| refused(Errno::FBIG))?;
+        // The kernel would not only refuse what is larger than files may be, but also send SIGXFSZ.
+        if getrlimit(Resource::Fsize).current.is_some_and(|limit| limit < size) {
+            return Err(refused(Errno::FBIG));
+        }
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
         let fd = rustix::fs::memfd_create("paceline", flags).map_err(refused)?;
         rustix::fs::fallocate(&fd, FallocateFlags::empty(), 0, size).map_err(refused)?;

@@ -1,9 +1,11 @@
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixStream};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use paceline_rendezvous::hello::{self, Identity, Purpose};
 use paceline_rendezvous::{RunId, Secret};
 use rustix::process::{Signal, set_parent_process_death_signal};
 
@@ -11,8 +13,8 @@ use super::{ArenaLayout, Counter, Node, ShmTransport};
 use crate::conformance::{Doomed, Harness, doomed_posts};
 use crate::messaging::stream_capabilities;
 use crate::{
-    Capabilities, Endpoint, EndpointError, EstablishError, Event, Group, MessageId, RecvPost,
-    Region, SendPost, Signature, Transport,
+    Capabilities, Endpoint, EndpointError, EstablishError, Event, Group, MessageId, Patience,
+    RecvPost, Region, SendPost, Signature, Transport, Weight,
 };
 
 const LAYOUT: fn(u32) -> ArenaLayout =
@@ -38,7 +40,8 @@ fn connect(
             scope.spawn(move || {
                 let secret = secret_of(rank);
                 let group = Group { rank, run_id, epoch: 3, secret: &secret, addresses };
-                transport.connect_node(&group, members, Some(LAYOUT(world)), deadline)
+                let patience = Patience::until(deadline);
+                transport.connect_node(&group, members, Some(LAYOUT(world)), &patience)
             })
         };
         let threads: Vec<_> = (0..).zip(transports).map(start).collect();
@@ -91,17 +94,60 @@ fn strangers_are_dropped_and_disturb_nobody() {
     let addresses: Vec<_> = transports.iter().map(Transport::address).collect();
     let name = transports[0].name.clone();
     let stranger = || UnixStream::connect_addr(&SocketAddr::from_abstract_name(&name).unwrap());
+    let silent: Vec<UnixStream> = (0..5).map(|_| stranger().unwrap()).collect();
     let mut garbage = stranger().unwrap();
     garbage.write_all(&[0xff; 200]).unwrap();
     drop(stranger().unwrap());
+    let started = Instant::now();
     std::thread::scope(|scope| {
         let (addresses, secret) = (&addresses, &secret);
         for (rank, transport) in (0..).zip(transports) {
             scope.spawn(move || {
                 let group = Group { rank, run_id, epoch: 0, secret, addresses };
-                Box::new(transport).connect(&group, soon()).unwrap()
+                Box::new(transport).connect(&group, &Patience::until(soon())).unwrap()
             });
         }
+    });
+    // Far below the time that one handshake may take; the group itself needs milliseconds.
+    assert!(started.elapsed() < Duration::from_secs(8), "{:?}", started.elapsed());
+    for mut stranger in silent {
+        stranger.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        assert_eq!(stranger.read(&mut [0; 8]).unwrap_or(0), 0, "it is hung up on");
+    }
+}
+
+#[test]
+fn a_second_process_of_the_same_rank_is_told_so() {
+    let secret = Secret::random().unwrap();
+    let run_id = RunId::random().unwrap();
+    let transports: Vec<_> = (0..3).map(|_| ShmTransport::bind().unwrap()).collect();
+    let addresses: Vec<_> = transports.iter().map(Transport::address).collect();
+    // The third rank, which never comes, lets rank 0 go on listening while the second rank 1 tries.
+    let [zero, second, _third] = transports.try_into().unwrap();
+    let zero_at = SocketAddr::from_abstract_name(&zero.name).unwrap();
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let (addresses, secret, over) = (&addresses, &secret, &over);
+        let join = move |rank, transport: ShmTransport| {
+            let group = Group { rank, run_id, epoch: 0, secret, addresses };
+            let in_vain = || over.load(Ordering::Relaxed);
+            let patience = Patience { deadline: soon(), in_vain: &in_vain };
+            Box::new(transport).connect(&group, &patience).unwrap_err()
+        };
+        let called = scope.spawn(move || join(0, zero));
+        let first = || {
+            let mut stream = UnixStream::connect_addr(&zero_at).unwrap();
+            let one = Identity { run_id, epoch: 0, rank: 1, features: 0 };
+            hello::initiate(&mut stream, one, Purpose::Arena, 0, secret, soon()).map(|_| stream)
+        };
+        // Its seat is taken a moment after it has sent its proof.
+        let _kept = first().unwrap();
+        while first().is_ok() {}
+        let error = join(1, second).explain();
+        over.store(true, Ordering::Relaxed);
+        assert!(error.contains("another process has connected as this rank already"), "{error}");
+        let error = called.join().unwrap();
+        assert!(matches!(error, EstablishError::InVain), "{error}");
     });
 }
 
@@ -119,11 +165,13 @@ fn an_arena_that_cannot_be_had_is_an_error_on_all_members() {
                 // Member 1 expects an arena of another form.
                 let mut layout = LAYOUT(3);
                 layout.input_ring_bytes *= if rank == 1 { 2 } else { 1 };
-                let error =
-                    transport.connect_node(&group, &[0, 1, 2], Some(layout), soon()).unwrap_err();
+                let error = transport
+                    .connect_node(&group, &[0, 1, 2], Some(layout), &Patience::until(soon()))
+                    .unwrap_err();
                 let text = error.to_string();
-                assert!(text.contains("shm cannot be used here"), "{text}");
+                assert!(text.starts_with("rank 1: "), "{text}");
                 assert!(text.contains("not the shared memory agreed on"), "{text}");
+                assert_eq!(error.weight(), Weight::Own);
             });
         }
     });
@@ -261,7 +309,7 @@ struct ShmHarness;
 fn join_doomed(transport: ShmTransport, rank: u32, addresses: &[Vec<u8>]) -> Box<dyn Endpoint> {
     let (run_id, secret) = (RunId::from_bytes([9; 16]), Secret::from_bytes([0x5e; 32]));
     let group = Group { rank, run_id, epoch: 4, secret: &secret, addresses };
-    let mut endpoints = Box::new(transport).connect(&group, soon()).unwrap();
+    let mut endpoints = Box::new(transport).connect(&group, &Patience::until(soon())).unwrap();
     endpoints[1 - rank as usize].take().unwrap()
 }
 

@@ -9,7 +9,7 @@
 //!
 //! use paceline_rendezvous::{RunId, Secret};
 //! use paceline_transports::sim::{Fault, LinkProfile, SimConfig, SimNetwork, When};
-//! use paceline_transports::{Group, Transport};
+//! use paceline_transports::{Group, Patience, Transport};
 //!
 //! let network = SimNetwork::new(SimConfig {
 //!     seed: 7,
@@ -29,7 +29,8 @@
 //!         secret: &secret,
 //!         addresses: &addresses,
 //!     };
-//!     endpoints.push(Box::new(network.transport(rank)).connect(&group, Instant::now())?);
+//!     let patience = Patience::until(Instant::now());
+//!     endpoints.push(Box::new(network.transport(rank)).connect(&group, &patience)?);
 //! }
 //! let survivor = endpoints[0][1].as_mut().expect("an endpoint to rank 1");
 //! let mut events = Vec::new();

@@ -5,8 +5,8 @@ use paceline_rendezvous::{RunId, Secret};
 use super::*;
 use crate::conformance::{Doomed, Harness, doomed_posts};
 use crate::{
-    Capabilities, Endpoint, EndpointError, EstablishError, Event, Group, MessageId, RecvPost,
-    Region, SendPost, Signature, Transport,
+    Capabilities, Endpoint, EndpointError, EstablishError, Event, Group, MessageId, Patience,
+    RecvPost, Region, SendPost, Signature, Transport,
 };
 
 /// Connects every rank of a network; the endpoints by rank and peer.
@@ -26,7 +26,7 @@ fn connect(
         (0..network.world_size()).map(|rank| network.transport(rank).address()).collect();
     let run_id = RunId::from_bytes([8; 16]);
     let group = Group { rank, run_id, epoch, secret: &secret, addresses: &addresses };
-    Box::new(network.transport(rank)).connect(&group, Instant::now())
+    Box::new(network.transport(rank)).connect(&group, &Patience::until(Instant::now()))
 }
 
 fn network(seed: u64, world_size: u32, profile: LinkProfile) -> SimNetwork {

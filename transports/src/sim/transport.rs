@@ -1,13 +1,12 @@
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::time::Instant;
 
 use paceline_rendezvous::hello::{Admission, HelloError, Identity, Initiator, Purpose, Responder};
 use paceline_rendezvous::{RunId, Secret};
 
 use super::network::{PipeId, SimNetwork};
 use crate::messaging::{ByteStream, StreamEndpoint, stream_capabilities};
-use crate::{Capabilities, Endpoint, EstablishError, Group, Transport, TransportKind};
+use crate::{Capabilities, Endpoint, EstablishError, Group, Patience, Transport, TransportKind};
 
 /// A rank that has connected, as it proved itself to the others.
 #[derive(Clone, Debug)]
@@ -49,7 +48,7 @@ impl Transport for SimTransport {
     fn connect(
         self: Box<Self>,
         group: &Group<'_>,
-        _deadline: Instant,
+        _patience: &Patience<'_>,
     ) -> Result<Vec<Option<Box<dyn Endpoint>>>, EstablishError> {
         let world_size = self.network.world_size();
         if group.addresses.len() != world_size as usize || group.rank != self.rank {

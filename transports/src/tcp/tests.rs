@@ -10,7 +10,7 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 use super::*;
 use crate::conformance::{Doomed, Harness, doomed_posts};
 use crate::messaging::stream_capabilities;
-use crate::{Capabilities, Endpoint, EstablishError, Group, Transport};
+use crate::{Capabilities, Endpoint, EstablishError, Group, Patience, Transport, Weight};
 
 mod connect;
 
@@ -45,7 +45,7 @@ pub(super) fn join(
     let secret = Secret::from_bytes(SECRET);
     let run_id = RunId::from_bytes([9; 16]);
     let group = Group { rank, run_id, epoch: EPOCH, secret: &secret, addresses };
-    Box::new(transport).connect(&group, deadline)
+    Box::new(transport).connect(&group, &Patience::until(deadline))
 }
 
 /// Connects as many ranks as there are transports, each in a thread.

@@ -3,7 +3,8 @@
 use std::io::Read;
 use std::net::{SocketAddr, TcpStream};
 
-use paceline_rendezvous::hello::{self, Identity, Purpose};
+use paceline_rendezvous::HelloError;
+use paceline_rendezvous::hello::{self, Identity, Purpose, Refusal};
 
 use super::*;
 use crate::{EndpointError, Event};
@@ -125,7 +126,7 @@ fn a_wrong_secret_is_named_by_the_caller_and_missed_by_the_listener() {
         let wrong = Secret::from_bytes([1; 32]);
         let run_id = RunId::from_bytes([9; 16]);
         let group = Group { rank: 1, run_id, epoch: EPOCH, secret: &wrong, addresses };
-        let one = Box::new(one).connect(&group, limit());
+        let one = Box::new(one).connect(&group, &Patience::until(limit()));
         (zero.join().unwrap().unwrap_err(), one.unwrap_err())
     });
     assert!(matches!(&zero, EstablishError::Missing { missing, .. } if *missing == [1]), "{zero}");
@@ -173,11 +174,18 @@ fn a_second_process_of_the_same_rank_does_not_take_the_place_of_the_first() {
     let (mut endpoints, first, _third) = std::thread::scope(|scope| {
         let zero = scope.spawn(move || join(zero, 0, addresses, limit()));
         let first = call(1).unwrap();
-        let second = call(1);
-        if let Ok(mut second) = second {
-            second.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-            assert_eq!(second.read(&mut [0; 8]).unwrap_or(0), 0, "it is hung up on");
-        }
+        // The first one's seat is taken a moment after it has sent its proof.
+        let refusal = loop {
+            match call(1) {
+                Ok(mut second) => {
+                    second.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+                    assert_eq!(second.read(&mut [0; 8]).unwrap_or(0), 0, "it is hung up on");
+                }
+                Err(error) => break error,
+            }
+        };
+        let told = matches!(refusal, HelloError::Refused { reason: Refusal::Duplicate });
+        assert!(told, "{refusal}");
         let third = call(2).unwrap();
         (zero.join().unwrap().unwrap(), first, third)
     });
@@ -191,6 +199,20 @@ fn a_second_process_of_the_same_rank_does_not_take_the_place_of_the_first() {
         }
     };
     assert!(matches!(error, EndpointError::Closed { peer: 1, orderly: false, .. }), "{error}");
+}
+
+#[test]
+fn who_waits_in_vain_is_told_so_before_the_deadline() {
+    let transports = [bind(), bind()];
+    let addresses: Vec<Vec<u8>> = transports.iter().map(Transport::address).collect();
+    let [zero, _one] = transports;
+    let secret = Secret::from_bytes(SECRET);
+    let run_id = RunId::from_bytes([9; 16]);
+    let group = Group { rank: 0, run_id, epoch: EPOCH, secret: &secret, addresses: &addresses };
+    let patience = Patience { deadline: limit(), in_vain: &|| true };
+    let error = Box::new(zero).connect(&group, &patience).unwrap_err();
+    assert!(matches!(error, EstablishError::InVain), "{error}");
+    assert_eq!(error.weight(), Weight::Consequence);
 }
 
 #[test]
