@@ -22,6 +22,12 @@ use crate::trouble::{Alarm, Trouble, cause};
 /// milliseconds, or fails at once.
 const SHARING_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long to look for what another rank should have published by then.
+const LOOK_TIMEOUT: Duration = Duration::from_millis(50);
+
+/// How many ranks that did not come are named.
+const MISSING_NAMED_MAX: usize = 8;
+
 /// How long before the end of a start its failure is told to the others at the latest.
 const TELLING_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -295,12 +301,27 @@ impl Joining<'_> {
         let text = serde_json::to_vec(ours).expect("it is plain data");
         let store = &self.job.rendezvous().store;
         store.set(&key(info.rank), &text)?;
-        let of_peer = |peer| {
-            let text = store.get(&key(peer), self.deadline)?;
-            serde_json::from_slice(&text)
-                .map_err(|error| SetupError::Peer { peer, what: error.to_string() })
-        };
-        (0..info.world_size).map(of_peer).collect()
+        let mut all = Vec::new();
+        let mut missing = Vec::new();
+        for peer in 0..info.world_size {
+            // Once the time is up a short look tells who is there from who is not.
+            let until = self.deadline.max(Instant::now() + LOOK_TIMEOUT);
+            match store.get(&key(peer), until) {
+                Ok(text) => all.push(
+                    serde_json::from_slice(&text)
+                        .map_err(|error| SetupError::Peer { peer, what: error.to_string() })?,
+                ),
+                Err(error) if error.is_timeout() && missing.len() < MISSING_NAMED_MAX => {
+                    missing.push(peer);
+                }
+                Err(error) if error.is_timeout() => break,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        if missing.is_empty() {
+            return Ok(all);
+        }
+        Err(SetupError::Absent { missing, waited: self.options.start_timeout })
     }
 }
 

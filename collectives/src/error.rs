@@ -135,12 +135,13 @@ pub enum CollectiveError {
 fn waiting(on: &[u32]) -> String {
     match on {
         [] => "waiting for the network".to_owned(),
-        [peer] => format!("waiting for rank {peer}"),
-        peers => {
-            let peers: Vec<String> = peers.iter().map(u32::to_string).collect();
-            format!("waiting for ranks {}", peers.join(", "))
-        }
+        peers => format!("waiting for {}", ranks(peers)),
     }
+}
+
+fn ranks(ranks: &[u32]) -> String {
+    let names: Vec<String> = ranks.iter().map(u32::to_string).collect();
+    format!("rank{} {}", if names.len() == 1 { "" } else { "s" }, names.join(", "))
 }
 
 impl CollectiveError {
@@ -214,6 +215,14 @@ pub enum SetupError {
     /// The ranks' data could not be exchanged.
     #[error("cannot exchange addresses with the other ranks")]
     Store(#[from] StoreError),
+    /// Ranks have not come in time: they did not make a context, or got stuck while they did.
+    #[error("{} did not connect within {:.1} s", ranks(.missing), .waited.as_secs_f64())]
+    Absent {
+        /// Which ranks, the first few of them.
+        missing: Vec<u32>,
+        /// How long this rank waited.
+        waited: Duration,
+    },
     /// The connections could not be made.
     #[error("cannot connect the ranks over {transport}")]
     Establish {
@@ -248,9 +257,9 @@ impl SetupError {
         match self {
             Self::Bootstrap(error) => error.hint(),
             Self::Establish { source, .. } => source.hint(),
-            Self::Store(error) if error.is_timeout() => Some(
-                "see whether all ranks started; --start-timeout (PACELINE_START_TIMEOUT) gives \
-                 them longer"
+            Self::Absent { .. } => Some(
+                "see whether these ranks started and what they do; --start-timeout \
+                 (PACELINE_START_TIMEOUT) gives them longer"
                     .to_owned(),
             ),
             _ => None,

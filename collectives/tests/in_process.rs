@@ -359,3 +359,23 @@ fn ranks_with_different_options_are_told_so_at_once() {
         assert!(error.contains("transport tcp") && error.contains("transport shm"), "{error}");
     }
 }
+
+#[test]
+fn ranks_that_make_no_context_are_named() {
+    let start_timeout = std::time::Duration::from_secs(2);
+    let options = ContextOptions { start_timeout, ..ContextOptions::default() };
+    let mut jobs = Job::in_process(4).unwrap();
+    jobs.truncate(3);
+    let absent = jobs.remove(1);
+    let errors: Vec<String> = thread::scope(|scope| {
+        let options = &options;
+        let start = |job: Arc<Job>| {
+            let run = move || Context::new(&job, options).unwrap_err().to_string();
+            thread::Builder::new().name("rank".to_owned()).spawn_scoped(scope, run).unwrap()
+        };
+        let ranks: Vec<_> = jobs.into_iter().map(start).collect();
+        ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
+    });
+    drop(absent);
+    assert_eq!(errors, ["ranks 1, 3 did not connect within 2.0 s"; 2]);
+}

@@ -88,6 +88,7 @@ impl BenchError {
     pub(super) fn exit_code(&self) -> ExitCode {
         let timed_out = match self {
             Self::Run(_) => self.collective().is_some_and(CollectiveError::is_timeout),
+            Self::Setup(SetupError::Absent { .. }) => true,
             Self::Setup(SetupError::Store(error))
             | Self::Publish(error)
             | Self::Absent { source: error, .. } => error.is_timeout(),
