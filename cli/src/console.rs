@@ -1,7 +1,10 @@
 //! What paceline itself says, on standard error.
 
 use std::error::Error;
+use std::ffi::OsString;
 use std::io::{Write, stderr};
+
+use paceline_rendezvous::env::{self, ProcessEnvironment};
 
 /// Says one line.
 pub(crate) fn note(text: &str) {
@@ -27,4 +30,13 @@ pub(crate) fn chain(error: &dyn Error) -> String {
         cause = source.source();
     }
     text
+}
+
+/// Warns of variables that look like ours and mean nothing, in the environment or among `more`.
+pub(crate) fn unknown_variables(more: &[(OsString, OsString)]) {
+    let inherited = ProcessEnvironment.all();
+    let names = inherited.iter().chain(more).map(|(name, _)| name.as_os_str());
+    let mut unknown = env::unknown(names);
+    unknown.dedup();
+    unknown.iter().for_each(|unknown| note(&unknown.to_string()));
 }

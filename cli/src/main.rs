@@ -3,6 +3,7 @@
 mod agent;
 mod arguments;
 mod bench;
+mod config;
 mod console;
 mod options;
 mod run;

@@ -1,126 +1,224 @@
-//! Options that mean the same wherever they appear, and the variables that they stand for.
+//! Settings: options, variables and keys of a file that mean the same, and which of them counts.
+//!
+//! What there is stands in one table, [`env::ALL`]; the options that clap sees are made from it. An
+//! option counts before a variable, a variable before the file. All are read under the name of the
+//! variable, from [`Layers`].
 
-use std::collections::HashMap;
-use std::ffi::OsString;
-use std::num::NonZeroU32;
-use std::time::Duration;
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::{OsStr, OsString};
+use std::marker::PhantomData;
+use std::path::Path;
 
-use clap::Args;
-use paceline_rendezvous::env::{self, Environment, ProcessEnvironment, Variable};
+use clap::builder::{OsStringValueParser, TypedValueParser};
+use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
+use paceline_rendezvous::env::{
+    self, CommandOption, Environment, Form, ProcessEnvironment, Reader, Variable,
+};
 
-/// How many ranks, and where.
-#[derive(Debug, Args)]
-pub(crate) struct RankOptions {
-    /// Number of ranks; also spelled -np and --num-proc
-    #[arg(short = 'n', long = "np", visible_alias = "num-proc", value_name = "N", value_parser = at_least_one)]
-    pub(crate) ranks: Option<NonZeroU32>,
+use crate::config::{self, ConfigError};
 
-    /// Hosts and their slots, as in localhost:4
-    #[arg(short = 'H', long = "hosts", visible_alias = "host", value_name = "HOST[:SLOTS],...")]
-    pub(crate) hosts: Option<String>,
+/// The settings that a command takes as options, below a heading each; the empty one is the
+/// command's own.
+pub(crate) trait Selection {
+    /// In the order of the help.
+    const GROUPS: &'static [(&'static str, &'static [Variable])];
 }
 
-/// A count that cannot be zero, with words for people.
-pub(crate) fn at_least_one(text: &str) -> Result<NonZeroU32, String> {
-    text.parse().map_err(|_| "expected a whole number, at least 1".to_owned())
+/// The options of a selection that were given on the command line.
+#[derive(Debug)]
+pub(crate) struct Settings<S> {
+    given: Vec<(Variable, CommandOption, OsString)>,
+    selection: PhantomData<S>,
 }
 
-/// How ranks reach each other, and how long they wait.
-#[derive(Debug, Args)]
-pub(crate) struct NetworkOptions {
-    /// Network interface to use, by name or by address range
-    #[arg(long, visible_alias = "network-interface", value_name = "NAME|CIDR")]
-    interface: Option<OsString>,
+impl<S: Selection> Settings<S> {
+    fn options() -> impl Iterator<Item = (&'static str, Variable, CommandOption)> {
+        let of_group = |(heading, variables): &(&'static str, &'static [Variable])| {
+            let heading = *heading;
+            variables.iter().filter_map(move |variable| {
+                variable.option.map(|option| (heading, *variable, option))
+            })
+        };
+        S::GROUPS.iter().flat_map(of_group)
+    }
 
-    /// TCP ports that a rank may listen on
-    #[arg(long, value_name = "FIRST-LAST")]
-    port_range: Option<OsString>,
+    /// Whether the option for `variable` was given.
+    pub(crate) fn is_given(&self, variable: Variable) -> bool {
+        self.given.iter().any(|(given, ..)| *given == variable)
+    }
 
-    /// Longest time for one collective operation
-    #[arg(long, value_name = "SECONDS", value_parser = positive_seconds)]
-    op_timeout: Option<Duration>,
-
-    /// Give up if not all ranks have started and met by then [default: 30]
-    #[arg(long, value_name = "SECONDS", value_parser = positive_seconds)]
-    pub(crate) start_timeout: Option<Duration>,
-}
-
-impl NetworkOptions {
-    /// The variables that say the same as the options given.
-    pub(crate) fn variables(&self) -> Vec<(OsString, OsString)> {
-        let seconds = |time: Duration| OsString::from(time.as_secs_f64().to_string());
-        given([
-            (env::INTERFACE, self.interface.clone()),
-            (env::PORT_RANGE, self.port_range.clone()),
-            (env::TIMEOUT, self.op_timeout.map(seconds)),
-            (env::START_TIMEOUT, self.start_timeout.map(seconds)),
-        ])
+    /// Puts the options over the environment and the file that one of them names. `more` are
+    /// options of another origin, as variables.
+    ///
+    /// # Errors
+    /// The file cannot be read or says something that makes no sense.
+    pub(crate) fn layers(&self, more: Vec<(OsString, OsString)>) -> Result<Layers, ConfigError> {
+        let given =
+            self.given.iter().map(|(variable, _, value)| (variable.name.into(), value.clone()));
+        let mut layers = Layers { given: given.chain(more).collect(), file: BTreeMap::new() };
+        if let Some(path) = layers.get(env::CONFIG.name).filter(|path| !path.is_empty()) {
+            layers.file = config::read(Path::new(&path))?;
+        }
+        Ok(layers)
     }
 }
 
-/// The variables of those options that have been given.
-pub(crate) fn given<const N: usize>(
-    options: [(Variable, Option<OsString>); N],
-) -> Vec<(OsString, OsString)> {
-    let given = |(variable, value): (Variable, Option<OsString>)| {
-        value.map(|value| (OsString::from(variable.name), value))
+fn argument(heading: &'static str, variable: Variable, option: CommandOption) -> Arg {
+    let summary = variable.summary();
+    let mut help = summary.trim_end_matches('.').to_owned();
+    let is_switch = option.form == Form::Switch;
+    if let (Some(default), false) = (variable.default, is_switch) {
+        help.push_str(&format!(" [default: {default}]"));
+    }
+    let argument = Arg::new(option.name)
+        .long(option.name)
+        .short(option.short)
+        .visible_aliases(option.aliases.iter().copied())
+        .help(help);
+    let argument = if heading.is_empty() { argument } else { argument.help_heading(heading) };
+    if is_switch {
+        return argument.action(ArgAction::SetTrue);
+    }
+    let check = move |value: OsString| {
+        let accepted = match (option.form, value.to_str()) {
+            (Form::Text, _) => true,
+            (form, Some(text)) => form.accepts(text),
+            (_, None) => false,
+        };
+        if accepted { Ok(value) } else { Err(format!("expected {}", variable.expected)) }
     };
-    options.into_iter().filter_map(given).collect()
+    argument.value_name(option.value_name).value_parser(OsStringValueParser::new().try_map(check))
 }
 
-/// The environment of this process, except where an option says something else.
+impl<S: Selection> Args for Settings<S> {
+    fn augment_args(command: Command) -> Command {
+        let add = |command: Command, (heading, variable, option)| {
+            command.arg(argument(heading, variable, option))
+        };
+        Self::options().fold(command, add)
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl<S: Selection> FromArgMatches for Settings<S> {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let value = |option: CommandOption| match option.form {
+            Form::Switch => matches.get_flag(option.name).then(|| OsString::from("true")),
+            _ => matches.get_one::<OsString>(option.name).cloned(),
+        };
+        let given = Self::options()
+            .filter_map(|(_, variable, option)| Some((variable, option, value(option)?)))
+            .collect();
+        Ok(Self { given, selection: PhantomData })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+/// The environment of this process, with options above and a file below it.
 #[derive(Debug, Default)]
-pub(crate) struct Overlay {
-    options: HashMap<OsString, OsString>,
+pub(crate) struct Layers {
+    given: HashMap<OsString, OsString>,
+    file: BTreeMap<&'static str, String>,
 }
 
-impl Overlay {
-    /// Options before variables.
-    pub(crate) fn new(variables: Vec<(OsString, OsString)>) -> Self {
-        Self { options: variables.into_iter().collect() }
+impl Layers {
+    /// What the file says about variables that ranks read and the environment does not set.
+    pub(crate) fn file_for_ranks(&self) -> Vec<(OsString, OsString)> {
+        let for_ranks = |name: &str| reader(name) == Some(Reader::Ranks);
+        let names = self.file.keys().filter(|name| for_ranks(name) && !is_in_environment(name));
+        names.map(|name| ((*name).into(), self.file[name].clone().into())).collect()
+    }
+
+    /// What the options say about variables that ranks read.
+    pub(crate) fn options_for_ranks(&self) -> Vec<(OsString, OsString)> {
+        let for_ranks =
+            |name: &OsStr| name.to_str().is_some_and(|name| reader(name) == Some(Reader::Ranks));
+        let mut options: Vec<_> = self.given.clone().into_iter().collect();
+        options.retain(|(name, _)| for_ranks(name));
+        options.sort();
+        options
     }
 }
 
-impl Environment for Overlay {
+fn reader(name: &str) -> Option<Reader> {
+    Some(env::find(name)?.option?.reader)
+}
+
+/// Whether the environment of this process says something, perhaps in Horovod's words.
+fn is_in_environment(name: &str) -> bool {
+    let is_set = |name: &str| ProcessEnvironment.get(name).is_some_and(|value| !value.is_empty());
+    is_set(name) || env::find(name).and_then(|variable| variable.horovod).is_some_and(is_set)
+}
+
+impl Environment for Layers {
     fn get(&self, name: &str) -> Option<OsString> {
-        let option = self.options.get(std::ffi::OsStr::new(name)).cloned();
-        option.or_else(|| ProcessEnvironment.get(name))
-    }
-}
-
-/// A number of seconds, 0 or more.
-pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
-    let number: f64 = text.parse().map_err(|_| "expected a number of seconds".to_owned())?;
-    Duration::try_from_secs_f64(number)
-        .map_err(|_| "expected a number of seconds, 0 or more".to_owned())
-}
-
-/// A number of seconds, more than 0.
-pub(crate) fn positive_seconds(text: &str) -> Result<Duration, String> {
-    match seconds(text)? {
-        Duration::ZERO => Err("expected more than 0 seconds".to_owned()),
-        time => Ok(time),
+        if let Some(value) = self.given.get(OsStr::new(name)) {
+            return Some(value.clone());
+        }
+        match self.file.get(name) {
+            Some(value) if !is_in_environment(name) => Some(value.into()),
+            _ => ProcessEnvironment.get(name),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use super::*;
 
+    #[derive(Debug)]
+    struct Two;
+
+    impl Selection for Two {
+        const GROUPS: &'static [(&'static str, &'static [Variable])] =
+            &[("", &[env::NP, env::QUIET]), ("Network", &[env::INTERFACE, env::CONFIG])];
+    }
+
+    fn settings(line: &str) -> Result<Settings<Two>, String> {
+        let command = Settings::<Two>::augment_args(Command::new("p"));
+        let words = std::iter::once("p").chain(line.split_whitespace());
+        let matches = command.try_get_matches_from(words).map_err(|error| error.to_string())?;
+        Settings::from_arg_matches(&matches).map_err(|error| error.to_string())
+    }
+
     #[test]
-    fn times_are_numbers_of_seconds() {
-        assert_eq!(seconds("0"), Ok(Duration::ZERO));
-        assert_eq!(seconds("1.5"), Ok(Duration::from_millis(1500)));
-        assert!(seconds("-1").is_err());
-        assert!(seconds("nan").is_err());
-        assert!(seconds("ten").is_err());
-        assert!(positive_seconds("0").is_err());
+    fn options_are_made_from_the_table() {
+        let layers = settings("-n 4 -q --network-interface eth0").unwrap().layers(vec![]).unwrap();
+        assert_eq!(env::NP.parse(&layers), Ok(Some(4_u32)));
+        assert_eq!(env::QUIET.is_on(&layers), Ok(true));
+        assert_eq!(env::INTERFACE.text(&layers), Ok(Some("eth0".to_owned())));
+        let for_ranks = layers.options_for_ranks();
+        assert_eq!(for_ranks, [("PACELINE_INTERFACE".into(), "eth0".into())]);
+        let error = settings("--np 0").unwrap_err();
+        assert!(error.contains("'--np <N>': expected a whole number, at least 1"), "{error}");
+        assert!(!settings("").unwrap().is_given(env::NP));
+        assert!(settings("--np 1").unwrap().is_given(env::NP));
+    }
+
+    #[test]
+    fn options_come_before_the_file_and_the_file_before_nothing() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(b"np = 3\ninterface = \"lo\"\n").unwrap();
+        let line = format!("--np 5 --config {}", file.path().display());
+        let layers = settings(&line).unwrap().layers(vec![]).unwrap();
+        assert_eq!(env::NP.parse(&layers), Ok(Some(5_u32)));
+        assert_eq!(env::INTERFACE.text(&layers), Ok(Some("lo".to_owned())));
+        assert_eq!(layers.file_for_ranks(), [("PACELINE_INTERFACE".into(), "lo".into())]);
+        assert_eq!(layers.get("PACELINE_NO_SUCH_VARIABLE"), None);
     }
 
     #[test]
     fn options_come_before_variables() {
-        let overlay = Overlay::new(vec![("PATH".into(), "/ours".into())]);
-        assert_eq!(overlay.get("PATH"), Some("/ours".into()));
-        assert_eq!(overlay.get("PACELINE_NO_SUCH_VARIABLE"), None);
+        let layers = settings("").unwrap().layers(vec![("PATH".into(), "/ours".into())]).unwrap();
+        assert_eq!(layers.get("PATH"), Some("/ours".into()));
     }
 }

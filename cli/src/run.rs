@@ -4,7 +4,6 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
-use std::time::Duration;
 
 use clap::Args;
 use paceline_launcher::{
@@ -12,18 +11,22 @@ use paceline_launcher::{
     Outcome, OutputOptions, Program, START_TIMEOUT_DEFAULT, StdinTarget,
 };
 use paceline_rendezvous::RunId;
-use paceline_rendezvous::env::{self, Environment, ProcessEnvironment};
+use paceline_rendezvous::env::{self, Environment, ProcessEnvironment, Variable};
 
+use crate::config::ConfigError;
 use crate::console;
-use crate::options::{NetworkOptions, RankOptions, given, positive_seconds, seconds};
+use crate::options::{Layers, Selection, Settings};
 
 /// Options of `paceline run`.
 #[derive(Debug, Args)]
-#[command(override_usage = "paceline run -np N [OPTIONS] [--] PROGRAM [ARGS]...
-       paceline run -np N [OPTIONS] -m MODULE [ARGS]...")]
+#[command(
+    override_usage = "paceline run -np N [OPTIONS] [--] PROGRAM [ARGS]...
+       paceline run -np N [OPTIONS] -m MODULE [ARGS]...",
+    after_help = SETTINGS
+)]
 pub(crate) struct Arguments {
     #[command(flatten)]
-    place: RankOptions,
+    settings: Settings<RunSettings>,
 
     /// Run a Python module: python3 -m MODULE
     #[arg(short, long, value_name = "MODULE")]
@@ -33,49 +36,32 @@ pub(crate) struct Arguments {
     #[arg(short = 'x', long = "env", value_name = "NAME[=VALUE]")]
     exported: Vec<OsString>,
 
-    /// Do not put the rank before each line of output
-    #[arg(long)]
-    no_prefix: bool,
-
-    /// Also write DIR/rank.NN/stdout and DIR/rank.NN/stderr
-    #[arg(long, visible_alias = "log-dir", value_name = "DIR")]
-    output_filename: Option<PathBuf>,
-
-    /// Time between SIGTERM and SIGKILL when ranks are stopped [default: 10]
-    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
-    grace: Option<Duration>,
-
-    /// Stop the job after this time
-    #[arg(long, value_name = "SECONDS", value_parser = positive_seconds)]
-    timeout: Option<Duration>,
-
-    /// Who gets our standard input: none, all, or the number of a rank
-    #[arg(long, value_name = "WHO", default_value = "none", value_parser = stdin_target)]
-    stdin: StdinTarget,
-
     /// Show what would be run, and where, and do nothing
     #[arg(long)]
     dry_run: bool,
-
-    /// Say nothing about decisions made for you
-    #[arg(short, long)]
-    quiet: bool,
-
-    /// Transport between ranks
-    #[arg(long, value_name = "NAME")]
-    transport: Option<OsString>,
-
-    /// Algorithm of the collectives
-    #[arg(long, value_name = "NAME")]
-    algorithm: Option<OsString>,
-
-    #[command(flatten)]
-    network: NetworkOptions,
 
     /// The program and its arguments. A .py file runs under python3, unless it is executable and
     /// has a #! line
     #[arg(trailing_var_arg = true, value_name = "PROGRAM", required_unless_present = "module")]
     command: Vec<OsString>,
+}
+
+const SETTINGS: &str = "\
+A setting may also come from a variable, as PACELINE_GRACE for --grace, or from a key of the
+configuration file: grace = 3. An option counts before a variable, a variable before the file; see
+docs/environment.md for all of them.";
+
+/// The settings of `paceline run`.
+#[derive(Debug)]
+pub(crate) struct RunSettings;
+
+impl Selection for RunSettings {
+    const GROUPS: &'static [(&'static str, &'static [Variable])] = &[
+        ("", &[env::NP, env::HOSTS, env::CONFIG, env::ENV_DIALECT]),
+        ("Time", &[env::GRACE, env::JOB_TIMEOUT, env::START_TIMEOUT, env::TIMEOUT]),
+        ("Input and output", &[env::NO_PREFIX, env::OUTPUT_DIRECTORY, env::STDIN, env::QUIET]),
+        ("Between ranks", &[env::TRANSPORT, env::ALGORITHM, env::INTERFACE, env::PORT_RANGE]),
+    ];
 }
 
 /// What is wrong with the command line beyond its grammar.
@@ -84,7 +70,7 @@ enum UsageError {
     #[error("-x {text:?} has no name before the `=`")]
     NamelessVariable { text: String },
     #[error(transparent)]
-    Host(#[from] HostError),
+    Host(#[from] HostSettingError),
     #[error("failed to find out the current directory")]
     CurrentDirectory {
         #[source]
@@ -92,15 +78,27 @@ enum UsageError {
     },
     #[error(transparent)]
     Environment(#[from] env::EnvironmentError),
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+}
+
+impl UsageError {
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Environment(error) => error.hint(),
+            Self::Config(error) => error.hint(),
+            _ => None,
+        }
+    }
 }
 
 /// Runs the job that the arguments describe.
 pub(crate) fn run(arguments: Arguments) -> ExitCode {
-    let (dry_run, quiet) = (arguments.dry_run, arguments.quiet);
-    let job = match job(arguments) {
+    let dry_run = arguments.dry_run;
+    let (job, quiet) = match job(arguments) {
         Ok(job) => job,
         Err(error) => {
-            console::failure(&error, None);
+            console::failure(&error, error.hint());
             return ExitCode::Usage;
         }
     };
@@ -147,55 +145,71 @@ pub(crate) fn carry_out(plan: LaunchPlan) -> Result<Outcome, ExitCode> {
     })
 }
 
-fn job(arguments: Arguments) -> Result<JobSpec, UsageError> {
-    let environment = ProcessEnvironment;
-    let variables = variables(&arguments, &environment)?;
-    let start_timeout = match arguments.network.start_timeout {
-        Some(limit) => limit,
-        None => env::START_TIMEOUT.seconds(&environment)?.unwrap_or(START_TIMEOUT_DEFAULT),
-    };
+/// The job, and whether nothing is to be said about decisions.
+fn job(arguments: Arguments) -> Result<(JobSpec, bool), UsageError> {
+    let layers = arguments.settings.layers(Vec::new())?;
+    let variables = variables(&arguments.exported, &layers)?;
+    let quiet = env::QUIET.is_on(&layers)?;
+    if !quiet {
+        console::unknown_variables(&variables);
+    }
     let mut words = arguments.command.into_iter();
     let program = match (arguments.module, words.len()) {
         (Some(module), _) => Program::Module(module),
         // clap has required a program where there is no module.
         (None, _) => Program::Command(words.next().unwrap_or_default()),
     };
-    Ok(JobSpec {
-        rank_count: arguments.place.ranks,
-        hosts: match &arguments.place.hosts {
-            Some(hosts) => HostSlots::parse_list(hosts)?,
-            None => Vec::new(),
-        },
+    let job = JobSpec {
+        rank_count: env::NP.parse(&layers)?,
+        hosts: hosts(&layers)?,
         program,
         arguments: words.collect(),
         working_directory: std::env::current_dir()
             .map_err(|source| UsageError::CurrentDirectory { source })?,
         variables,
-        grace: arguments.grace.unwrap_or(GRACE_DEFAULT),
-        timeout: arguments.timeout,
-        start_timeout,
-        stdin: arguments.stdin,
+        grace: env::GRACE.seconds_or_zero(&layers)?.unwrap_or(GRACE_DEFAULT),
+        timeout: env::JOB_TIMEOUT.seconds(&layers)?,
+        start_timeout: env::START_TIMEOUT.seconds(&layers)?.unwrap_or(START_TIMEOUT_DEFAULT),
+        stdin: stdin_target(&layers)?,
         output: OutputOptions {
-            prefix: !arguments.no_prefix,
-            directory: arguments.output_filename,
+            prefix: !env::NO_PREFIX.is_on(&layers)?,
+            directory: layers
+                .get(env::OUTPUT_DIRECTORY.name)
+                .filter(|path| !path.is_empty())
+                .map(PathBuf::from),
         },
-    })
+        open_mpi_variables: has_open_mpi_variables(&layers)?,
+    };
+    Ok((job, quiet))
 }
 
-/// `-x` first, then what options of ours say, which are more specific.
-fn variables(
-    arguments: &Arguments,
-    environment: &impl Environment,
-) -> Result<Vec<(OsString, OsString)>, UsageError> {
-    let mut variables = Vec::new();
-    for text in &arguments.exported {
-        variables.extend(exported(text, environment)?);
+/// The hosts that a setting names.
+pub(crate) fn hosts(layers: &Layers) -> Result<Vec<HostSlots>, HostSettingError> {
+    match env::HOSTS.text(layers)? {
+        Some(hosts) => Ok(HostSlots::parse_list(&hosts)?),
+        None => Ok(Vec::new()),
     }
-    variables.extend(given([
-        (env::TRANSPORT, arguments.transport.clone()),
-        (env::ALGORITHM, arguments.algorithm.clone()),
-    ]));
-    variables.extend(arguments.network.variables());
+}
+
+/// What is wrong with the hosts of a setting.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum HostSettingError {
+    #[error(transparent)]
+    Host(#[from] HostError),
+    #[error(transparent)]
+    Environment(#[from] env::EnvironmentError),
+}
+
+/// What a file says, then `-x`, then options of ours, which are more specific.
+fn variables(
+    exported_texts: &[OsString],
+    layers: &Layers,
+) -> Result<Vec<(OsString, OsString)>, UsageError> {
+    let mut variables = layers.file_for_ranks();
+    for text in exported_texts {
+        variables.extend(exported(text, &ProcessEnvironment)?);
+    }
+    variables.extend(layers.options_for_ranks());
     Ok(variables)
 }
 
@@ -223,14 +237,19 @@ fn exported(
     Ok(value.map(|value| (name, value)))
 }
 
-fn stdin_target(text: &str) -> Result<StdinTarget, String> {
-    match text {
-        "none" => Ok(StdinTarget::None),
-        "all" => Ok(StdinTarget::All),
-        rank => rank
-            .parse()
-            .map(StdinTarget::Rank)
-            .map_err(|_| "expected none, all or the number of a rank".to_owned()),
+fn stdin_target(layers: &Layers) -> Result<StdinTarget, env::EnvironmentError> {
+    match env::STDIN.text(layers)?.as_deref() {
+        None | Some("none") => Ok(StdinTarget::None),
+        Some("all") => Ok(StdinTarget::All),
+        Some(rank) => rank.parse().map(StdinTarget::Rank).map_err(|_| env::STDIN.invalid(rank)),
+    }
+}
+
+fn has_open_mpi_variables(layers: &Layers) -> Result<bool, env::EnvironmentError> {
+    match env::ENV_DIALECT.text(layers)?.as_deref() {
+        None => Ok(false),
+        Some("ompi") => Ok(true),
+        Some(other) => Err(env::ENV_DIALECT.invalid(other)),
     }
 }
 

@@ -36,8 +36,9 @@ pub(crate) fn inherited_to_remove() -> Vec<OsString> {
 }
 
 /// What the rank in this place has of its own.
-pub(crate) fn of_rank(place: &RankInfo) -> Vec<(OsString, OsString)> {
-    let variables = place.variables().into_iter();
+pub(crate) fn of_rank(place: &RankInfo, open_mpi: bool) -> Vec<(OsString, OsString)> {
+    let open_mpi = if open_mpi { place.open_mpi_variables() } else { Vec::new() };
+    let variables = place.variables().into_iter().chain(open_mpi);
     variables.map(|(name, value)| (name.into(), value.into())).collect()
 }
 

@@ -39,6 +39,8 @@ pub struct JobSpec {
     pub stdin: StdinTarget,
     /// What becomes of the ranks' output.
     pub output: OutputOptions,
+    /// Give the ranks Open MPI's variables, too: some programs then expect Open MPI's daemons.
+    pub open_mpi_variables: bool,
 }
 
 /// Which ranks get our standard input.
@@ -77,6 +79,7 @@ impl JobSpec {
             start_timeout: START_TIMEOUT_DEFAULT,
             stdin: StdinTarget::None,
             output: OutputOptions { prefix: true, directory: None },
+            open_mpi_variables: false,
         }
     }
 }

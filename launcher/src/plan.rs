@@ -163,8 +163,7 @@ pub fn plan(
     }
     let mut variables = environment::for_framework("127.0.0.1", facts.framework_port);
     variables.extend(job.variables.iter().cloned());
-    let ranks =
-        (0..world_size).map(|rank| rank_config(rank, world_size, run_id, job.stdin)).collect();
+    let ranks = (0..world_size).map(|rank| rank_config(rank, world_size, run_id, job)).collect();
     let config = AgentConfig {
         program: job.program.clone(),
         arguments: job.arguments.clone(),
@@ -217,7 +216,7 @@ fn rank_count(job: &JobSpec, facts: &HostFacts) -> Result<NonZeroU32, PlanError>
     }
 }
 
-fn rank_config(rank: u32, world_size: u32, run_id: RunId, stdin: StdinTarget) -> RankConfig {
+fn rank_config(rank: u32, world_size: u32, run_id: RunId, job: &JobSpec) -> RankConfig {
     let place = RankInfo {
         rank,
         world_size,
@@ -230,8 +229,9 @@ fn rank_config(rank: u32, world_size: u32, run_id: RunId, stdin: StdinTarget) ->
         device: DeviceAssignment::None,
         dialect: Dialect::Paceline,
     };
-    let has_input = matches!(stdin, StdinTarget::All) || stdin == StdinTarget::Rank(rank);
-    RankConfig { rank, has_input, variables: environment::of_rank(&place) }
+    let has_input = matches!(job.stdin, StdinTarget::All) || job.stdin == StdinTarget::Rank(rank);
+    let variables = environment::of_rank(&place, job.open_mpi_variables);
+    RankConfig { rank, has_input, variables }
 }
 
 impl LaunchPlan {

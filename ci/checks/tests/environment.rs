@@ -8,15 +8,35 @@ use paceline_rendezvous::env::{ALL, Owner, Scope, Variable};
 const UPDATE: &str = "PACELINE_UPDATE_DOCS";
 
 const HEAD: &str = "\
-# Environment variables
+# Settings and environment variables
 
-Every variable that Paceline reads or sets. This page is generated from `rendezvous/src/env`, which
-is the only place that may read the environment; a test compares the two.
+Every variable that Paceline reads or sets, and the options and keys that mean the same. This page
+is generated from `rendezvous/src/env`, which is the only place that may read the environment; a
+test compares the two.
+
+What an option says counts before a variable, a variable before the configuration file, the file
+before the default. The file (`--config FILE`, in TOML) has a key for each option below, without the
+dashes:
+
+```toml
+np = 4
+grace = 30
+transport = \"tcp\"
+no-prefix = true
+```
+
+Where one of our variables is not set, Horovod's variable beside it counts. A variable that starts
+with `PACELINE_` and is not in the table is pointed out when a job is started.
 
 *Identity* says which rank of which job a process is: a launcher sets it and removes inherited
 values. *Setting* is a choice of the user and passed on to the ranks. A launcher other than ours is
 recognised by its own variables; where several speak, they count in the order of this page. An empty
 value counts as none.
+";
+
+const OWN_COLUMNS: &str = "\
+| Variable | Option, key | Horovod | Meaning | Value | Default | Scope |
+|---|---|---|---|---|---|---|
 ";
 
 const COLUMNS: &str = "\
@@ -42,8 +62,23 @@ fn row(variable: &Variable) -> String {
         Scope::Setting => "setting",
     };
     let default = variable.default.map_or_else(String::new, |value| format!("`{value}`"));
-    let meaning = variable.doc.split_whitespace().collect::<Vec<_>>().join(" ");
-    format!("| `{}` | {meaning} | {} | {default} | {scope} |\n", variable.name, variable.expected)
+    let spellings = match variable.owner {
+        Owner::Paceline => format!(" {} | {} |", options(variable), horovod(variable)),
+        _ => String::new(),
+    };
+    let (name, meaning) = (variable.name, variable.summary());
+    format!("| `{name}` |{spellings} {meaning} | {} | {default} | {scope} |\n", variable.expected)
+}
+
+fn options(variable: &Variable) -> String {
+    let Some(option) = variable.option else { return String::new() };
+    let short = option.short.map(|short| format!(", `-{short}`")).unwrap_or_default();
+    let aliases: String = option.aliases.iter().map(|alias| format!(", `--{alias}`")).collect();
+    format!("`--{}`{short}{aliases}", option.name)
+}
+
+fn horovod(variable: &Variable) -> String {
+    variable.horovod.map(|name| format!("`{name}`")).unwrap_or_default()
 }
 
 fn page() -> String {
@@ -53,7 +88,8 @@ fn page() -> String {
         if owner != Some(variable.owner) {
             owner = Some(variable.owner);
             let title = title(variable.owner);
-            page.push_str(&format!("\n## {title}\n\n{COLUMNS}"));
+            let columns = if variable.owner == Owner::Paceline { OWN_COLUMNS } else { COLUMNS };
+            page.push_str(&format!("\n## {title}\n\n{columns}"));
         }
         page.push_str(&row(variable));
     }

@@ -12,8 +12,9 @@ use paceline_benches::sizes::{ParseSizesError, parse_size, parse_sizes};
 use paceline_collectives::plan::Algorithm;
 use paceline_collectives::{TransportChoice, TransportKind};
 use paceline_devices::{DType, ReduceOp};
+use paceline_rendezvous::env::{self, Form, Variable};
 
-use crate::options::{NetworkOptions, RankOptions, positive_seconds};
+use crate::options::{Selection, Settings};
 
 /// Options of `paceline bench`.
 #[derive(Debug, Args)]
@@ -26,9 +27,6 @@ pub(crate) struct Arguments {
     /// all_reduce, reduce_scatter, all_gather, broadcast, reduce or barrier
     #[arg(value_name = "COLLECTIVE", default_value = "all_reduce", hide_default_value = true)]
     pub(super) collective: Collective,
-
-    #[command(flatten)]
-    pub(super) place: RankOptions,
 
     /// Transport: tcp, shm, auto, or all that can be used, one after the other [default: all]
     #[arg(long, value_name = "NAME")]
@@ -109,7 +107,7 @@ pub(crate) struct Arguments {
     pub(super) explain: bool,
 
     #[command(flatten)]
-    pub(super) network: NetworkOptions,
+    pub(super) settings: Settings<BenchSettings>,
 
     /// Columns of the terminal that the launching process writes standard output to
     #[arg(long, hide = true)]
@@ -118,6 +116,36 @@ pub(crate) struct Arguments {
     /// The same for standard error
     #[arg(long, hide = true)]
     pub(super) stderr_columns: Option<usize>,
+}
+
+/// The settings of `paceline bench` that mean the same for `paceline run`.
+#[derive(Debug)]
+pub(crate) struct BenchSettings;
+
+impl Selection for BenchSettings {
+    const GROUPS: &'static [(&'static str, &'static [Variable])] = &[(
+        "Ranks",
+        &[
+            env::NP,
+            env::HOSTS,
+            env::START_TIMEOUT,
+            env::TIMEOUT,
+            env::INTERFACE,
+            env::PORT_RANGE,
+            env::CONFIG,
+        ],
+    )];
+}
+
+/// A number of seconds, more than 0.
+fn positive_seconds(text: &str) -> Result<Duration, String> {
+    if Form::PositiveSeconds.accepts(text)
+        && let Some(time) =
+            text.parse().ok().and_then(|time| Duration::try_from_secs_f64(time).ok())
+    {
+        return Ok(time);
+    }
+    Err("expected a positive number of seconds".to_owned())
 }
 
 const EXAMPLES: &str = "\

@@ -21,7 +21,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use paceline_collectives::{Job, SetupError};
-use paceline_launcher::{Ending, ExitCode, HostSlots, JobSpec, OutputOptions, Program, Verdict};
+use paceline_launcher::{Ending, ExitCode, JobSpec, OutputOptions, Program, Verdict};
+use paceline_rendezvous::env;
 use paceline_rendezvous::rank_info::Dialect;
 use paceline_rendezvous::{BootstrapOptions, RankInfo, bootstrap};
 
@@ -52,11 +53,13 @@ pub(crate) fn bench(arguments: Arguments) -> ExitCode {
         Err(error) => return usage(&error),
     };
     let is_launched = info.dialect != Dialect::None;
-    let wants_ranks = arguments.place.ranks.is_some() || arguments.place.hosts.is_some();
+    let wants_ranks = plan.ranks.is_some() || !plan.hosts.is_empty();
     if !is_launched && wants_ranks {
-        return launch(&arguments, &plan);
+        return launch(&plan);
     }
-    match arguments.place.ranks.map(NonZeroU32::get) {
+    // What a variable or a file says is for those who start ranks.
+    let asked = plan.ranks.filter(|_| arguments.settings.is_given(env::NP));
+    match asked.map(NonZeroU32::get) {
         Some(asked) if asked != info.world_size => {
             usage(&UsageError::WorldSize { asked, started: info.world_size })
         }
@@ -74,23 +77,20 @@ fn check_record(plan: &Plan) -> Result<(), BenchError> {
 }
 
 /// Starts copies of this program as ranks and waits for them.
-fn launch(arguments: &Arguments, plan: &Plan) -> ExitCode {
+fn launch(plan: &Plan) -> ExitCode {
     if let Err(error) = check_record(plan) {
         console::failure(&error, error.hint());
         return error.exit_code();
     }
-    let hosts = match arguments.place.hosts.as_deref().map(HostSlots::parse_list).transpose() {
-        Ok(hosts) => hosts.unwrap_or_default(),
-        Err(error) => return usage(&error.into()),
-    };
+    console::unknown_variables(&[]);
     let mut words: Vec<OsString> = vec!["bench".into()];
     words.extend(Terminals::own().options().into_iter().map(OsString::from));
     // Program name and `bench` itself come first, whatever follows.
     words.extend(std::env::args_os().skip(2));
     let program = Program::Command(THIS_PROGRAM.into());
     let job = JobSpec {
-        rank_count: arguments.place.ranks,
-        hosts,
+        rank_count: plan.ranks,
+        hosts: plan.hosts.clone(),
         start_timeout: plan.context.start_timeout,
         output: OutputOptions { prefix: false, directory: None },
         ..JobSpec::local(NonZeroU32::MIN, program, words)

@@ -1,5 +1,7 @@
 //! From options to what is to be measured, with everything checked that one process can check.
 
+use std::ffi::OsString;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use paceline_benches::metrics::Collective;
@@ -13,12 +15,15 @@ use paceline_benches::sizes::{
 use paceline_collectives::plan::Algorithm;
 use paceline_collectives::{ContextOptions, SetupError};
 use paceline_devices::{DType, ReduceOp};
+use paceline_launcher::HostSlots;
 use paceline_rendezvous::EnvironmentError;
-use paceline_rendezvous::env;
+use paceline_rendezvous::env::{self, Variable};
 
 use super::arguments::{Arguments, TransportSelection};
 use super::record::JsonTarget;
-use crate::options::{Overlay, given};
+use crate::config::ConfigError;
+use crate::options::Layers;
+use crate::run::{self, HostSettingError};
 
 /// Shortest round where the user names none.
 const MIN_TIME_DEFAULT: Duration = Duration::from_millis(100);
@@ -48,7 +53,9 @@ pub(super) enum UsageError {
     #[error(transparent)]
     Setup(#[from] SetupError),
     #[error(transparent)]
-    Host(#[from] paceline_launcher::HostError),
+    Host(#[from] HostSettingError),
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     #[error("-np {asked}, but the launcher started {started} ranks")]
     WorldSize { asked: u32, started: u32 },
 }
@@ -73,6 +80,7 @@ impl UsageError {
             Self::Sizes(error) => error.hint(),
             Self::Environment(error) => error.hint(),
             Self::Setup(error) => error.hint(),
+            Self::Config(error) => error.hint(),
             Self::WorldSize { .. } => Some("leave out -np under another launcher".to_owned()),
             Self::Model(_) | Self::Transport { .. } | Self::Host(_) => None,
         }
@@ -99,7 +107,11 @@ pub(super) struct Plan {
     pub(super) out_of_place: bool,
     pub(super) settings: Settings,
     pub(super) context: ContextOptions,
-    pub(super) environment: Overlay,
+    pub(super) environment: Layers,
+    /// Ranks to start where no launcher has started any.
+    pub(super) ranks: Option<NonZeroU32>,
+    /// Hosts to start them on.
+    pub(super) hosts: Vec<HostSlots>,
     pub(super) json: Option<JsonTarget>,
     pub(super) histogram: bool,
     pub(super) explain: bool,
@@ -107,7 +119,7 @@ pub(super) struct Plan {
 
 impl Plan {
     pub(super) fn new(arguments: &Arguments) -> Result<Self, UsageError> {
-        let environment = overlay(arguments);
+        let environment = layers(arguments)?;
         let context = ContextOptions::from_environment(&environment)?;
         let (collective, op, dtype) = (arguments.collective, arguments.op, arguments.dtype);
         if collective.reduces() && !op.supports(dtype) {
@@ -131,6 +143,8 @@ impl Plan {
             out_of_place: arguments.out_of_place,
             settings: settings(arguments),
             context,
+            ranks: env::NP.parse(&environment)?,
+            hosts: run::hosts(&environment)?,
             environment,
             json: arguments.json.as_deref().map(JsonTarget::new),
             histogram: arguments.histogram,
@@ -154,22 +168,24 @@ impl Plan {
 }
 
 /// Options as variables, so that the library reads both the same way.
-fn overlay(arguments: &Arguments) -> Overlay {
+fn layers(arguments: &Arguments) -> Result<Layers, ConfigError> {
     let algorithm = arguments
         .algorithm
         .map(|choice| choice.0.map_or_else(|| "auto".into(), |algorithm| algorithm.name().into()));
-    let mut variables = given([
-        (env::ALGORITHM, algorithm),
+    let transport = arguments
+        .transport
         // Which transports are tried is ours to say; `all` would mean nothing to the library.
-        (env::TRANSPORT, arguments.transport.map(|_| "auto".into())),
-    ]);
-    variables.extend(arguments.network.variables());
-    Overlay::new(variables)
+        .map(|_| "auto".into());
+    let own = [(env::ALGORITHM, algorithm), (env::TRANSPORT, transport)];
+    let given = |(variable, value): (Variable, Option<OsString>)| {
+        value.map(|value| (OsString::from(variable.name), value))
+    };
+    arguments.settings.layers(own.into_iter().filter_map(given).collect())
 }
 
 fn transports(
     arguments: &Arguments,
-    environment: &Overlay,
+    environment: &Layers,
 ) -> Result<TransportSelection, UsageError> {
     match arguments.transport {
         Some(selection) => Ok(selection),
@@ -180,7 +196,7 @@ fn transports(
     }
 }
 
-fn subject(arguments: &Arguments, environment: &Overlay) -> Result<Subject, UsageError> {
+fn subject(arguments: &Arguments, environment: &Layers) -> Result<Subject, UsageError> {
     let collective = arguments.collective;
     if let Some(name) = &arguments.model {
         if collective != Collective::AllReduce {

@@ -11,7 +11,7 @@ use paceline_rendezvous::{BootstrapOptions, RankInfo, bootstrap};
 
 use crate::support::Job;
 
-const ROLE: &str = "PACELINE_TEST_ROLE";
+const ROLE: &str = "ROLE_IN_A_PACELINE_TEST";
 
 /// The rank that dies or leaves.
 const ACTOR: u32 = 2;

@@ -12,5 +12,6 @@ mod failures;
 mod input;
 mod one_sided;
 mod output;
+mod settings;
 mod signals;
 mod support;

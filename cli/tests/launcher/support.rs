@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Name of the variable by which a job's processes are found.
-const MARK: &str = "PACELINE_TEST_MARK";
+const MARK: &str = "MARK_OF_A_PACELINE_TEST";
 
 /// A `paceline run` about to be started.
 pub(crate) struct Job {

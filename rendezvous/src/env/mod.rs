@@ -4,6 +4,7 @@
 //! [`ALL`] does not exist, so the table is the documentation. Look-ups go through [`Environment`]
 //! so that tests, and the launcher when it explains what a rank would see, can use a map.
 
+mod option;
 mod port_range;
 mod table;
 
@@ -13,6 +14,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+pub use option::{CommandOption, Form, Reader, nearest};
 pub use port_range::{ParsePortRangeError, PortRange};
 pub use table::*;
 
@@ -57,6 +59,10 @@ pub struct Variable {
     pub expected: &'static str,
     /// The value that counts when the variable is unset; `None` where there is none.
     pub default: Option<&'static str>,
+    /// The option and the configuration key that stand for it, where there are such.
+    pub option: Option<CommandOption>,
+    /// Horovod's variable that counts where this one is unset.
+    pub horovod: Option<&'static str>,
     /// What it means; text of one or more lines.
     pub doc: &'static str,
 }
@@ -70,13 +76,35 @@ impl Variable {
         &self,
         environment: &(impl Environment + ?Sized),
     ) -> Result<Option<String>, EnvironmentError> {
-        match environment.get(self.name) {
-            None => Ok(None),
-            Some(value) if value.is_empty() => Ok(None),
-            Some(value) => value
-                .into_string()
-                .map(Some)
-                .map_err(|_| EnvironmentError::NotUnicode { variable: self.name }),
+        Ok(self.source(environment)?.map(|(_, text)| text))
+    }
+
+    /// The value and the name of the variable that it comes from: this one's or Horovod's.
+    fn source(
+        &self,
+        environment: &(impl Environment + ?Sized),
+    ) -> Result<Option<(&'static str, String)>, EnvironmentError> {
+        let set = |name: &'static str| {
+            environment.get(name).filter(|value| !value.is_empty()).map(|value| (name, value))
+        };
+        let Some((variable, value)) = set(self.name).or_else(|| set(self.horovod?)) else {
+            return Ok(None);
+        };
+        match value.into_string() {
+            Ok(text) => Ok(Some((variable, text))),
+            Err(_) => Err(EnvironmentError::NotUnicode { variable }),
+        }
+    }
+
+    fn parse_with<T>(
+        &self,
+        environment: &(impl Environment + ?Sized),
+        parse: impl FnOnce(&str) -> Option<T>,
+    ) -> Result<Option<T>, EnvironmentError> {
+        let Some((variable, value)) = self.source(environment)? else { return Ok(None) };
+        match parse(value.trim()) {
+            Some(parsed) => Ok(Some(parsed)),
+            None => Err(EnvironmentError::Invalid { variable, value, expected: self.expected }),
         }
     }
 
@@ -89,11 +117,7 @@ impl Variable {
         &self,
         environment: &(impl Environment + ?Sized),
     ) -> Result<Option<T>, EnvironmentError> {
-        let Some(text) = self.text(environment)? else { return Ok(None) };
-        match text.trim().parse() {
-            Ok(value) => Ok(Some(value)),
-            Err(_) => Err(self.invalid(text)),
-        }
+        self.parse_with(environment, |text| text.parse().ok())
     }
 
     /// The value as a positive number of seconds, with decimals if need be.
@@ -104,11 +128,34 @@ impl Variable {
         &self,
         environment: &(impl Environment + ?Sized),
     ) -> Result<Option<Duration>, EnvironmentError> {
-        let Some(seconds) = self.parse::<f64>(environment)? else { return Ok(None) };
-        match Duration::try_from_secs_f64(seconds) {
-            Ok(duration) if !duration.is_zero() => Ok(Some(duration)),
-            _ => Err(self.invalid(seconds.to_string())),
-        }
+        self.parse_with(environment, |text| option::seconds(text).filter(|time| !time.is_zero()))
+    }
+
+    /// The value as a number of seconds that may be zero.
+    ///
+    /// # Errors
+    /// As [`Variable::parse`]; negative and non-finite numbers are invalid.
+    pub fn seconds_or_zero(
+        &self,
+        environment: &(impl Environment + ?Sized),
+    ) -> Result<Option<Duration>, EnvironmentError> {
+        self.parse_with(environment, option::seconds)
+    }
+
+    /// Whether something is on; it is off where nothing is said.
+    ///
+    /// # Errors
+    /// As [`Variable::parse`].
+    pub fn is_on(
+        &self,
+        environment: &(impl Environment + ?Sized),
+    ) -> Result<bool, EnvironmentError> {
+        Ok(self.parse_with(environment, option::switch)?.unwrap_or(false))
+    }
+
+    /// What it means, on one line.
+    pub fn summary(&self) -> String {
+        self.doc.split_whitespace().collect::<Vec<_>>().join(" ")
     }
 
     /// The error for a `value` that cannot be understood.
@@ -130,6 +177,45 @@ impl fmt::Display for Variable {
 /// The declared variable called `name`.
 pub fn find(name: &str) -> Option<&'static Variable> {
     ALL.iter().find(|variable| variable.name == name)
+}
+
+/// A variable that looks like ours and is none of [`ALL`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnknownVariable {
+    /// Its name.
+    pub name: String,
+    /// What was probably meant.
+    pub nearest: Option<&'static str>,
+}
+
+impl fmt::Display for UnknownVariable {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{} means nothing to paceline", self.name)?;
+        match self.nearest {
+            Some(nearest) => write!(formatter, "; did you mean {nearest}?"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Those of `names` that start as ours do and are not ours: probably misspelled.
+pub fn unknown<'a>(names: impl IntoIterator<Item = &'a OsStr>) -> Vec<UnknownVariable> {
+    const PREFIX: &str = "PACELINE_";
+    let unknown = |name: &'a OsStr| {
+        let name = name.to_str()?;
+        let rest = name.strip_prefix(PREFIX)?;
+        if find(name).is_some() {
+            return None;
+        }
+        let ours = ALL.iter().filter_map(|known| known.name.strip_prefix(PREFIX));
+        let nearest = nearest(rest, ours)
+            .and_then(|near| ALL.iter().find(|known| known.name.strip_prefix(PREFIX) == Some(near)))
+            .map(|known| known.name);
+        Some(UnknownVariable { name: name.to_owned(), nearest })
+    };
+    let mut found: Vec<_> = names.into_iter().filter_map(unknown).collect();
+    found.sort_by(|one, other| one.name.cmp(&other.name));
+    found
 }
 
 /// Whether an inherited variable says which rank or job the *parent* was.
@@ -259,8 +345,9 @@ impl EnvironmentError {
                 "set both {present} and {missing}, or unset both; a launcher sets them together"
             )),
             Self::NotUnicode { variable } | Self::Invalid { variable, .. } => {
-                let doc = find(variable)?.doc.split_whitespace().collect::<Vec<_>>().join(" ");
-                Some(format!("{variable}: {doc}"))
+                let is_it =
+                    |known: &&Variable| known.name == *variable || known.horovod == Some(*variable);
+                Some(format!("{variable}: {}", ALL.iter().find(is_it)?.summary()))
             }
             Self::OutOfRange { .. } | Self::LocalExceedsWorld { .. } => Some(
                 "the variables come from different launchers or were set by hand; unset the wrong \

@@ -1,27 +1,42 @@
 //! The table of variables.
 
-use super::{Owner, Scope, Variable};
+use super::{CommandOption, Form, Owner, Reader, Scope, Variable};
+
+/// What the options of the table have in common unless they say something else.
+const PLAIN: CommandOption = CommandOption {
+    name: "",
+    short: None,
+    aliases: &[],
+    value_name: "TEXT",
+    form: Form::Text,
+    reader: Reader::Launcher,
+};
 
 /// Declares the variables as constants and collects them in `ALL`, so that neither can be
 /// forgotten and the doc comment is the documentation that `paceline` prints.
 macro_rules! variables {
     ($($(#[doc = $doc:literal])+ $constant:ident = $name:literal $owner:ident $scope:ident
-        ($expected:literal $(, default $default:literal)?);)*) => {
+        ($expected:literal $(, default $default:literal)?)
+        $(option { $($option:tt)* })? $(horovod $horovod:literal)?;)*) => {
         $($(#[doc = $doc])+
         pub const $constant: Variable = Variable {
             name: $name,
             owner: Owner::$owner,
             scope: Scope::$scope,
             expected: $expected,
-            default: variables!(@default $($default)?),
+            default: variables!(@optional $($default)?),
+            option: variables!(@option $($($option)*)?),
+            horovod: variables!(@optional $($horovod)?),
             doc: concat!($($doc, "\n"),+),
         };)*
 
         /// Every variable that Paceline reads or sets.
         pub const ALL: &[Variable] = &[$($constant),*];
     };
-    (@default) => { None };
-    (@default $default:literal) => { Some($default) };
+    (@optional) => { None };
+    (@optional $value:literal) => { Some($value) };
+    (@option) => { None };
+    (@option $($field:tt)+) => { Some(CommandOption { $($field)+, ..PLAIN }) };
 }
 
 variables! {
@@ -59,26 +74,100 @@ variables! {
     /// to the launcher and rank 0 does not start one.
     AGENT_PID = "PACELINE_AGENT_PID" Paceline Identity ("a process id");
     /// Longest time that one operation may take.
-    TIMEOUT = "PACELINE_TIMEOUT" Paceline Setting ("a positive number of seconds", default "60");
+    TIMEOUT = "PACELINE_TIMEOUT" Paceline Setting ("a positive number of seconds", default "60")
+        option {
+            name: "op-timeout",
+            value_name: "SECONDS",
+            form: Form::PositiveSeconds,
+            reader: Reader::Ranks
+        }
+        horovod "HOROVOD_GLOO_TIMEOUT_SECONDS";
     /// Longest time from the start of a process until all ranks have met.
     START_TIMEOUT = "PACELINE_START_TIMEOUT" Paceline Setting
-        ("a positive number of seconds", default "30");
+        ("a positive number of seconds", default "30")
+        option {
+            name: "start-timeout",
+            value_name: "SECONDS",
+            form: Form::PositiveSeconds,
+            reader: Reader::Ranks
+        }
+        horovod "HOROVOD_START_TIMEOUT";
     /// The transport between ranks.
     TRANSPORT = "PACELINE_TRANSPORT" Paceline Setting
-        ("auto or the name of a transport", default "auto");
+        ("auto or the name of a transport", default "auto")
+        option { name: "transport", value_name: "NAME", reader: Reader::Ranks };
     /// The algorithm of the collectives; without it the library chooses by size and world.
     ALGORITHM = "PACELINE_ALGORITHM" Paceline Setting
-        ("auto or the name of an algorithm", default "auto");
+        ("auto or the name of an algorithm", default "auto")
+        option { name: "algorithm", value_name: "NAME", reader: Reader::Ranks };
     /// The network interface to use, by name or as an address range that contains its address.
     INTERFACE = "PACELINE_INTERFACE" Paceline Setting
-        ("the name of an interface or ADDRESS/PREFIX");
-    /// The TCP ports that a rank may listen on.
+        ("the name of an interface or ADDRESS/PREFIX")
+        option {
+            name: "interface",
+            aliases: &["network-interface"],
+            value_name: "NAME|CIDR",
+            reader: Reader::Ranks
+        }
+        horovod "HOROVOD_GLOO_IFACE";
+    /// The TCP ports that a rank may listen on; 0 lets the kernel choose.
     PORT_RANGE = "PACELINE_PORT_RANGE" Paceline Setting
-        ("a port or a range such as 40000-40100", default "0");
+        ("a port or a range such as 40000-40100", default "0")
+        option {
+            name: "port-range",
+            value_name: "FIRST-LAST",
+            form: Form::Ports,
+            reader: Reader::Ranks
+        };
     /// Bytes up to which tensors are collected into one operation; 0 turns fusion off.
-    FUSION_THRESHOLD = "PACELINE_FUSION_THRESHOLD" Paceline Setting ("a number of bytes");
+    FUSION_THRESHOLD = "PACELINE_FUSION_THRESHOLD" Paceline Setting ("a number of bytes")
+        option { name: "fusion-threshold", value_name: "SIZE", reader: Reader::Ranks }
+        horovod "HOROVOD_FUSION_THRESHOLD";
     /// How much the library says on standard error.
     LOG = "PACELINE_LOG" Paceline Setting ("off, error, warn, info or debug", default "warn");
+    /// Number of ranks.
+    NP = "PACELINE_NP" Paceline Setting ("a whole number, at least 1")
+        option {
+            name: "np",
+            short: Some('n'),
+            aliases: &["num-proc"],
+            value_name: "N",
+            form: Form::Count
+        };
+    /// Hosts and their slots, as in localhost:4.
+    HOSTS = "PACELINE_HOSTS" Paceline Setting ("hosts and their slots, separated by commas")
+        option {
+            name: "hosts",
+            short: Some('H'),
+            aliases: &["host"],
+            value_name: "HOST[:SLOTS],..."
+        };
+    /// Time between SIGTERM and SIGKILL when ranks are stopped.
+    GRACE = "PACELINE_GRACE" Paceline Setting ("a number of seconds, 0 or more", default "10")
+        option { name: "grace", value_name: "SECONDS", form: Form::Seconds };
+    /// Stop the job after this time.
+    JOB_TIMEOUT = "PACELINE_JOB_TIMEOUT" Paceline Setting ("a positive number of seconds")
+        option { name: "timeout", value_name: "SECONDS", form: Form::PositiveSeconds };
+    /// Also write DIR/rank.NN/stdout and DIR/rank.NN/stderr.
+    OUTPUT_DIRECTORY = "PACELINE_OUTPUT_DIRECTORY" Paceline Setting ("the path of a directory")
+        option { name: "output-filename", aliases: &["log-dir"], value_name: "DIR" };
+    /// Do not put the rank before each line of output.
+    NO_PREFIX = "PACELINE_NO_PREFIX" Paceline Setting ("true or false", default "false")
+        option { name: "no-prefix", form: Form::Switch };
+    /// Who gets our standard input: none, all, or the number of a rank.
+    STDIN = "PACELINE_STDIN" Paceline Setting
+        ("none, all or the number of a rank", default "none")
+        option { name: "stdin", value_name: "WHO", form: Form::Ranks };
+    /// Another launcher whose variables the ranks get, too (beside ours, Horovod's and torch's):
+    /// ompi.
+    ENV_DIALECT = "PACELINE_ENV_DIALECT" Paceline Setting ("ompi")
+        option { name: "env-dialect", value_name: "NAME", form: Form::OneOf(&["ompi"]) };
+    /// Say nothing about decisions made for you.
+    QUIET = "PACELINE_QUIET" Paceline Setting ("true or false", default "false")
+        option { name: "quiet", short: Some('q'), form: Form::Switch };
+    /// A file with settings, in TOML: keys are named as the options are.
+    CONFIG = "PACELINE_CONFIG" Paceline Setting ("the path of a file")
+        option { name: "config", aliases: &["config-file"], value_name: "FILE" };
 
     /// Rank; set for Horovod programs.
     HOROVOD_RANK = "HOROVOD_RANK" Horovod Identity ("a whole number below HOROVOD_SIZE");
@@ -136,6 +225,8 @@ variables! {
     /// Ranks on the node.
     OMPI_LOCAL_SIZE = "OMPI_COMM_WORLD_LOCAL_SIZE" OpenMpi Identity
         ("a whole number, at least 1");
+    /// Rank on the node, counted over all jobs of one `mpirun`.
+    OMPI_NODE_RANK = "OMPI_COMM_WORLD_NODE_RANK" OpenMpi Identity ("a whole number");
     /// Name of the job under PMIx; tells jobs of `mpirun` apart.
     PMIX_NAMESPACE = "PMIX_NAMESPACE" OpenMpi Identity ("a name");
     /// Number of the job under Open MPI.

@@ -121,6 +121,8 @@ impl RankInfo {
             (env::OMPI_SIZE, self.world_size),
             (env::OMPI_LOCAL_RANK, self.local_rank),
             (env::OMPI_LOCAL_SIZE, self.local_size),
+            // We run one job at a time, so this is no different.
+            (env::OMPI_NODE_RANK, self.local_rank),
         ]
         .into_iter()
         .map(|(variable, value)| (variable.name, value.to_string()))

@@ -202,6 +202,51 @@ fn settings_are_parsed() {
 }
 
 #[test]
+fn horovods_variable_counts_where_ours_is_not_set() {
+    let horovod = "HOROVOD_GLOO_TIMEOUT_SECONDS";
+    let seconds = |text| env::TIMEOUT.seconds(&variables(text));
+    assert_eq!(seconds("HOROVOD_GLOO_TIMEOUT_SECONDS=7"), Ok(Some(Duration::from_secs(7))));
+    let both = "HOROVOD_GLOO_TIMEOUT_SECONDS=7 PACELINE_TIMEOUT=8";
+    assert_eq!(seconds(both), Ok(Some(Duration::from_secs(8))));
+    let error = seconds("HOROVOD_GLOO_TIMEOUT_SECONDS=soon").unwrap_err();
+    assert!(error.to_string().starts_with(horovod), "{error}");
+    assert!(error.hint().is_some_and(|hint| hint.starts_with(horovod)), "{error}");
+}
+
+#[test]
+fn misspelled_variables_are_found() {
+    let names = ["PACELINE_TRANSPROT", "PATH", "PACELINE_TIMEOUT", "PACELINE_COLOUR", "MY_RANK"];
+    let unknown = env::unknown(names.map(OsStr::new));
+    let said: Vec<String> = unknown.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        said,
+        [
+            "PACELINE_COLOUR means nothing to paceline",
+            "PACELINE_TRANSPROT means nothing to paceline; did you mean PACELINE_TRANSPORT?",
+        ]
+    );
+}
+
+#[test]
+fn options_are_sound() {
+    let options: Vec<_> = env::ALL.iter().filter_map(|variable| variable.option).collect();
+    let mut names = HashSet::new();
+    for option in &options {
+        assert!(!option.name.is_empty() && !option.name.contains('_'), "{option:?}");
+        for name in option.aliases.iter().chain([&option.name]) {
+            assert!(names.insert(*name), "{name} is declared twice");
+        }
+    }
+    for variable in env::ALL {
+        if let (Some(option), Some(default)) = (variable.option, variable.default) {
+            assert!(option.form.accepts(default), "{}: {default}", variable.name);
+        }
+        assert!(variable.option.is_none() || variable.scope == Scope::Setting);
+        assert!(variable.horovod.is_none_or(|name| env::find(name).is_none()));
+    }
+}
+
+#[test]
 fn the_table_is_sound() {
     let names: HashSet<_> = env::ALL.iter().map(|variable| variable.name).collect();
     assert_eq!(names.len(), env::ALL.len(), "a name is declared twice");

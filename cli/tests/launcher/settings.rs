@@ -1,0 +1,93 @@
+//! Options, variables and the configuration file: which of them counts.
+
+use std::fs;
+
+use crate::support::Job;
+
+const SHOW: &str = "echo ${PACELINE_TRANSPORT:-none} ${PACELINE_TIMEOUT:-none}";
+
+#[test]
+fn an_option_counts_before_a_variable_and_a_variable_before_the_file() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("job.toml");
+    let text = "np = 2\nno-prefix = true\ntransport = \"tcp\"\nop-timeout = 7\n";
+    fs::write(&file, text).expect("written");
+    let file = file.to_str().expect("UTF-8");
+
+    let job = Job::script(&["--config", file], SHOW).run();
+    assert_eq!(job.text(), "tcp 7\ntcp 7\n", "{}", job.stderr);
+    let job = Job::script(&["-q"], SHOW).env("PACELINE_CONFIG", file);
+    let job = job.env("PACELINE_TRANSPORT", "shm").env("PACELINE_NP", "1").run();
+    assert_eq!(job.text(), "shm 7\n", "{}", job.stderr);
+    let job = Job::script(&["--config-file", file, "-n", "1", "--transport", "auto"], SHOW);
+    let job = job.env("PACELINE_TRANSPORT", "shm").run();
+    assert_eq!(job.text(), "auto 7\n", "{}", job.stderr);
+    // Horovod's variable is one, too, and -x is an option.
+    let job = Job::script(&["--config", file, "-n", "1", "-x", "PACELINE_TRANSPORT=shm"], SHOW);
+    let job = job.env("HOROVOD_GLOO_TIMEOUT_SECONDS", "9").run();
+    assert_eq!(job.text(), "shm none\n", "{}", job.stderr);
+}
+
+#[test]
+fn a_mistake_in_the_file_is_named_with_its_line() {
+    let directory = tempfile::tempdir().expect("a directory");
+    for (text, said) in [
+        ("np = 2\n\ngrase = 3\n", "job.toml:3: unknown key \"grase\""),
+        (
+            "np = 2\ngrace = \"soon\"\n",
+            "job.toml:2: grace = \"soon\" is invalid: expected a number",
+        ),
+        ("np 2\n", "job.toml:1: "),
+    ] {
+        fs::write(directory.path().join("job.toml"), text).expect("written");
+        let job = Job::new(&["--config", "job.toml", "true"]).directory(directory.path()).run();
+        assert_eq!(job.code, 2, "{}", job.stderr);
+        assert!(job.stderr.contains(said), "{}", job.stderr);
+    }
+    let job = Job::new(&["-np", "1", "--config", "/no/such/file", "true"]).run();
+    assert_eq!(job.code, 2);
+    assert!(job.stderr.contains("failed to read /no/such/file"), "{}", job.stderr);
+}
+
+#[test]
+fn variables_that_make_no_sense_are_refused_by_their_names() {
+    for (name, value, said) in [
+        ("PACELINE_NP", "many", "PACELINE_NP=\"many\" is invalid: expected a whole number"),
+        ("PACELINE_GRACE", "-1", "PACELINE_GRACE=\"-1\" is invalid"),
+        ("HOROVOD_START_TIMEOUT", "soon", "HOROVOD_START_TIMEOUT=\"soon\" is invalid"),
+        ("PACELINE_STDIN", "some", "PACELINE_STDIN=\"some\" is invalid"),
+        ("PACELINE_QUIET", "perhaps", "PACELINE_QUIET=\"perhaps\" is invalid"),
+    ] {
+        let options: &[&str] =
+            if name == "PACELINE_NP" { &["true"] } else { &["-np", "1", "true"] };
+        let job = Job::new(options).env(name, value).run();
+        assert_eq!(job.code, 2, "{name}: {}", job.stderr);
+        assert!(job.stderr.contains(said), "{name}: {}", job.stderr);
+    }
+}
+
+#[test]
+fn misspelled_variables_are_pointed_out_once() {
+    let job = Job::new(&["-np", "2", "-x", "PACELINE_ALGORITM=ring", "true"]);
+    let job = job.env("PACELINE_TRANSPROT", "tcp").run();
+    assert_eq!(job.code, 0, "{}", job.stderr);
+    for hint in ["did you mean PACELINE_ALGORITHM?", "did you mean PACELINE_TRANSPORT?"] {
+        assert_eq!(job.stderr.matches(hint).count(), 1, "{}", job.stderr);
+    }
+    let job = Job::new(&["-np", "2", "-q", "true"]).env("PACELINE_TRANSPROT", "tcp").run();
+    assert_eq!(job.stderr, "");
+}
+
+#[test]
+fn open_mpis_variables_are_set_on_request() {
+    let script = "echo $OMPI_COMM_WORLD_RANK/$OMPI_COMM_WORLD_SIZE \
+        $OMPI_COMM_WORLD_LOCAL_RANK/$OMPI_COMM_WORLD_LOCAL_SIZE $OMPI_COMM_WORLD_NODE_RANK";
+    let job = Job::script(&["-np", "2", "--env-dialect", "ompi"], script).run();
+    assert_eq!(job.sorted_lines(), ["[0] 0/2 0/2 0", "[1] 1/2 1/2 1"], "{}", job.stderr);
+    let job = Job::script(&["-np", "1"], "env").env("OMPI_COMM_WORLD_SIZE", "7").run();
+    assert!(!job.text().contains("OMPI_"), "{}", job.text());
+    let job = Job::new(&["-np", "1", "--env-dialect", "mpich", "true"]).run();
+    assert_eq!(job.code, 2);
+    assert!(job.stderr.contains("--env-dialect"), "{}", job.stderr);
+    assert!(job.stderr.contains("expected ompi"), "{}", job.stderr);
+}
