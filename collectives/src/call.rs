@@ -8,7 +8,7 @@ use crate::engine::Buffers;
 use crate::node::{NodeKind, NodeRequest};
 use crate::plan::{Algorithm, Choice};
 use crate::schedule::{
-    Barrier, Broadcast, HalvingDoubling, OneShot, Partition, RecursiveDoubling, Ring, RingPhases,
+    Barrier, Broadcast, HalvingDoubling, OneShot, Partition, Phases, RecursiveDoubling, Ring,
     Schedule, Shift, Star, TwoShot,
 };
 use crate::signature::{Collective, OperationKind};
@@ -25,21 +25,21 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    fn ring(self, phases: RingPhases) -> AnySchedule {
+    fn ring(self, phases: Phases) -> AnySchedule {
         let Self { rank, world_size, partition, choice, slice } = self;
         AnySchedule::Ring(Ring::new(rank, world_size, partition, phases, slice, choice.window))
     }
 
-    fn two_shot(self, phases: RingPhases, root: Option<u32>) -> AnySchedule {
+    fn two_shot(self, phases: Phases) -> AnySchedule {
         let Self { rank, world_size, partition, choice, slice } = self;
-        let (root, window) = (root.map(|root| root as usize), choice.window);
-        AnySchedule::TwoShot(TwoShot::new(rank, world_size, partition, phases, root, slice, window))
+        let window = choice.window;
+        AnySchedule::TwoShot(TwoShot::new(rank, world_size, partition, phases, slice, window))
     }
 
     /// Ring or two-shot, as the plan says.
-    pub(crate) fn either(self, phases: RingPhases, root: Option<u32>) -> AnySchedule {
+    pub(crate) fn either(self, phases: Phases) -> AnySchedule {
         match self.choice.algorithm {
-            Algorithm::TwoShot => self.two_shot(phases, root),
+            Algorithm::TwoShot => self.two_shot(phases),
             _ => self.ring(phases),
         }
     }
@@ -56,7 +56,7 @@ impl Place {
             Algorithm::HalvingDoubling => {
                 AnySchedule::HalvingDoubling(HalvingDoubling::new(rank, world_size, count, slice))
             }
-            _ => self.either(RingPhases::AllReduce, None),
+            _ => self.either(Phases::AllReduce),
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::fusion::{self, FusionBuffer, FusionLimits};
 use crate::kernels::Kernel;
 use crate::node::NodeGroup;
 use crate::plan::{Algorithm, Choice, PlanFacts};
-use crate::schedule::{Barrier, Broadcast, Partition, RingPhases, Shift, Tree};
+use crate::schedule::{Barrier, Broadcast, Partition, Phases, Shift, Tree};
 use crate::signature::{Collective, OperationKind};
 use crate::waiting::{PanicReport, report_failure};
 
@@ -207,13 +207,6 @@ impl Communicator {
         op: ReduceOp,
     ) -> Result<(), CollectiveError> {
         self.chunked(Collective::ReduceScatter, "input", input.len(), "output", output.len())?;
-        if self.plan::<T>(Collective::ReduceScatter, input.len()).algorithm == Algorithm::Ring {
-            // The ring leaves partial sums where it passes, so it needs a copy to work on.
-            let mut copy = input.to_vec();
-            let own = self.reduce_scatter_in_place(&mut copy, op)?;
-            output.copy_from_slice(&copy[own]);
-            return Ok(());
-        }
         let start = output.len() * self.rank() as usize;
         let memory = Memory::apart(input, output, start);
         self.run_reduce_scatter::<T>(memory, input.len(), op)
@@ -260,7 +253,7 @@ impl Communicator {
         let count = data.len();
         let kind = self.kind::<T>(Collective::AllGather, count, None, None);
         let memory = Memory::in_place(data);
-        self.run(kind, memory, None, |place| place.either(RingPhases::AllGather, None))
+        self.run(kind, memory, None, |place| place.either(Phases::AllGather))
     }
 
     /// Copies the root's vector to all ranks.
@@ -298,10 +291,8 @@ impl Communicator {
         let count = data.len();
         let kind = self.kind::<T>(Collective::Reduce, count, Some(op), Some(root));
         let memory = Memory::in_place(data);
-        // In worlds too large for direct exchange the ring gives the result to everybody, which
-        // costs the root's link no more.
         self.run(kind, memory, Some(kernel), |place| {
-            place.either(RingPhases::AllReduce, Some(root))
+            place.either(Phases::Reduce { root: root as usize })
         })
     }
 
@@ -372,7 +363,7 @@ impl Communicator {
     ) -> Result<(), CollectiveError> {
         let kernel = kernel::<T>(Collective::ReduceScatter, op)?;
         let kind = self.kind::<T>(Collective::ReduceScatter, count, Some(op), None);
-        self.run(kind, memory, Some(kernel), |place| place.either(RingPhases::ReduceScatter, None))
+        self.run(kind, memory, Some(kernel), |place| place.either(Phases::ReduceScatter))
     }
 
     fn kind<T: Element>(

@@ -2,6 +2,7 @@
 
 mod idle;
 mod operation;
+mod slots;
 mod wire;
 
 pub(crate) use idle::{Idle, IdleAction, IdlePolicy};

@@ -8,12 +8,10 @@ use paceline_transports::{
     Signature,
 };
 
+use super::slots::{SLOTS_MAX, Slots};
 use super::wire::{Token, WINDOW_MAX, Wire};
 use crate::kernels::Kernel;
-use crate::schedule::{Action, Partition, RecvStep, Schedule, SendStep, Source};
-
-/// Scratch slots that an operation uses at most.
-const SLOTS_MAX: usize = WINDOW_MAX;
+use crate::schedule::{Action, Partition, RecvStep, Schedule, SendStep, Source, Target};
 
 /// What a communicator keeps between operations, so that none of them allocates.
 #[derive(Debug)]
@@ -23,7 +21,7 @@ pub(crate) struct Workspace {
     scratch: Arc<Region>,
     /// The slot of each receive that lands in scratch, by its number modulo the length: those posted
     /// and those held back, at most a window of each.
-    slots: [u8; 2 * WINDOW_MAX],
+    slots: [u32; 2 * WINDOW_MAX],
 }
 
 impl Workspace {
@@ -102,12 +100,9 @@ pub(crate) struct Operation<'a> {
     recvs: usize,
     next_send: usize,
     next_recv: usize,
-    /// Scratch slots, and bytes from one to the next.
-    slot_count: usize,
+    slots: Slots,
+    /// Bytes from one scratch slot to the next.
     slot_bytes: usize,
-    /// Receives into scratch posted, and those whose slot is free again.
-    slots_posted: usize,
-    slots_freed: usize,
 }
 
 impl std::fmt::Debug for Operation<'_> {
@@ -185,10 +180,8 @@ impl<'a> Operation<'a> {
             board,
             next_send: 0,
             next_recv: 0,
-            slot_count,
+            slots: Slots::new(slot_count),
             slot_bytes,
-            slots_posted: 0,
-            slots_freed: 0,
         }
     }
 
@@ -253,21 +246,24 @@ impl<'a> Operation<'a> {
 
     fn post_receives(&mut self, wire: &mut Wire) -> Result<bool, StepError> {
         let before = self.next_recv;
+        self.slots.release(wire.board(self.board).sent());
         while self.next_recv < self.recvs {
             let index = self.next_recv;
             if index - wire.board(self.board).applied() >= WINDOW_MAX {
                 break;
             }
             let step = self.schedule.recv(index);
-            let scratch = step.action.needs_scratch();
-            if scratch && self.slots_posted - self.slots_freed >= self.slot_count {
-                break;
-            }
+            let slot = if step.action.needs_scratch() {
+                let Some(slot) = self.slots.next() else { break };
+                Some(slot)
+            } else {
+                None
+            };
             let post = RecvPost {
                 token: Token { board: self.board, receive: true, index }.encode(),
                 id: self.message_id(step.tag),
                 signature: self.id.signature,
-                slice: self.landing(&step, index),
+                slice: self.landing(&step, slot),
             };
             match wire.endpoint(step.peer).post_recv(post) {
                 Ok(()) => {}
@@ -277,7 +273,10 @@ impl<'a> Operation<'a> {
                 }
             }
             self.next_recv += 1;
-            self.slots_posted += usize::from(scratch);
+            if let Some(slot) = slot {
+                self.slots.take(slot);
+                self.workspace.slots[index % (2 * WINDOW_MAX)] = slot;
+            }
         }
         Ok(self.next_recv > before)
     }
@@ -308,28 +307,26 @@ impl<'a> Operation<'a> {
                     return Err(StepError::Endpoint(wire.death_of(step.peer)));
                 }
             }
+            if step.source == Source::Scratch {
+                self.slots.post_result(index);
+            }
             self.next_send += 1;
         }
         Ok(self.next_send > before)
     }
 
-    /// Where a receive lands.
-    fn landing(&mut self, step: &RecvStep, index: usize) -> BufSliceMut {
-        let size = self.buffers.element_bytes;
-        if step.action.needs_scratch() {
-            let slot = self.slots_posted % self.slot_count;
-            self.workspace.slots[index % (2 * WINDOW_MAX)] =
-                u8::try_from(slot).expect("slots are few");
-            let start = slot * self.slot_bytes;
-            // SAFETY: a slot is given out again only after its bytes have been reduced.
-            return unsafe {
-                self.workspace.scratch.slice_mut(start..start + step.range.len() * size)
-            };
+    /// Where a receive lands: in a slot, or in the output.
+    fn landing(&self, step: &RecvStep, slot: Option<u32>) -> BufSliceMut {
+        let bytes = step.range.len() * self.buffers.element_bytes;
+        if let Some(slot) = slot {
+            let start = slot as usize * self.slot_bytes;
+            // SAFETY: a slot is given out again only after its bytes have been reduced, or sent.
+            return unsafe { self.workspace.scratch.slice_mut(start..start + bytes) };
         }
         let start = self.output_offset(step.range.start);
         // SAFETY: the caller lends the output exclusively, and by the schedule's contract the
         // bytes of a range come only after our own last use of it.
-        unsafe { self.workspace.output.slice_mut(start..start + step.range.len() * size) }
+        unsafe { self.workspace.output.slice_mut(start..start + bytes) }
     }
 
     fn outgoing(&self, step: &SendStep) -> BufSlice {
@@ -337,6 +334,10 @@ impl<'a> Operation<'a> {
         let (region, start) = match step.source {
             Source::Input => (&self.workspace.input, step.range.start * size),
             Source::Output => (&self.workspace.output, self.output_offset(step.range.start)),
+            Source::Scratch => {
+                let slot = self.slots.next_result() as usize;
+                (&self.workspace.scratch, slot * self.slot_bytes)
+            }
         };
         let length = step.range.len() * size;
         // An empty range may lie anywhere, also outside an output that begins later.
@@ -359,43 +360,57 @@ impl<'a> Operation<'a> {
             if step.after_sends > sent {
                 break;
             }
-            let freed = self.carry_out(&step, index);
-            self.slots_freed += freed;
+            self.carry_out(&step, index);
             wire.board(self.board).apply();
             any = true;
         }
         any
     }
 
-    /// Does what a receive is for. Returns how many scratch slots are free again.
-    fn carry_out(&mut self, step: &RecvStep, index: usize) -> usize {
+    /// Does what a receive is for.
+    fn carry_out(&mut self, step: &RecvStep, index: usize) {
+        let first = step.range.start;
         match step.action {
-            Action::Store | Action::Hold => 0,
-            Action::Reduce { last } => {
-                let (out, own) =
-                    (self.output_at(step.range.start), self.input_at(step.range.start));
-                self.combine(out, self.slot_at(index), own, step.range.len(), last);
-                1
+            Action::Store | Action::Hold => {}
+            Action::Reduce { last, target } => {
+                let (out, received) = (self.target_at(target, first, index), self.slot_at(index));
+                self.combine(out, received, self.input_at(first), step.range.len(), last);
+                self.free_slots(index, 0, target);
             }
-            Action::Combine { received_first, first, last } => {
-                let out = self.output_at(step.range.start);
-                let own = if first { self.input_at(step.range.start) } else { out.cast_const() };
+            Action::Combine { received_first, first: is_first, last } => {
+                let out = self.output_at(first);
+                let own = if is_first { self.input_at(first) } else { out.cast_const() };
                 let received = self.slot_at(index);
                 let (a, b) = if received_first { (received, own) } else { (own, received) };
                 self.combine(out, a, b, step.range.len(), last);
-                1
+                self.free_slots(index, 0, Target::Output);
             }
-            Action::Fold { held } => {
-                self.fold(step.range.clone(), step.range.start, index, held, self.rank);
-                held + 1
+            Action::Fold { held, target } => {
+                let out = self.target_at(target, first, index);
+                self.fold(out, step.range.clone(), first, index, held, self.rank);
+                self.free_slots(index, held, target);
             }
             Action::FoldChunks { held } => {
                 for chunk in 0..self.world_size {
                     let range = self.partition.range(chunk);
-                    self.fold(range, step.range.start, index, held, chunk);
+                    let out = self.output_at(range.start);
+                    self.fold(out, range, first, index, held, chunk);
                 }
-                held + 1
+                self.free_slots(index, held, Target::Output);
             }
+        }
+    }
+
+    /// Frees the slots of a receive and the `held` before it; its own holds a result if that is the
+    /// target.
+    fn free_slots(&mut self, index: usize, held: usize, target: Target) {
+        for receive in index - held..index {
+            self.slots.free(self.slot_of(receive));
+        }
+        let own = self.slot_of(index);
+        match target {
+            Target::Output => self.slots.free(own),
+            Target::Scratch => self.slots.keep(own),
         }
     }
 
@@ -415,6 +430,7 @@ impl<'a> Operation<'a> {
     /// received pieces begin at element `pieces_start` of the vector.
     fn fold(
         &self,
+        out: *mut u8,
         range: std::ops::Range<usize>,
         pieces_start: usize,
         index: usize,
@@ -437,9 +453,8 @@ impl<'a> Operation<'a> {
             };
         }
         let kernel = self.kernel.as_ref().expect("a reducing schedule comes with a kernel");
-        let out = self.output_at(range.start);
-        // SAFETY: every input holds the range's elements, as in `combine`; the output is the own
-        // input's memory or apart from all of them.
+        // SAFETY: every input holds the range's elements, as in `combine`; the output is the memory
+        // of one of them or apart from all.
         unsafe { kernel.fold_and_finish(out, &inputs[..ranks], range.len(), self.ranks()) };
     }
 
@@ -455,8 +470,19 @@ impl<'a> Operation<'a> {
         self.buffers.output.as_ptr().wrapping_add(self.output_offset(element))
     }
 
+    fn target_at(&self, target: Target, element: usize, index: usize) -> *mut u8 {
+        match target {
+            Target::Output => self.output_at(element),
+            Target::Scratch => self.slot_at(index).cast_mut(),
+        }
+    }
+
+    fn slot_of(&self, index: usize) -> u32 {
+        self.workspace.slots[index % (2 * WINDOW_MAX)]
+    }
+
     fn slot_at(&self, index: usize) -> *const u8 {
-        let slot = self.workspace.slots[index % (2 * WINDOW_MAX)] as usize;
-        self.workspace.scratch.as_ptr().as_ptr().wrapping_add(slot * self.slot_bytes)
+        let offset = self.slot_of(index) as usize * self.slot_bytes;
+        self.workspace.scratch.as_ptr().as_ptr().wrapping_add(offset)
     }
 }

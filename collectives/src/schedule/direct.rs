@@ -1,4 +1,4 @@
-use super::{Action, Partition, RecvStep, RingPhases, Schedule, SendStep, Source, to_u32};
+use super::{Action, Partition, Phases, RecvStep, Schedule, SendStep, Source, Target, to_u32};
 
 /// One-shot: every rank sends its whole input to every other and folds all of them itself.
 ///
@@ -136,8 +136,7 @@ pub struct TwoShot {
     rank: usize,
     world_size: usize,
     partition: Partition,
-    phases: RingPhases,
-    root: Option<usize>,
+    phases: Phases,
     slice: usize,
     slices: usize,
     window: usize,
@@ -154,13 +153,12 @@ struct Position {
 
 impl TwoShot {
     /// For rank `rank` of `world_size` ≥ 2, slices of at most `slice` ≥ 1 elements, `window` ≥ 1 of
-    /// them abreast; with a `root` only that rank gets the result (phases then are `AllReduce`).
+    /// them abreast.
     pub fn new(
         rank: usize,
         world_size: usize,
         partition: Partition,
-        phases: RingPhases,
-        root: Option<usize>,
+        phases: Phases,
         slice: usize,
         window: usize,
     ) -> Self {
@@ -172,14 +170,13 @@ impl TwoShot {
             slices: partition.slices(slice),
             partition,
             phases,
-            root,
             slice,
             window: window.max(1),
         }
     }
 
     fn reduces(&self) -> bool {
-        self.phases != RingPhases::AllGather
+        self.phases != Phases::AllGather
     }
 
     /// Messages per slice in the reducing half.
@@ -189,13 +186,11 @@ impl TwoShot {
 
     /// Messages per slice in the gathering half, for the sender or the receiver.
     fn gathers(&self, sending: bool) -> usize {
-        let is_root = self.root == Some(self.rank);
-        match (self.phases, self.root) {
-            (RingPhases::ReduceScatter, _) => 0,
-            (_, None) => self.world_size - 1,
-            (_, Some(_)) if is_root == sending => 0,
-            (_, Some(_)) if sending => 1,
-            (_, Some(_)) => self.world_size - 1,
+        match self.phases {
+            Phases::ReduceScatter => 0,
+            Phases::Reduce { root } if (root == self.rank) == sending => 0,
+            Phases::Reduce { .. } if sending => 1,
+            _ => self.world_size - 1,
         }
     }
 
@@ -229,15 +224,19 @@ impl Schedule for TwoShot {
 
     fn send(&self, index: usize) -> SendStep {
         let Position { gathering, slice, nth_peer, reduced_before } = self.position(index, true);
-        let to = match self.root {
-            Some(root) if gathering => to_u32(root),
+        let to = match self.phases {
+            Phases::Reduce { root } if gathering => to_u32(root),
             _ => peer(self.rank, nth_peer, self.world_size),
         };
         let chunk = if gathering { self.rank } else { to as usize };
         SendStep {
             peer: to,
             tag: Self::tag(slice, gathering),
-            source: if gathering { Source::Output } else { Source::Input },
+            source: match self.phases.target(self.rank) {
+                _ if !gathering => Source::Input,
+                Target::Output => Source::Output,
+                Target::Scratch => Source::Scratch,
+            },
             range: self.partition.slice(chunk, slice, self.slice),
             after: if gathering { reduced_before } else { 0 },
         }
@@ -254,7 +253,7 @@ impl Schedule for TwoShot {
         let action = if gathering {
             Action::Store
         } else if nth_peer == self.world_size - 2 {
-            Action::Fold { held: nth_peer }
+            Action::Fold { held: nth_peer, target: self.phases.target(self.rank) }
         } else {
             Action::Hold
         };
@@ -272,7 +271,10 @@ impl Schedule for TwoShot {
     }
 
     fn held_max(&self) -> usize {
-        self.scatters()
+        match self.phases.target(self.rank) {
+            Target::Output => self.scatters(),
+            Target::Scratch => self.scatters() + self.window,
+        }
     }
 }
 
@@ -319,24 +321,26 @@ mod tests {
         for world_size in 2..=16 {
             for count in COUNTS {
                 for (slice, window) in [(1, 1), (2, 3), (64, 4)] {
-                    let build = |rank, phases, root| {
+                    let build = |rank, phases| {
                         let partition = Partition::new(count, world_size);
-                        TwoShot::new(rank, world_size, partition, phases, root, slice, window)
+                        TwoShot::new(rank, world_size, partition, phases, slice, window)
                     };
                     let mut buffers = Buffers::new(world_size, count, false);
-                    simulate(&mut buffers, |rank| build(rank, RingPhases::AllReduce, None));
+                    simulate(&mut buffers, |rank| build(rank, Phases::AllReduce));
                     buffers.assert_canonical();
 
-                    let mut halves = Buffers::new(world_size, count, true);
-                    simulate(&mut halves, |rank| build(rank, RingPhases::ReduceScatter, None));
-                    halves.assert_owned_chunks();
-                    simulate(&mut halves, |rank| build(rank, RingPhases::AllGather, None));
-                    halves.assert_canonical();
+                    for in_place in [false, true] {
+                        let mut halves = Buffers::new(world_size, count, in_place);
+                        simulate(&mut halves, |rank| build(rank, Phases::ReduceScatter));
+                        halves.assert_owned_chunks();
+                        simulate(&mut halves, |rank| build(rank, Phases::AllGather));
+                        halves.assert_canonical();
 
-                    let root = count % world_size;
-                    let mut rooted = Buffers::new(world_size, count, true);
-                    simulate(&mut rooted, |rank| build(rank, RingPhases::AllReduce, Some(root)));
-                    rooted.assert_canonical_at(root);
+                        let root = count % world_size;
+                        let mut rooted = Buffers::new(world_size, count, in_place);
+                        simulate(&mut rooted, |rank| build(rank, Phases::Reduce { root }));
+                        rooted.assert_canonical_only_at(root);
+                    }
                 }
             }
         }

@@ -145,14 +145,17 @@ impl Program {
         let found = self.find(index, |exchange| self.recvs(exchange));
         let exchange = &self.exchanges[found.exchange];
         let sent: usize =
-            self.exchanges[..=found.exchange].iter().map(|exchange| self.sends(exchange)).sum();
+            self.exchanges[..found.exchange].iter().map(|exchange| self.sends(exchange)).sum();
         let action = exchange.combine.map_or(Action::Store, |combine| Action::Combine {
             received_first: combine.received_first,
             first: combine.first,
             last: combine.last,
         });
-        // What is combined here may be what this exchange or an earlier one still sends.
-        let after_sends = if exchange.combine.is_some() { sent } else { 0 };
+        // What is combined here may be what an earlier exchange still sends, or this one in its
+        // own slice. It must not wait for later slices: they may wait for our scratch.
+        let same = exchange.has_send && exchange.send == exchange.recv;
+        let own = if same { found.slice + 1 } else { 0 };
+        let after_sends = if exchange.combine.is_some() { sent + own } else { 0 };
         RecvStep {
             peer: u32::try_from(exchange.partner).expect("ranks are below 2^32"),
             tag: Self::tag(self.number(found.exchange), found.slice),

@@ -15,8 +15,10 @@
 //!
 //! # Memory
 //! `Input` is what the caller passed, `Output` where the result goes; in place they are the same
-//! bytes. Receives that are reduced land in scratch slots first ([`Action::Hold`] keeps one there
-//! until a later receive folds it).
+//! bytes. Nothing is written to the output but results, and only where the rank gets them. Receives
+//! that are reduced land in scratch slots first: [`Action::Hold`] keeps one there until a later
+//! receive folds it, and what a rank reduces for others stays there until it is sent
+//! ([`Target::Scratch`]).
 
 mod direct;
 mod doubling;
@@ -31,8 +33,34 @@ use std::ops::Range;
 pub use direct::{OneShot, Star, TwoShot};
 pub use doubling::{HalvingDoubling, RecursiveDoubling};
 pub use partition::Partition;
-pub use ring::{Ring, RingPhases};
+pub use ring::Ring;
 pub use rooted::{Barrier, Broadcast, Shift, Tree};
+
+/// Which part of an all-reduce a ring or a direct exchange carries out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phases {
+    /// Reduce-scatter, then all-gather.
+    AllReduce,
+    /// Only the first half: rank r ends with chunk r.
+    ReduceScatter,
+    /// Only the second half: rank r starts with chunk r.
+    AllGather,
+    /// The first half, then every rank sends its chunk to the root.
+    Reduce {
+        /// Who gets the result.
+        root: usize,
+    },
+}
+
+impl Phases {
+    /// Where rank `rank` leaves what it has reduced completely: its own chunk.
+    fn target(self, rank: usize) -> Target {
+        match self {
+            Self::Reduce { root } if root != rank => Target::Scratch,
+            _ => Target::Output,
+        }
+    }
+}
 
 /// Where the bytes of a send come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +69,18 @@ pub enum Source {
     Input,
     /// The caller's output: partial or final results.
     Output,
+    /// The next of the results that lie in scratch ([`Target::Scratch`]); they are sent in the order
+    /// in which they were made. Its slot is free when the send has completed.
+    Scratch,
+}
+
+/// Where a reduction leaves its result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// In the caller's output.
+    Output,
+    /// In the receive's own scratch slot, for exactly one send.
+    Scratch,
 }
 
 /// One message to send.
@@ -65,16 +105,20 @@ pub enum Action {
     Store,
     /// They stay in scratch until a later step folds them.
     Hold,
-    /// `output[range] = received op input[range]`, and the average's division if `last`.
+    /// `target = received op input[range]`, and the average's division if `last`.
     Reduce {
         /// Whether the range is final afterwards.
         last: bool,
+        /// Where the result goes.
+        target: Target,
     },
     /// The `held` receives before this one and this one are folded, in order, then the own input:
-    /// `output[range] = held[0] op … op received op input[range]`.
+    /// `target = held[0] op … op received op input[range]`.
     Fold {
         /// How many held receives come first.
         held: usize,
+        /// Where the result goes.
+        target: Target,
     },
     /// One-shot: the `held` receives before this one and this one are the inputs of ranks
     /// `r+1 … r+p-1`; every chunk of `range` is folded in canonical order, own input included.
@@ -129,7 +173,8 @@ pub trait Schedule {
     fn recv(&self, index: usize) -> RecvStep;
     /// Elements of the longest message that lands in scratch.
     fn scratch_elements(&self) -> usize;
-    /// The most receives that may sit in scratch unapplied and be needed at once.
+    /// The most receives that may sit in scratch at once, held or waiting to be sent on, before
+    /// one more slot lets the operation go on.
     fn held_max(&self) -> usize {
         0
     }

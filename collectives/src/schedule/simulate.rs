@@ -1,12 +1,13 @@
 //! Runs the programs of all ranks against each other, in a random but seeded order.
 //!
 //! Elements are lists of rank numbers and the operator appends, so the result spells out the order
-//! of the fold. Delivery is as hostile as a transport may be: a send reads its bytes as late as
-//! its completion, a stored receive writes as soon as the bytes arrive.
+//! of the fold. Delivery is as hostile as a transport may be: nothing is delivered before its
+//! receive is posted, a send reads its bytes as late as its completion, a stored receive writes as
+//! soon as the bytes arrive. There are no more scratch slots than the schedule says it needs.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
-use super::{Action, Partition, Schedule, Source};
+use super::{Action, Partition, RecvStep, Schedule, Source, Target};
 
 type Element = Vec<usize>;
 
@@ -32,13 +33,6 @@ impl Buffers {
         if self.in_place { &mut self.input[rank] } else { &mut self.output[rank] }
     }
 
-    fn source(&self, rank: usize, source: Source) -> &[Element] {
-        match source {
-            Source::Input => &self.input[rank],
-            Source::Output => self.output(rank),
-        }
-    }
-
     fn canonical(&self, index: usize) -> Element {
         let world_size = self.input.len();
         let partition = Partition::new(self.output(0).len(), world_size);
@@ -53,6 +47,15 @@ impl Buffers {
     pub(super) fn assert_canonical_at(&self, rank: usize) {
         for (index, element) in self.output(rank).iter().enumerate() {
             assert_eq!(*element, self.canonical(index), "rank {rank} element {index}");
+        }
+    }
+
+    /// The root has the result, and nobody else's buffers were written to.
+    pub(super) fn assert_canonical_only_at(&self, root: usize) {
+        self.assert_canonical_at(root);
+        for rank in (0..self.input.len()).filter(|rank| *rank != root) {
+            assert!(self.input[rank].iter().all(|element| *element == [rank]));
+            assert!(self.in_place || self.output(rank).iter().all(Vec::is_empty));
         }
     }
 
@@ -79,19 +82,40 @@ impl Buffers {
 
 #[derive(Default)]
 struct Rank {
-    /// Sends posted and not completed, by number.
-    posted: Vec<usize>,
+    /// Sends posted and not completed: their number, and which receive left in scratch what they
+    /// send, if one did.
+    posted: Vec<(usize, Option<usize>)>,
     next_send: usize,
     completed: Vec<bool>,
+    /// Receives before this number have been posted.
+    next_recv: usize,
+    free_slots: usize,
     scratch: HashMap<usize, Vec<Element>>,
+    /// The receives whose results lie in scratch, no send being posted yet.
+    results: VecDeque<usize>,
     arrived: Vec<bool>,
     applied: usize,
 }
 
 impl Rank {
+    fn new(program: &impl Schedule) -> Self {
+        Self {
+            completed: vec![false; program.send_count()],
+            free_slots: program.held_max() + 1,
+            arrived: vec![false; program.recv_count()],
+            ..Self::default()
+        }
+    }
+
     /// How many sends, counted from the first, have completed without a gap.
     fn sent_prefix(&self) -> usize {
         self.completed.iter().take_while(|done| **done).count()
+    }
+
+    /// Frees the slot of a receive.
+    fn release(&mut self, recv: usize) -> Vec<Element> {
+        self.free_slots += 1;
+        self.scratch.remove(&recv).expect("a slot is freed once")
     }
 }
 
@@ -120,20 +144,15 @@ fn run<S: Schedule>(buffers: &mut Buffers, programs: &[S], seed: u64) {
         random ^= random << 17;
         usize::try_from(random % bound as u64).unwrap()
     };
-    let mut ranks: Vec<Rank> = programs
-        .iter()
-        .map(|program| Rank {
-            completed: vec![false; program.send_count()],
-            arrived: vec![false; program.recv_count()],
-            ..Rank::default()
-        })
-        .collect();
+    let slots = |program: &S| program.held_max() + 1;
+    let mut ranks: Vec<Rank> = programs.iter().map(Rank::new).collect();
     let mut idle = 0;
     loop {
         let rank = next(programs.len());
-        let moved = match next(3) {
-            0 => post(&mut ranks[rank], &programs[rank]),
-            1 => deliver(buffers, programs, &mut ranks, rank, next(1 << 16)),
+        let moved = match next(4) {
+            0 => post_send(&mut ranks[rank], &programs[rank]),
+            1 => post_recv(&mut ranks[rank], &programs[rank]),
+            2 => deliver(buffers, programs, &mut ranks, rank, next(1 << 16)),
             _ => apply(buffers, &programs[rank], &mut ranks[rank], rank),
         };
         idle = if moved { 0 } else { idle + 1 };
@@ -145,16 +164,33 @@ fn run<S: Schedule>(buffers: &mut Buffers, programs: &[S], seed: u64) {
         }
         assert!(idle < 2000 * programs.len(), "the programs wait for each other");
     }
+    for (rank, program) in ranks.iter().zip(programs) {
+        assert_eq!(rank.free_slots, slots(program), "scratch is released");
+    }
 }
 
-fn post(rank: &mut Rank, program: &impl Schedule) -> bool {
+fn post_send(rank: &mut Rank, program: &impl Schedule) -> bool {
     let ready =
         rank.next_send < program.send_count() && program.send(rank.next_send).after <= rank.applied;
     if ready {
-        rank.posted.push(rank.next_send);
+        let from_scratch = program.send(rank.next_send).source == Source::Scratch;
+        let result = from_scratch.then(|| rank.results.pop_front().expect("it was made"));
+        rank.posted.push((rank.next_send, result));
         rank.next_send += 1;
     }
     ready
+}
+
+fn post_recv(rank: &mut Rank, program: &impl Schedule) -> bool {
+    if rank.next_recv == program.recv_count() {
+        return false;
+    }
+    if program.recv(rank.next_recv).action.needs_scratch() {
+        let Some(left) = rank.free_slots.checked_sub(1) else { return false };
+        rank.free_slots = left;
+    }
+    rank.next_recv += 1;
+    true
 }
 
 fn deliver<S: Schedule>(
@@ -168,8 +204,7 @@ fn deliver<S: Schedule>(
         return false;
     }
     let nth = pick % ranks[from].posted.len();
-    let number = ranks[from].posted.swap_remove(nth);
-    ranks[from].completed[number] = true;
+    let (number, result) = ranks[from].posted[nth];
     let send = programs[from].send(number);
     let to = send.peer as usize;
     let matching: Vec<usize> = (0..programs[to].recv_count())
@@ -179,9 +214,18 @@ fn deliver<S: Schedule>(
         })
         .collect();
     assert_eq!(matching.len(), 1, "exactly one receive for each send: {send:?} from {from}");
+    if matching[0] >= ranks[to].next_recv {
+        return false;
+    }
+    ranks[from].posted.swap_remove(nth);
+    ranks[from].completed[number] = true;
     let recv = programs[to].recv(matching[0]);
     assert_eq!(recv.range.len(), send.range.len(), "both ends agree on the length");
-    let payload = buffers.source(from, send.source)[send.range].to_vec();
+    let payload = match send.source {
+        Source::Input => buffers.input[from][send.range].to_vec(),
+        Source::Output => buffers.output(from)[send.range].to_vec(),
+        Source::Scratch => ranks[from].release(result.expect("bound when it was posted")),
+    };
     if recv.action == Action::Store {
         buffers.output_mut(to)[recv.range].clone_from_slice(&payload);
     } else {
@@ -201,23 +245,21 @@ fn apply(buffers: &mut Buffers, program: &impl Schedule, state: &mut Rank, rank:
     if recv.after_sends > state.sent_prefix() {
         return false;
     }
-    assert!(state.scratch.len() <= program.recv_count(), "scratch is released");
     match recv.action {
         Action::Store | Action::Hold => {}
-        Action::Reduce { .. } => fold(buffers, rank, &recv.range, &[&state.scratch[&index]]),
-        Action::Fold { held } => {
-            let inputs: Vec<_> = (index - held..=index).map(|at| &state.scratch[&at]).collect();
-            fold(buffers, rank, &recv.range, &inputs);
+        Action::Reduce { target, .. } => fold(buffers, rank, state, &recv, index..=index, target),
+        Action::Fold { held, target } => {
+            fold(buffers, rank, state, &recv, index - held..=index, target);
         }
         Action::FoldChunks { held } => {
-            let inputs: Vec<_> = (index - held..=index).map(|at| &state.scratch[&at]).collect();
+            let inputs: Vec<_> = (index - held..=index).map(|at| state.release(at)).collect();
             fold_chunks(buffers, rank, &inputs);
         }
         Action::Combine { received_first, first, .. } => {
-            let received = &state.scratch[&index];
-            for (at, right) in recv.range.zip(received) {
-                let source = if first { Source::Input } else { Source::Output };
-                let own = buffers.source(rank, source)[at].clone();
+            let received = state.release(index);
+            for (at, right) in recv.range.zip(&received) {
+                let own = if first { &buffers.input[rank] } else { buffers.output(rank) };
+                let own = own[at].clone();
                 let pair = if received_first { [right, &own] } else { [&own, right] };
                 buffers.output_mut(rank)[at] = pair.into_iter().flatten().copied().collect();
             }
@@ -230,18 +272,32 @@ fn apply(buffers: &mut Buffers, program: &impl Schedule, state: &mut Rank, rank:
 fn fold(
     buffers: &mut Buffers,
     rank: usize,
-    range: &std::ops::Range<usize>,
-    inputs: &[&Vec<Element>],
+    state: &mut Rank,
+    recv: &RecvStep,
+    received: std::ops::RangeInclusive<usize>,
+    target: Target,
 ) {
-    for (nth, at) in range.clone().enumerate() {
-        let own = &buffers.input[rank][at];
-        let folded = inputs.iter().map(|input| &input[nth]).chain([own]).flatten();
-        let folded = folded.copied().collect();
-        buffers.output_mut(rank)[at] = folded;
+    let last = *received.end();
+    let inputs: Vec<_> = received.map(|at| state.release(at)).collect();
+    let own = &buffers.input[rank][recv.range.clone()];
+    let folded: Vec<Element> = own
+        .iter()
+        .enumerate()
+        .map(|(nth, own)| {
+            inputs.iter().map(|input| &input[nth]).chain([own]).flatten().copied().collect()
+        })
+        .collect();
+    match target {
+        Target::Output => buffers.output_mut(rank)[recv.range.clone()].clone_from_slice(&folded),
+        Target::Scratch => {
+            state.free_slots -= 1;
+            state.scratch.insert(last, folded);
+            state.results.push_back(last);
+        }
     }
 }
 
-fn fold_chunks(buffers: &mut Buffers, rank: usize, inputs: &[&Vec<Element>]) {
+fn fold_chunks(buffers: &mut Buffers, rank: usize, inputs: &[Vec<Element>]) {
     let world_size = inputs.len() + 1;
     let own = buffers.input[rank].clone();
     let partition = Partition::new(own.len(), world_size);
