@@ -1,174 +1,277 @@
-//! What one collective call is made of: its buffers, its place in the world, its schedule.
+//! What one collective call is made of.
 
-use std::ptr::NonNull;
+use std::marker::PhantomData;
+use std::ops::Range;
 
-use paceline_devices::{DType, Element, ReduceOp};
+use paceline_devices::{Buffer, DType, Element, ReduceOp};
 
-use crate::engine::Buffers;
-use crate::node::{NodeKind, NodeRequest};
-use crate::plan::{Algorithm, Choice};
-use crate::schedule::{
-    Barrier, Broadcast, HalvingDoubling, OneShot, Partition, Phases, RecursiveDoubling, Ring,
-    Schedule, Shift, Star, TwoShot,
-};
+use crate::engine::Operands;
+use crate::error::CollectiveError;
+use crate::kernels::Kernel;
+use crate::node::{Manner, NodeKind, NodeRequest};
+use crate::plan::Algorithm;
+use crate::schedule::Partition;
 use crate::signature::{Collective, OperationKind};
 
-/// Where a rank stands in an operation, and how the vector is cut.
+/// One collective call, all of it run-time values: what bindings to other languages pass to
+/// [`Communicator::run_raw`](crate::Communicator::run_raw), and what every typed call becomes.
+///
+/// A vector of `n` elements falls into one chunk per rank; a rank's own is
+/// [`Communicator::own_chunk`](crate::Communicator::own_chunk).
+///
+/// | collective | `op` | `root` | `input` | `output` | in place |
+/// |---|---|---|---|---|---|
+/// | `AllReduce` | yes | | n | n | output = input |
+/// | `ReduceScatter` | yes | | n | own chunk | output = own chunk of the input |
+/// | `AllGather` | | | own chunk | n | input = own chunk of the output |
+/// | `Broadcast` | | yes | n, on the root | n | output = input |
+/// | `Reduce` | yes | yes | n | n, on the root | output = input |
+/// | `Shift` | | | n | n | no |
+/// | `Barrier` | | | | | |
+///
+/// What a collective, or a rank, has no use for is ignored.
+#[derive(Clone, Copy, Debug)]
+pub struct RawCall {
+    /// Which collective.
+    pub collective: Collective,
+    /// How to reduce.
+    pub op: Option<ReduceOp>,
+    /// From or to which rank.
+    pub root: Option<u32>,
+    /// What this rank contributes. It is read only.
+    pub input: Option<Buffer>,
+    /// Where the result goes.
+    pub output: Option<Buffer>,
+}
+
+/// The buffers of a call, lent by slices for as long as `'a`: what makes a typed call safe.
+pub(crate) struct Lent<'a> {
+    input: Option<Buffer>,
+    output: Option<Buffer>,
+    slices: PhantomData<&'a mut [u8]>,
+}
+
+impl<'a> Lent<'a> {
+    pub(crate) fn in_place<T: Element>(data: &'a mut [T]) -> Self {
+        let buffer = Buffer::of_mut(data);
+        Self { input: Some(buffer), output: Some(buffer), slices: PhantomData }
+    }
+
+    pub(crate) fn apart<T: Element>(input: Option<&'a [T]>, output: Option<&'a mut [T]>) -> Self {
+        let (input, output) = (input.map(Buffer::of), output.map(Buffer::of_mut));
+        Self { input, output, slices: PhantomData }
+    }
+
+    /// The call that they are lent for, by rank `rank` of `world_size`.
+    #[inline]
+    pub(crate) fn call(
+        self,
+        collective: Collective,
+        op: Option<ReduceOp>,
+        root: Option<u32>,
+        (rank, world_size): (u32, u32),
+    ) -> Result<Call<'a>, CollectiveError> {
+        let Self { input, output, .. } = self;
+        // SAFETY: the buffers are those of slices that are borrowed for `'a`, the output mutably.
+        unsafe { RawCall { collective, op, root, input, output }.check(rank, world_size) }
+    }
+
+    pub(crate) fn nothing() -> Self {
+        Self { input: None, output: None, slices: PhantomData }
+    }
+
+    pub(crate) fn with_input_part(self, range: Range<usize>) -> Self {
+        Self { input: self.input.map(|input| input.part(range)), ..self }
+    }
+
+    pub(crate) fn with_output_part(self, range: Range<usize>) -> Self {
+        Self { output: self.output.map(|output| output.part(range)), ..self }
+    }
+}
+
+/// A call that makes sense, with what follows from it. While one exists its buffers are lent: valid
+/// and accessed by nobody else, as [`Communicator::run_raw`](crate::Communicator::run_raw) demands.
 #[derive(Debug)]
-pub(crate) struct Place {
-    pub(crate) rank: usize,
-    pub(crate) world_size: usize,
+pub(crate) struct Call<'a> {
+    pub(crate) collective: Collective,
+    op: Option<ReduceOp>,
+    pub(crate) root: Option<u32>,
+    /// Empty where the rank contributes nothing.
+    input: Buffer,
+    /// Empty where the rank gets nothing.
+    output: Buffer,
+    /// How the whole vector is cut.
     pub(crate) partition: Partition,
-    pub(crate) choice: Choice,
-    /// Elements of one slice at most.
-    pub(crate) slice: usize,
+    /// The digest of the lengths of fused tensors, or 0.
+    fused: u32,
+    /// What is agreed on, for an agreement.
+    agreed: u64,
+    rank: u32,
+    lent: PhantomData<&'a mut [u8]>,
 }
 
-impl Place {
-    fn ring(self, phases: Phases) -> AnySchedule {
-        let Self { rank, world_size, partition, choice, slice } = self;
-        AnySchedule::Ring(Ring::new(rank, world_size, partition, phases, slice, choice.window))
+impl RawCall {
+    /// Checks everything that does not depend on what other ranks do.
+    ///
+    /// # Safety
+    /// For as long as `'a` the buffers are lent, as [`Call`] says.
+    #[inline]
+    pub(crate) unsafe fn check<'a>(
+        &self,
+        rank: u32,
+        world_size: u32,
+    ) -> Result<Call<'a>, CollectiveError> {
+        self.checked(rank, world_size).map_err(|what| CollectiveError::InvalidArgument {
+            collective: self.collective.name(),
+            what,
+        })
     }
 
-    fn two_shot(self, phases: Phases) -> AnySchedule {
-        let Self { rank, world_size, partition, choice, slice } = self;
-        let window = choice.window;
-        AnySchedule::TwoShot(TwoShot::new(rank, world_size, partition, phases, slice, window))
-    }
-
-    /// Ring or two-shot, as the plan says.
-    pub(crate) fn either(self, phases: Phases) -> AnySchedule {
-        match self.choice.algorithm {
-            Algorithm::TwoShot => self.two_shot(phases),
-            _ => self.ring(phases),
-        }
-    }
-
-    pub(crate) fn all_reduce(self) -> AnySchedule {
-        let count = self.partition.count();
-        let Self { rank, world_size, slice, .. } = self;
-        match self.choice.algorithm {
-            Algorithm::OneShot => AnySchedule::OneShot(OneShot::new(rank, world_size, count)),
-            Algorithm::Star => AnySchedule::Star(Star::new(rank, world_size, count)),
-            Algorithm::RecursiveDoubling => AnySchedule::RecursiveDoubling(RecursiveDoubling::new(
-                rank, world_size, count, slice,
-            )),
-            Algorithm::HalvingDoubling => {
-                AnySchedule::HalvingDoubling(HalvingDoubling::new(rank, world_size, count, slice))
+    #[inline]
+    fn checked<'a>(&self, rank: u32, world_size: u32) -> Result<Call<'a>, String> {
+        let collective = self.collective;
+        let root = if collective.has_root() { self.root } else { None };
+        match root {
+            Some(root) if root >= world_size => {
+                return Err(format!("root {root} is no rank of a world of {world_size}"));
             }
-            _ => self.either(Phases::AllReduce),
+            None if collective.has_root() => return Err("no root is given".to_owned()),
+            _ => {}
         }
+        let is_root = root == Some(rank);
+        let input = match collective {
+            Collective::Barrier | Collective::Agreement => Buffer::empty(DType::U8),
+            Collective::Broadcast if !is_root => {
+                Buffer::empty(self.output.map_or(DType::U8, |output| output.dtype))
+            }
+            _ => self.input.ok_or("no input is given")?,
+        };
+        let output = match collective {
+            Collective::Barrier | Collective::Agreement => Buffer::empty(DType::U8),
+            Collective::Reduce if !is_root => Buffer::empty(input.dtype),
+            _ => self.output.ok_or("no output is given")?,
+        };
+        let whole = match collective {
+            Collective::AllGather | Collective::Broadcast => output,
+            _ => input,
+        };
+        let world_size = world_size as usize;
+        let partition = Partition::new(whole.count, world_size);
+        let own = partition.range(rank as usize).len();
+        let (wants_input, wants_output) = match collective {
+            Collective::AllGather => (own, whole.count),
+            Collective::ReduceScatter => (whole.count, own),
+            Collective::Broadcast if !is_root => (0, whole.count),
+            Collective::Reduce if !is_root => (whole.count, 0),
+            _ => (whole.count, whole.count),
+        };
+        if (input.count, output.count) != (wants_input, wants_output) {
+            let (input, output) = (input.count, output.count);
+            return Err(format!("the input has {input} elements, the output {output}"));
+        }
+        if input.dtype != output.dtype {
+            return Err(format!("the input is of {}, the output of {}", input.dtype, output.dtype));
+        }
+        let op =
+            if collective.reduces() { Some(self.op.ok_or("no operator is given")?) } else { None };
+        if let Some(op) = op.filter(|op| !op.supports(whole.dtype)) {
+            let dtype = whole.dtype;
+            return Err(format!(
+                "{op} is not defined for {dtype}; reduce by sum and divide as you need"
+            ));
+        }
+        let (fused, agreed, lent) = (0, 0, PhantomData);
+        Ok(Call { collective, op, root, input, output, partition, fused, agreed, rank, lent })
     }
 }
 
-/// The buffers of a call, as bytes.
-pub(crate) struct Memory {
-    pub(crate) buffers: Buffers,
-}
-
-impl Memory {
-    pub(crate) fn in_place<T: Element>(data: &mut [T]) -> Self {
-        let start = NonNull::from(&mut *data).cast();
-        Self {
-            buffers: Buffers {
-                input: start,
-                input_count: data.len(),
-                output: start,
-                output_start: 0,
-                output_count: data.len(),
-                element_bytes: size_of::<T>(),
-            },
-        }
+impl Call<'_> {
+    /// The same call as one of a fused operation: with the digest of its tensors' lengths, and how
+    /// the vector is cut if it is several tensors.
+    pub(crate) fn of_fused(self, fused: u32, partition: Option<Partition>) -> Self {
+        let partition = partition.unwrap_or(self.partition);
+        Self { fused, partition, ..self }
     }
 
-    /// `output` begins at element `output_start` of the vector.
-    pub(crate) fn apart<T: Element>(input: &[T], output: &mut [T], output_start: usize) -> Self {
-        Self {
-            buffers: Buffers {
-                // Never written through: the schedules store to the output only.
-                input: NonNull::from(input).cast(),
-                input_count: input.len(),
-                output: NonNull::from(&mut *output).cast(),
-                output_start,
-                output_count: output.len(),
-                element_bytes: size_of::<T>(),
-            },
-        }
+    pub(crate) fn agreeing_on(self, agreed: u64) -> Self {
+        Self { agreed, ..self }
+    }
+
+    fn dtype(&self) -> DType {
+        self.input.dtype
+    }
+
+    fn own_chunk(&self) -> Range<usize> {
+        self.partition.range(self.rank as usize)
+    }
+
+    pub(crate) fn element_bytes(&self) -> usize {
+        self.dtype().size()
+    }
+
+    /// Bytes of the whole vector.
+    pub(crate) fn bytes(&self) -> usize {
+        self.partition.count() * self.element_bytes()
+    }
+
+    /// What all ranks must agree on.
+    pub(crate) fn kind(&self, algorithm: Algorithm) -> OperationKind {
+        let Self { collective, op, root, fused, .. } = *self;
+        let (dtype, count) = match collective {
+            Collective::Barrier | Collective::Agreement => (None, self.agreed),
+            _ => (Some(self.dtype()), self.partition.count() as u64),
+        };
+        OperationKind { collective, dtype, op, root, fused, count, algorithm: algorithm as u8 }
+    }
+
+    /// How the elements are reduced, if they are.
+    pub(crate) fn kernel(&self) -> Option<Kernel> {
+        Kernel::new(self.dtype(), self.op?)
+    }
+
+    /// The call as the engine carries it out.
+    pub(crate) fn operands(&self) -> Operands {
+        let Self { input, output, .. } = *self;
+        let output_start = match self.collective {
+            Collective::ReduceScatter => self.own_chunk().start,
+            _ => 0,
+        };
+        Operands { input, output, output_start }
     }
 
     /// The call as the members of one node carry it out.
-    pub(crate) fn node_request(
-        &self,
-        kind: &OperationKind,
-        partition: Partition,
-        rank: usize,
-    ) -> NodeRequest {
-        let Buffers { input, output, output_start, element_bytes, .. } = self.buffers;
-        let own = partition.range(rank).start;
-        let (mut from, mut to) = (input.as_ptr().cast_const(), output.as_ptr());
-        let root = kind.root.unwrap_or(0);
-        let node_kind = match kind.collective {
-            Collective::ReduceScatter => {
-                to = to.wrapping_add((own - output_start) * element_bytes);
-                NodeKind::ReduceScatter
-            }
-            Collective::AllGather => {
-                from = from.wrapping_add(own * element_bytes);
-                NodeKind::AllGather
-            }
-            Collective::Broadcast => NodeKind::Broadcast { root },
-            Collective::Reduce => NodeKind::Reduce { root },
-            Collective::Barrier => NodeKind::Barrier,
-            _ => NodeKind::AllReduce,
-        };
+    pub(crate) fn node_request(&self, kind: &OperationKind, manner: Manner) -> NodeRequest {
+        let root = self.root.unwrap_or(0);
         NodeRequest {
-            kind: node_kind,
-            dtype: kind.dtype.unwrap_or(DType::U8),
-            op: kind.op.unwrap_or(ReduceOp::Sum),
-            count: partition.count(),
-            fused: partition.is_fused().then_some(partition),
+            kind: match self.collective {
+                Collective::ReduceScatter => NodeKind::ReduceScatter,
+                Collective::AllGather => NodeKind::AllGather,
+                Collective::Broadcast => NodeKind::Broadcast { root },
+                Collective::Reduce => NodeKind::Reduce { root },
+                Collective::Barrier => NodeKind::Barrier,
+                _ => NodeKind::AllReduce,
+            },
+            manner,
+            dtype: self.dtype(),
+            op: self.op.unwrap_or(ReduceOp::Sum),
+            count: self.partition.count(),
+            fused: self.partition.is_fused().then(|| self.partition.clone()),
             signature: kind.signature(),
-            input: from,
-            output: to,
+            input: self.input.host_address().cast_const(),
+            output: self.output.host_address(),
         }
     }
 
-    /// A world of one: the result is the input.
-    pub(crate) fn copy_input_to_output(&self) {
-        let Buffers { input, output, output_count, element_bytes, .. } = self.buffers;
-        // SAFETY: in a world of one both hold the same number of elements, the input is valid for
-        // reads, the output for writes, and `copy` allows them to be the same.
-        unsafe {
-            std::ptr::copy(input.as_ptr(), output.as_ptr(), output_count * element_bytes);
-        }
-    }
-}
-
-/// Any of the schedules, by value: making one allocates nothing.
-pub(crate) enum AnySchedule {
-    Ring(Ring),
-    OneShot(OneShot),
-    Star(Star),
-    TwoShot(TwoShot),
-    RecursiveDoubling(RecursiveDoubling),
-    HalvingDoubling(HalvingDoubling),
-    Broadcast(Broadcast),
-    Barrier(Barrier),
-    Shift(Shift),
-}
-
-impl AnySchedule {
-    pub(crate) fn as_dyn(&self) -> &dyn Schedule {
-        match self {
-            Self::Ring(schedule) => schedule,
-            Self::OneShot(schedule) => schedule,
-            Self::Star(schedule) => schedule,
-            Self::TwoShot(schedule) => schedule,
-            Self::RecursiveDoubling(schedule) => schedule,
-            Self::HalvingDoubling(schedule) => schedule,
-            Self::Broadcast(schedule) => schedule,
-            Self::Barrier(schedule) => schedule,
-            Self::Shift(schedule) => schedule,
+    /// Puts this rank's input where it belongs in the output, unless it lies there already.
+    pub(crate) fn place_input(&self) {
+        let to = match self.collective {
+            Collective::AllGather => self.output.part(self.own_chunk()),
+            _ => self.output,
+        };
+        let (from, to) = (self.input.host_address().cast_const(), to.host_address());
+        if !std::ptr::eq(from, to) {
+            // SAFETY: both buffers are lent, and the place has room for the input, as was checked.
+            unsafe { std::ptr::copy(from, to, self.input.bytes()) };
         }
     }
 }

@@ -7,16 +7,16 @@ use paceline_devices::{Element, ReduceOp};
 use paceline_rendezvous::OperationCounter;
 use paceline_transports::Region;
 
-use crate::call::{AnySchedule, Memory, Place};
+use crate::call::{Call, Lent, RawCall};
 use crate::context::ContextInner;
 use crate::drive::{self, Run};
 use crate::engine::Workspace;
 use crate::error::{CollectiveError, OperationName, SetupError};
 use crate::fusion::{self, FusionBuffer, FusionLimits};
-use crate::kernels::Kernel;
 use crate::node::NodeGroup;
-use crate::plan::{Algorithm, Choice, PlanFacts};
-use crate::schedule::{Barrier, Broadcast, Partition, Phases, Shift, Tree};
+use crate::plan::{Choice, PlanFacts};
+use crate::program::Program;
+use crate::schedule::Partition;
 use crate::signature::{Collective, OperationKind};
 use crate::waiting::{PanicReport, report_failure};
 
@@ -98,6 +98,13 @@ impl Communicator {
         operations.into_iter().map(plan).collect()
     }
 
+    /// This rank's chunk of a vector of `count` elements: what it gets by a reduce-scatter and
+    /// contributes to an all-gather. The first chunks are one element longer where `count` is no
+    /// multiple of the world size.
+    pub fn own_chunk(&self, count: usize) -> Range<usize> {
+        Partition::new(count, self.world_size() as usize).range(self.rank() as usize)
+    }
+
     /// Reduces the ranks' vectors element by element; every rank gets the result, in place.
     ///
     /// The result has the same bits on all ranks and in every run.
@@ -109,9 +116,7 @@ impl Communicator {
         data: &mut [T],
         op: ReduceOp,
     ) -> Result<(), CollectiveError> {
-        let count = data.len();
-        let memory = Memory::in_place(data);
-        self.run_all_reduce::<T>(memory, count, op)
+        self.run(Collective::AllReduce, Some(op), None, Lent::in_place(data))
     }
 
     /// As [`all_reduce`](Self::all_reduce), but leaves `input` as it is.
@@ -124,10 +129,8 @@ impl Communicator {
         output: &mut [T],
         op: ReduceOp,
     ) -> Result<(), CollectiveError> {
-        same_length(Collective::AllReduce, input.len(), output.len())?;
-        let count = input.len();
-        let memory = Memory::apart(input, output, 0);
-        self.run_all_reduce::<T>(memory, count, op)
+        let lent = Lent::apart(Some(input), Some(output));
+        self.run(Collective::AllReduce, Some(op), None, lent)
     }
 
     /// All-reduces several tensors as one operation: the same bits as one
@@ -158,38 +161,48 @@ impl Communicator {
         tensors: &mut [&mut [T]],
         op: ReduceOp,
     ) -> Result<(), CollectiveError> {
-        let kernel = kernel::<T>(Collective::AllReduce, op)?;
         let digest = fusion::digest(tensors.iter().map(|tensor| tensor.len()));
-        let world_size = self.world_size() as usize;
-        let kind = |count| OperationKind {
-            fused: digest,
-            ..self.kind::<T>(Collective::AllReduce, count, Some(op), None)
-        };
-        let run = |state: &mut State, data: &mut [T], partition: Partition| {
-            let (kind, memory) = (kind(data.len()), Memory::in_place(data));
-            self.run_partitioned(state, kind, memory, Some(kernel), partition, Place::all_reduce)
+        let parts = self.world_size() as usize;
+        let run = |state: &mut State, data: &mut [T], partition: Option<Partition>| {
+            let call = self.call(Collective::AllReduce, Some(op), None, Lent::in_place(data))?;
+            let call = call.of_fused(digest, partition);
+            self.execute(state, &call, self.choose(&call))
         };
         if tensors.is_empty() {
             // Nothing to reduce, but the others may think otherwise, and are told so.
-            return run(state, &mut [], self.partition(0));
+            return run(state, &mut [], None);
         }
         let mut rest = tensors;
         while !rest.is_empty() {
             let batch = FusionLimits::TUNED.batch(rest.iter().map(|tensor| size_of_val(*tensor)));
             let (tensors, after) = rest.split_at_mut(batch.tensors);
             rest = after;
-            let packed = tensors.iter().filter(|tensor| batch.packs(size_of_val(**tensor)));
-            if packed.clone().next().is_some() {
-                let partition = Partition::fused(packed.map(|tensor| tensor.len()), world_size);
-                let staged = staging.gather(tensors, batch, world_size).map_err(|error| {
-                    let operation = self.name(state, kind(partition.count()));
-                    self.fail(state, operation, error)
-                })?;
-                run(state, staged, partition)?;
-                staging.scatter(tensors, batch, world_size);
+            if tensors.iter().any(|tensor| batch.packs(size_of_val(*tensor))) {
+                let (staged, partition) =
+                    staging.gather(tensors, batch, parts).map_err(|error| {
+                        let packed =
+                            tensors.iter().filter(|tensor| batch.packs(size_of_val(**tensor)));
+                        let count = packed.map(|tensor| tensor.len()).sum();
+                        let algorithm = self.plan::<T>(Collective::AllReduce, count).algorithm;
+                        let operation = self.name(
+                            state,
+                            OperationKind {
+                                collective: Collective::AllReduce,
+                                dtype: Some(T::DTYPE),
+                                op: Some(op),
+                                root: None,
+                                fused: digest,
+                                count: count as u64,
+                                algorithm: algorithm as u8,
+                            },
+                        );
+                        self.fail(state, operation, error)
+                    })?;
+                run(state, staged, Some(partition))?;
+                staging.scatter(tensors, batch, parts);
             }
             for tensor in tensors.iter_mut().filter(|tensor| !batch.packs(size_of_val(**tensor))) {
-                run(state, tensor, self.partition(tensor.len()))?;
+                run(state, tensor, None)?;
             }
         }
         Ok(())
@@ -207,14 +220,13 @@ impl Communicator {
         op: ReduceOp,
     ) -> Result<(), CollectiveError> {
         self.chunked(Collective::ReduceScatter, "input", input.len(), "output", output.len())?;
-        let start = output.len() * self.rank() as usize;
-        let memory = Memory::apart(input, output, start);
-        self.run_reduce_scatter::<T>(memory, input.len(), op)
+        let lent = Lent::apart(Some(input), Some(output));
+        self.run(Collective::ReduceScatter, Some(op), None, lent)
     }
 
     /// As [`reduce_scatter`](Self::reduce_scatter), in place and for any length: afterwards the
-    /// returned range of `data` holds this rank's chunk, the rest is unspecified. The first chunks
-    /// are one element longer where the length is no multiple of the world size.
+    /// returned range of `data`, which is [`own_chunk`](Self::own_chunk), holds this rank's chunk of
+    /// the result. The rest is as it was.
     ///
     /// # Errors
     /// [`CollectiveError`].
@@ -223,9 +235,10 @@ impl Communicator {
         data: &mut [T],
         op: ReduceOp,
     ) -> Result<Range<usize>, CollectiveError> {
-        let count = data.len();
-        self.run_reduce_scatter::<T>(Memory::in_place(data), count, op)?;
-        Ok(self.partition(count).range(self.rank() as usize))
+        let own = self.own_chunk(data.len());
+        let lent = Lent::in_place(data).with_output_part(own.clone());
+        self.run(Collective::ReduceScatter, Some(op), None, lent)?;
+        Ok(own)
     }
 
     /// Collects the ranks' chunks; every rank gets all of them, in the order of ranks. `output` has
@@ -239,9 +252,7 @@ impl Communicator {
         output: &mut [T],
     ) -> Result<(), CollectiveError> {
         self.chunked(Collective::AllGather, "output", output.len(), "input", input.len())?;
-        let start = input.len() * self.rank() as usize;
-        output[start..start + input.len()].copy_from_slice(input);
-        self.all_gather_in_place(output)
+        self.run(Collective::AllGather, None, None, Lent::apart(Some(input), Some(output)))
     }
 
     /// As [`all_gather`](Self::all_gather), in place and for any length: each rank's chunk lies where
@@ -250,10 +261,9 @@ impl Communicator {
     /// # Errors
     /// [`CollectiveError`].
     pub fn all_gather_in_place<T: Element>(&self, data: &mut [T]) -> Result<(), CollectiveError> {
-        let count = data.len();
-        let kind = self.kind::<T>(Collective::AllGather, count, None, None);
-        let memory = Memory::in_place(data);
-        self.run(kind, memory, None, |place| place.either(Phases::AllGather))
+        let own = self.own_chunk(data.len());
+        let lent = Lent::in_place(data).with_input_part(own);
+        self.run(Collective::AllGather, None, None, lent)
     }
 
     /// Copies the root's vector to all ranks.
@@ -261,22 +271,25 @@ impl Communicator {
     /// # Errors
     /// [`CollectiveError`].
     pub fn broadcast<T: Element>(&self, data: &mut [T], root: u32) -> Result<(), CollectiveError> {
-        self.check_root(Collective::Broadcast, root)?;
-        let count = data.len();
-        let kind = self.kind::<T>(Collective::Broadcast, count, None, Some(root));
-        self.run(kind, Memory::in_place(data), None, |place| {
-            let tree = match place.choice.algorithm {
-                Algorithm::Chain => Tree::Chain,
-                _ => Tree::Binomial,
-            };
-            let (root, slice) = (root as usize, place.slice);
-            let (rank, world_size) = (place.rank, place.world_size);
-            AnySchedule::Broadcast(Broadcast::new(rank, root, world_size, count, slice, tree))
-        })
+        self.run(Collective::Broadcast, None, Some(root), Lent::in_place(data))
     }
 
-    /// Reduces the ranks' vectors; the root gets the result, in place. On the other ranks the
-    /// contents of `data` are unspecified afterwards.
+    /// Copies the root's `input` to the `output` of all ranks, its own included. The other ranks
+    /// pass `None`; what they pass else is ignored.
+    ///
+    /// # Errors
+    /// [`CollectiveError`].
+    pub fn broadcast_into<T: Element>(
+        &self,
+        input: Option<&[T]>,
+        output: &mut [T],
+        root: u32,
+    ) -> Result<(), CollectiveError> {
+        self.run(Collective::Broadcast, None, Some(root), Lent::apart(input, Some(output)))
+    }
+
+    /// Reduces the ranks' vectors; the root gets the result, in place. On the other ranks `data` is
+    /// as it was.
     ///
     /// # Errors
     /// [`CollectiveError`].
@@ -286,14 +299,23 @@ impl Communicator {
         op: ReduceOp,
         root: u32,
     ) -> Result<(), CollectiveError> {
-        self.check_root(Collective::Reduce, root)?;
-        let kernel = kernel::<T>(Collective::Reduce, op)?;
-        let count = data.len();
-        let kind = self.kind::<T>(Collective::Reduce, count, Some(op), Some(root));
-        let memory = Memory::in_place(data);
-        self.run(kind, memory, Some(kernel), |place| {
-            place.either(Phases::Reduce { root: root as usize })
-        })
+        self.run(Collective::Reduce, Some(op), Some(root), Lent::in_place(data))
+    }
+
+    /// Reduces the ranks' `input`s into the root's `output`. The other ranks need none and pass
+    /// `None`; what they pass else is left as it is. Some ranks may call
+    /// [`reduce`](Self::reduce) in the same operation: the root, for example.
+    ///
+    /// # Errors
+    /// [`CollectiveError`].
+    pub fn reduce_into<T: Element>(
+        &self,
+        input: &[T],
+        output: Option<&mut [T]>,
+        op: ReduceOp,
+        root: u32,
+    ) -> Result<(), CollectiveError> {
+        self.run(Collective::Reduce, Some(op), Some(root), Lent::apart(Some(input), output))
     }
 
     /// Sends `input` to the next rank (the last sends to the first) and fills `output` with what the
@@ -307,13 +329,12 @@ impl Communicator {
         output: &mut [T],
         slice_bytes: Option<usize>,
     ) -> Result<(), CollectiveError> {
-        same_length(Collective::Shift, input.len(), output.len())?;
-        let count = input.len();
-        let kind = self.kind::<T>(Collective::Shift, count, None, None);
-        self.run(kind, Memory::apart(input, output, 0), None, |place| {
-            let slice = slice_bytes.map_or(place.slice, |bytes| (bytes / size_of::<T>()).max(1));
-            AnySchedule::Shift(Shift::new(place.rank, place.world_size, count, slice))
-        })
+        let lent = Lent::apart(Some(input), Some(output));
+        let call = self.call(Collective::Shift, None, None, lent)?;
+        let planned = self.choose(&call);
+        let slice_bytes = slice_bytes.unwrap_or(planned.slice_bytes);
+        let mut state = self.enter(call.collective)?;
+        self.execute(&mut state, &call, Choice { slice_bytes, ..planned })
     }
 
     /// Returns once all ranks have called it.
@@ -321,130 +342,115 @@ impl Communicator {
     /// # Errors
     /// [`CollectiveError`].
     pub fn barrier(&self) -> Result<(), CollectiveError> {
-        self.dissemination(Collective::Barrier, 0)
+        self.run(Collective::Barrier, None, None, Lent::nothing())
     }
 
     /// A barrier whose signature carries what all ranks must agree on.
     pub(crate) fn agree(&self, value: u64) -> Result<(), CollectiveError> {
-        self.dissemination(Collective::Agreement, value & ((1 << 56) - 1))
+        let call = self.call(Collective::Agreement, None, None, Lent::nothing())?;
+        self.perform(&call.agreeing_on(value & ((1 << 56) - 1)))
     }
 
-    fn dissemination(&self, collective: Collective, count: u64) -> Result<(), CollectiveError> {
-        let kind = OperationKind {
-            collective,
-            dtype: None,
-            op: None,
-            root: None,
-            fused: 0,
-            count,
-            algorithm: self.facts.choose(collective, 0).algorithm as u8,
-        };
-        self.run(kind, Memory::in_place::<u8>(&mut []), None, |place| {
-            AnySchedule::Barrier(Barrier::new(place.rank, place.world_size))
-        })
+    /// Carries out any collective on any memory: for bindings, and for those who know types and
+    /// operators at run time only. The typed methods are the same with a safe face.
+    ///
+    /// # Safety
+    /// Until it returns, the call's buffers must be valid, aligned for their type, the input for
+    /// reads and the output for writes; nobody may write to the input or access the output
+    /// meanwhile. The two are the same memory, as [`RawCall`] says for each collective, or do not
+    /// overlap.
+    ///
+    /// # Errors
+    /// [`CollectiveError`]; [`CollectiveError::InvalidArgument`] also where a buffer, the operator or
+    /// the root is missing, or counts or types do not fit together.
+    pub unsafe fn run_raw(&self, call: &RawCall) -> Result<(), CollectiveError> {
+        // SAFETY: the contract of this function, and the call does not outlive it.
+        self.perform(&unsafe { call.check(self.rank(), self.world_size()) }?)
     }
 
-    fn run_all_reduce<T: Element>(
-        &self,
-        memory: Memory,
-        count: usize,
-        op: ReduceOp,
-    ) -> Result<(), CollectiveError> {
-        let kernel = kernel::<T>(Collective::AllReduce, op)?;
-        let kind = self.kind::<T>(Collective::AllReduce, count, Some(op), None);
-        self.run(kind, memory, Some(kernel), Place::all_reduce)
-    }
-
-    fn run_reduce_scatter<T: Element>(
-        &self,
-        memory: Memory,
-        count: usize,
-        op: ReduceOp,
-    ) -> Result<(), CollectiveError> {
-        let kernel = kernel::<T>(Collective::ReduceScatter, op)?;
-        let kind = self.kind::<T>(Collective::ReduceScatter, count, Some(op), None);
-        self.run(kind, memory, Some(kernel), |place| place.either(Phases::ReduceScatter))
-    }
-
-    fn kind<T: Element>(
-        &self,
-        collective: Collective,
-        count: usize,
-        op: Option<ReduceOp>,
-        root: Option<u32>,
-    ) -> OperationKind {
-        let algorithm = self.plan::<T>(collective, count).algorithm as u8;
-        OperationKind {
-            collective,
-            dtype: Some(T::DTYPE),
-            op,
-            root,
-            fused: 0,
-            count: count as u64,
-            algorithm,
-        }
-    }
-
-    /// Runs one operation on a vector cut the usual way.
+    /// Runs a typed call.
+    #[inline]
     fn run(
         &self,
-        kind: OperationKind,
-        memory: Memory,
-        kernel: Option<Kernel>,
-        build: impl FnOnce(Place) -> AnySchedule,
+        collective: Collective,
+        op: Option<ReduceOp>,
+        root: Option<u32>,
+        lent: Lent<'_>,
     ) -> Result<(), CollectiveError> {
-        let mut state = self.enter(kind.collective)?;
-        let count = if kind.dtype.is_some() { memory.buffers.input_count } else { 0 };
-        let partition = self.partition(count);
-        self.run_partitioned(&mut state, kind, memory, kernel, partition, build)
+        self.perform(&self.call(collective, op, root, lent)?)
+    }
+
+    #[inline]
+    fn call<'a>(
+        &self,
+        collective: Collective,
+        op: Option<ReduceOp>,
+        root: Option<u32>,
+        lent: Lent<'a>,
+    ) -> Result<Call<'a>, CollectiveError> {
+        lent.call(collective, op, root, (self.rank(), self.world_size()))
+    }
+
+    fn choose(&self, call: &Call<'_>) -> Choice {
+        self.facts.choose(call.collective, call.bytes())
+    }
+
+    fn perform(&self, call: &Call<'_>) -> Result<(), CollectiveError> {
+        let mut state = self.enter(call.collective)?;
+        self.execute(&mut state, call, self.choose(call))
     }
 
     /// Runs one operation to its end.
-    fn run_partitioned(
+    fn execute(
         &self,
         state: &mut State,
-        kind: OperationKind,
-        memory: Memory,
-        kernel: Option<Kernel>,
-        partition: Partition,
-        build: impl FnOnce(Place) -> AnySchedule,
+        call: &Call<'_>,
+        choice: Choice,
     ) -> Result<(), CollectiveError> {
+        let kind = call.kind(choice.algorithm);
         let operation = self.name(state, kind);
-        let (rank, world_size) = (self.rank() as usize, self.world_size() as usize);
-        if world_size == 1 {
-            memory.copy_input_to_output();
+        if self.world_size() == 1 {
+            call.place_input();
             return Ok(());
         }
-        let algorithm = Algorithm::from_code(kind.algorithm);
         let panic_report = PanicReport { context: &self.context, name: operation };
-        let outcome = match &mut state.node {
-            Some(group) if algorithm.is_some_and(Algorithm::is_node_local) => {
-                let request = memory.node_request(&kind, partition, rank);
-                // SAFETY: the buffers are those of slices that the caller of the collective lends
-                // us until it returns.
+        let outcome = match (&mut state.node, choice.algorithm.node_manner()) {
+            (Some(group), Some(manner)) => {
+                let request = call.node_request(&kind, manner);
+                // SAFETY: a call lends its buffers for as long as it is borrowed.
                 unsafe { drive::run_node(&self.context, operation, group, request) }
             }
-            node => {
-                let bytes = usize::try_from(kind.bytes()).unwrap_or(usize::MAX);
-                let choice = self.facts.choose(kind.collective, bytes);
-                let slice = choice.slice_elements(memory.buffers.element_bytes);
-                let place = Place { rank, world_size, partition: partition.clone(), choice, slice };
-                let schedule = build(place);
-                let run = Run {
-                    context: &self.context,
-                    operation,
-                    node: node.as_ref(),
-                    schedule: schedule.as_dyn(),
-                    kernel,
-                    partition,
-                    buffers: memory.buffers,
-                };
-                // SAFETY: as above, and it returns only after the operation is done or given up.
-                unsafe { drive::run(run, &mut state.workspace) }
-            }
+            _ => self.run_over_wire(state, operation, call, choice),
         };
         std::mem::forget(panic_report);
         outcome.map_err(|error| self.fail(state, operation, error))
+    }
+
+    fn run_over_wire(
+        &self,
+        state: &mut State,
+        operation: OperationName,
+        call: &Call<'_>,
+        choice: Choice,
+    ) -> Result<(), CollectiveError> {
+        if matches!(call.collective, Collective::AllGather | Collective::Broadcast) {
+            // Schedules pass on from the output what everybody gets.
+            call.place_input();
+        }
+        let (rank, world_size) = (self.rank() as usize, self.world_size() as usize);
+        let program = Program::new(call, choice, rank, world_size);
+        let run = Run {
+            context: &self.context,
+            operation,
+            node: state.node.as_ref(),
+            schedule: program.as_schedule(),
+            kernel: call.kernel(),
+            partition: call.partition.clone(),
+            operands: call.operands(),
+        };
+        // SAFETY: a call lends its buffers for as long as it is borrowed, and this returns only after
+        // the operation is done or given up.
+        unsafe { drive::run(run, &mut state.workspace) }
     }
 
     /// Numbers an operation that is entered.
@@ -491,10 +497,7 @@ impl Communicator {
         }
     }
 
-    fn partition(&self, count: usize) -> Partition {
-        Partition::new(count, self.world_size() as usize)
-    }
-
+    /// Equal parts are asked for, because then all ranks notice when they are not.
     fn chunked(
         &self,
         collective: Collective,
@@ -515,33 +518,6 @@ impl Communicator {
             ),
         })
     }
-
-    fn check_root(&self, collective: Collective, root: u32) -> Result<(), CollectiveError> {
-        if root < self.world_size() {
-            return Ok(());
-        }
-        Err(CollectiveError::InvalidArgument {
-            collective: collective.name(),
-            what: format!("root {root} is no rank of a world of {}", self.world_size()),
-        })
-    }
-}
-
-fn same_length(collective: Collective, input: usize, output: usize) -> Result<(), CollectiveError> {
-    if input == output {
-        return Ok(());
-    }
-    Err(CollectiveError::InvalidArgument {
-        collective: collective.name(),
-        what: format!("the input has {input} elements, the output {output}"),
-    })
-}
-
-fn kernel<T: Element>(collective: Collective, op: ReduceOp) -> Result<Kernel, CollectiveError> {
-    Kernel::new(T::DTYPE, op).ok_or_else(|| CollectiveError::InvalidArgument {
-        collective: collective.name(),
-        what: format!("{op} is not defined for {}; reduce by sum and divide as you need", T::DTYPE),
-    })
 }
 
 #[cfg(test)]

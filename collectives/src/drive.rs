@@ -6,7 +6,7 @@ use paceline_transports::Region;
 
 use crate::context::ContextInner;
 use crate::engine::{
-    BOARDS, Buffers, IdleAction, Operation, OperationId, OperationParts, StepError, Wire,
+    BOARDS, IdleAction, Operands, Operation, OperationId, OperationParts, StepError, Wire,
     Workspace, scratch_bytes_min,
 };
 use crate::error::{CollectiveError, OperationName};
@@ -24,7 +24,7 @@ pub(crate) struct Run<'a> {
     pub(crate) schedule: &'a dyn Schedule,
     pub(crate) kernel: Option<Kernel>,
     pub(crate) partition: Partition,
-    pub(crate) buffers: Buffers,
+    pub(crate) operands: Operands,
 }
 
 /// An operation under way and what it holds. However it ends, also by a panic, nothing stays posted
@@ -73,7 +73,7 @@ pub(crate) unsafe fn run(run: Run<'_>, workspace: &mut Workspace) -> Result<(), 
         collective: run.operation.kind.collective.name(),
         message,
     };
-    let needed = scratch_bytes_min(run.schedule, run.buffers.element_bytes);
+    let needed = scratch_bytes_min(run.schedule, run.operands.input.dtype.size());
     if workspace.scratch_bytes() < needed {
         let scratch = Region::allocate(needed).map_err(|error| no_memory(error.to_string()))?;
         workspace.replace_scratch(scratch);
@@ -93,7 +93,7 @@ pub(crate) unsafe fn run(run: Run<'_>, workspace: &mut Workspace) -> Result<(), 
             op_seq: run.operation.op_seq,
             signature: run.operation.kind.signature(),
         },
-        buffers: run.buffers,
+        operands: run.operands,
         rank: context.rank() as usize,
         world_size: context.world_size() as usize,
         board,
@@ -186,12 +186,13 @@ mod tests {
     use std::panic::{AssertUnwindSafe, catch_unwind};
     use std::thread;
 
+    use paceline_devices::Buffer;
     use paceline_transports::TransportKind;
 
     use super::*;
     use crate::context::{Context, ContextOptions, TransportChoice};
     use crate::job::Job;
-    use crate::schedule::{Action, RecvStep, SendStep, Shift};
+    use crate::schedule::{Action, RecvStep, SendStep, Shift, Target};
     use crate::signature::{Collective, OperationKind};
 
     const COUNT: usize = 1 << 20;
@@ -215,8 +216,8 @@ mod tests {
         fn recv(&self, index: usize) -> RecvStep {
             let step = self.0.recv(index);
             // Without a kernel this cannot be carried out.
-            let action = if index == 0 { Action::Reduce { last: false } } else { step.action };
-            RecvStep { action, ..step }
+            let reduce = Action::Reduce { last: false, target: Target::Output };
+            RecvStep { action: if index == 0 { reduce } else { step.action }, ..step }
         }
 
         fn scratch_elements(&self) -> usize {
@@ -241,7 +242,7 @@ mod tests {
         };
         let mut bytes = vec![0u8; 2 * COUNT];
         let (input, output) = bytes.split_at_mut(COUNT);
-        let memory = crate::call::Memory::apart(input, output, 0);
+        let (input, output) = (Buffer::of(input), Buffer::of_mut(output));
         let run = Run {
             context: context.inner(),
             operation: OperationName { kind, communicator, op_seq: 0 },
@@ -249,7 +250,7 @@ mod tests {
             schedule,
             kernel: None,
             partition: Partition::new(COUNT, 2),
-            buffers: memory.buffers,
+            operands: Operands { input, output, output_start: 0 },
         };
         // SAFETY: the bytes live until the end of this function.
         unsafe { super::run(run, workspace) }

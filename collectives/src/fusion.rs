@@ -5,6 +5,7 @@
 //! as the caches hold. In the buffer they lie chunk by chunk (see [`Partition::fused`]).
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use paceline_devices::Element;
 
@@ -83,16 +84,18 @@ impl Batch {
 pub(crate) struct FusionBuffer {
     /// Words, so that every element type is aligned in it.
     words: Vec<u64>,
+    /// Where the chunks of the last operation lie.
+    bounds: Arc<[usize]>,
 }
 
 impl FusionBuffer {
-    /// Copies those of the tensors in that are packed and returns the elements.
+    /// Copies those of the tensors in that are packed; returns the elements, and how they are cut.
     pub(crate) fn gather<T: Element>(
         &mut self,
         tensors: &[&mut [T]],
         batch: Batch,
         parts: usize,
-    ) -> Result<&mut [T], CollectiveError> {
+    ) -> Result<(&mut [T], Partition), CollectiveError> {
         let packed = || tensors.iter().filter(|tensor| batch.packs(size_of_val(**tensor)));
         let count: usize = packed().map(|tensor| tensor.len()).sum();
         let words = (count * size_of::<T>()).div_ceil(size_of::<u64>());
@@ -104,6 +107,8 @@ impl FusionBuffer {
             })?;
             self.words.resize(words, 0);
         }
+        let lengths = packed().map(|tensor| tensor.len());
+        let partition = Partition::fused(lengths, parts, &mut self.bounds);
         let staged = self.elements(count);
         let mut at = 0;
         for part in 0..parts {
@@ -113,7 +118,7 @@ impl FusionBuffer {
                 at += piece.len();
             }
         }
-        Ok(staged)
+        Ok((staged, partition))
     }
 
     /// Copies the elements back.
@@ -186,8 +191,8 @@ mod tests {
             let mut second = [6.0f32, 7.0];
             let mut tensors = [&mut first[..], &mut [], &mut long[..], &mut second[..]];
             let batch = limits.batch(tensors.iter().map(|tensor| size_of_val(*tensor)));
-            let staged = buffer.gather(&tensors, batch, parts).unwrap();
-            assert_eq!(staged.len(), 7);
+            let (staged, partition) = buffer.gather(&tensors, batch, parts).unwrap();
+            assert_eq!((staged.len(), partition.count()), (7, 7));
             assert_eq!(staged[0], 1.0);
             staged.iter_mut().for_each(|value| *value += 10.0);
             buffer.scatter(&mut tensors, batch, parts);

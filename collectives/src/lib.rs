@@ -16,7 +16,8 @@
 //! # }
 //! ```
 //!
-//! The layers, from the top: the typed calls of [`Communicator`]; the choice of an algorithm in
+//! The layers, from the top: the typed calls of [`Communicator`], each of which becomes a [`RawCall`]
+//! (the one unsafe entry, [`Communicator::run_raw`], is for bindings); the choice of an algorithm in
 //! [`plan`]; the pure programs of [`schedule`]; the engine that carries a program out over
 //! `paceline_transports` without ever blocking; the reduction [`kernels`].
 //!
@@ -44,15 +45,17 @@ mod job;
 pub mod kernels;
 pub mod node;
 pub mod plan;
+mod program;
 pub mod schedule;
 mod signature;
 mod trouble;
 mod waiting;
 
+pub use call::RawCall;
 pub use communicator::Communicator;
 pub use context::{Context, ContextOptions, TransportChoice};
 pub use error::{CollectiveError, OperationName, SetupError};
 pub use job::Job;
-pub use paceline_devices::{DType, Element, ReduceOp, bf16, f16};
+pub use paceline_devices::{Buffer, DType, Element, Memory, ReduceOp, bf16, f16};
 pub use paceline_transports::TransportKind;
 pub use signature::{Collective, OperationKind};

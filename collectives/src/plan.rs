@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use paceline_transports::TransportKind;
 
-use crate::node::Tuning;
+use crate::node::Manner;
 use crate::signature::Collective;
 
 /// How a collective is carried out.
@@ -75,9 +75,11 @@ impl Algorithm {
     /// Whether a collective can be carried out this way.
     pub const fn supports(self, collective: Collective) -> bool {
         match self {
-            Self::NodeOneShot | Self::NodeTwoShot => {
-                !matches!(collective, Collective::Shift | Collective::Agreement)
-            }
+            Self::NodeOneShot => !matches!(collective, Collective::Shift | Collective::Agreement),
+            Self::NodeTwoShot => !matches!(
+                collective,
+                Collective::Barrier | Collective::Shift | Collective::Agreement
+            ),
             Self::Ring => matches!(
                 collective,
                 Collective::AllReduce
@@ -103,9 +105,13 @@ impl Algorithm {
         }
     }
 
-    /// Whether it works in memory shared by the ranks of one node, without messages.
-    pub const fn is_node_local(self) -> bool {
-        matches!(self, Self::NodeOneShot | Self::NodeTwoShot)
+    /// How it works in memory shared by the ranks of one node, without messages, if it does.
+    pub const fn node_manner(self) -> Option<Manner> {
+        match self {
+            Self::NodeOneShot => Some(Manner::OneShot),
+            Self::NodeTwoShot => Some(Manner::TwoShot),
+            _ => None,
+        }
     }
 
     /// The algorithm with this wire code, if there is one.
@@ -194,18 +200,19 @@ impl PlanFacts {
                 self.world_size <= DIRECT_RANKS_MAX && bytes <= ONE_SHOT_BYTES_MAX
             }
             Algorithm::TwoShot => self.world_size <= DIRECT_RANKS_MAX,
-            // The arena's own rule: forcing cannot change what is carried out in it.
-            Algorithm::NodeOneShot => self.shared_memory && bytes <= self.node_one_shot_bytes(),
-            Algorithm::NodeTwoShot => self.shared_memory && bytes > self.node_one_shot_bytes(),
-            _ => true,
+            _ => algorithm
+                .node_manner()
+                .is_none_or(|manner| self.shared_memory && manner.allows(self.world_size, bytes)),
         }
     }
 
     fn preferred(&self, collective: Collective, bytes: usize) -> Algorithm {
         let few = self.world_size <= DIRECT_RANKS_MAX;
-        if self.shared_memory && Algorithm::NodeTwoShot.supports(collective) {
-            let one_shot = bytes <= self.node_one_shot_bytes();
-            return if one_shot { Algorithm::NodeOneShot } else { Algorithm::NodeTwoShot };
+        if self.shared_memory && Algorithm::NodeOneShot.supports(collective) {
+            return match Manner::preferred(self.world_size, bytes) {
+                Manner::OneShot => Algorithm::NodeOneShot,
+                Manner::TwoShot => Algorithm::NodeTwoShot,
+            };
         }
         match collective {
             Collective::AllReduce => self.preferred_all_reduce(bytes),
@@ -219,10 +226,6 @@ impl PlanFacts {
             Collective::Reduce | Collective::Shift => Algorithm::Ring,
             Collective::Barrier | Collective::Agreement => Algorithm::Dissemination,
         }
-    }
-
-    fn node_one_shot_bytes(&self) -> usize {
-        Tuning::new(self.world_size as usize).one_shot_bytes_max
     }
 
     fn preferred_all_reduce(&self, bytes: usize) -> Algorithm {
@@ -336,6 +339,25 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn in_shared_memory_either_manner_can_be_forced() {
+        let choice = |forced, collective, bytes| {
+            PlanFacts { shared_memory: true, forced, ..facts(4) }
+                .choose(collective, bytes)
+                .algorithm
+        };
+        let (one, two) = (Algorithm::NodeOneShot, Algorithm::NodeTwoShot);
+        let all_reduce = Collective::AllReduce;
+        assert_eq!(choice(None, all_reduce, 8 << 10), one);
+        assert_eq!(choice(None, all_reduce, (8 << 10) + 1), two);
+        assert_eq!(choice(Some(one), all_reduce, 64 << 10), one);
+        assert_eq!(choice(Some(one), all_reduce, 64 << 20), two, "it would not fit");
+        assert_eq!(choice(Some(two), all_reduce, 4), two);
+        assert_eq!(choice(Some(two), all_reduce, 0), one, "there is nothing to cut");
+        assert_eq!(choice(Some(two), Collective::Barrier, 0), one);
+        assert_eq!(choice(Some(Algorithm::Ring), all_reduce, 4), Algorithm::Ring);
     }
 
     #[test]

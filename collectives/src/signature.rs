@@ -61,6 +61,11 @@ impl Collective {
         matches!(self, Self::Broadcast | Self::Reduce)
     }
 
+    /// Whether elements are combined.
+    pub const fn reduces(self) -> bool {
+        matches!(self, Self::AllReduce | Self::ReduceScatter | Self::Reduce)
+    }
+
     fn from_code(code: u8) -> Option<Self> {
         Self::ALL.into_iter().chain([Self::Agreement]).find(|kind| *kind as u8 == code)
     }

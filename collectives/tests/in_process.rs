@@ -3,41 +3,16 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::sync::Arc;
+mod support;
+
 use std::thread;
 
 use paceline_collectives::plan::Algorithm;
 use paceline_collectives::{
-    CollectiveError, Communicator, Context, ContextOptions, Element, Job, ReduceOp,
-    TransportChoice, TransportKind, bf16, f16,
+    CollectiveError, Communicator, Context, ContextOptions, Element, Job, ReduceOp, TransportKind,
+    bf16, f16,
 };
-
-/// Runs `body` as every rank of a world and returns what each returned.
-fn world<R: Send>(
-    world_size: u32,
-    options: &ContextOptions,
-    body: impl Fn(&Communicator) -> R + Sync,
-) -> Vec<R> {
-    let jobs = Job::in_process(world_size).unwrap();
-    thread::scope(|scope| {
-        let ranks: Vec<_> = jobs
-            .into_iter()
-            .map(|job: Arc<Job>| {
-                let body = &body;
-                let run = move || {
-                    let context = Context::new(&job, options).unwrap();
-                    body(&context.communicator().unwrap())
-                };
-                thread::Builder::new().name("rank".to_owned()).spawn_scoped(scope, run).unwrap()
-            })
-            .collect();
-        ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
-    })
-}
-
-fn over(kind: TransportKind) -> ContextOptions {
-    ContextOptions { transport: TransportChoice::Only(kind), ..ContextOptions::default() }
-}
+use support::{every_way, over, world};
 
 fn product(worlds: &[u32], options: [ContextOptions; 3]) -> Vec<(u32, ContextOptions)> {
     let pair = |world_size: &u32| options.clone().map(|options| (*world_size, options));
@@ -46,12 +21,6 @@ fn product(worlds: &[u32], options: [ContextOptions; 3]) -> Vec<(u32, ContextOpt
 
 fn tcp(algorithm: Option<Algorithm>) -> ContextOptions {
     ContextOptions { algorithm, ..over(TransportKind::Tcp) }
-}
-
-/// Over TCP, over shared memory directly, and over messages in shared memory.
-fn every_way() -> [ContextOptions; 3] {
-    let messages = ContextOptions { algorithm: Some(Algorithm::Ring), ..over(TransportKind::Shm) };
-    [over(TransportKind::Tcp), over(TransportKind::Shm), messages]
 }
 
 /// Small integers, so that every order of summation is exact in every type.
@@ -192,10 +161,13 @@ fn reduce_scatter_and_all_gather() {
                 }
                 for count in [1, 10, 100_003] {
                     let mut data = data::<f32>(rank, count);
+                    let before = data.clone();
                     let own =
                         communicator.reduce_scatter_in_place(&mut data, ReduceOp::Sum).unwrap();
                     let want = reduced::<f32>(world_size, count, ReduceOp::Sum);
-                    assert_eq!(data[own.clone()], want[own]);
+                    assert_eq!(data[own.clone()], want[own.clone()]);
+                    assert_eq!(data[..own.start], before[..own.start], "others' chunks stay");
+                    assert_eq!(data[own.end..], before[own.end..], "others' chunks stay");
                     communicator.all_gather_in_place(&mut data).unwrap();
                     assert_eq!(data, want);
                 }

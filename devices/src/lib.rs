@@ -4,12 +4,15 @@
 //! and where bytes may live; it deliberately does not know ranks, transports or schedules.
 //!
 //! # Thread safety
-//! Every type here is plain data, `Send + Sync`.
+//! Every type here is plain data; all but [`Buffer`] and [`Memory`], which hold addresses, are
+//! `Send + Sync`.
 
+mod buffer;
 mod dtype;
 mod element;
 mod reduce_op;
 
+pub use buffer::{Buffer, Memory};
 pub use dtype::{DType, ParseDTypeError};
 pub use element::Element;
 pub use half::{bf16, f16};

@@ -61,7 +61,10 @@ impl<'a, T: TestElement> CollectiveWorkload<'a, T> {
 
     /// Elements of the input and of the output buffer; in place the output is all there is.
     fn lengths(&self) -> (usize, usize) {
+        let is_root = self.communicator.rank() == ROOT;
         match (self.collective, self.out_of_place) {
+            (Collective::Broadcast, true) if !is_root => (0, self.elements),
+            (Collective::Reduce, true) if !is_root => (self.elements, 0),
             (Collective::Barrier, _) => (0, 0),
             (Collective::ReduceScatter, true) => (self.elements, self.count),
             (Collective::AllGather, true) => (self.count, self.elements),
@@ -91,13 +94,19 @@ impl<'a, T: TestElement> CollectiveWorkload<'a, T> {
     }
 
     fn run_apart(&self, input: &[T], output: &mut [T]) -> Result<(), CollectiveError> {
+        let communicator = self.communicator;
+        let is_root = communicator.rank() == ROOT;
         match self.collective {
-            Collective::AllReduce => self.communicator.all_reduce_into(input, output, self.op),
-            Collective::ReduceScatter => self.communicator.reduce_scatter(input, output, self.op),
-            Collective::AllGather => self.communicator.all_gather(input, output),
-            Collective::Broadcast | Collective::Reduce | Collective::Barrier => {
-                self.run_in_place(output)
+            Collective::AllReduce => communicator.all_reduce_into(input, output, self.op),
+            Collective::ReduceScatter => communicator.reduce_scatter(input, output, self.op),
+            Collective::AllGather => communicator.all_gather(input, output),
+            Collective::Broadcast => {
+                communicator.broadcast_into(is_root.then_some(input), output, ROOT)
             }
+            Collective::Reduce => {
+                communicator.reduce_into(input, is_root.then_some(output), self.op, ROOT)
+            }
+            Collective::Barrier => communicator.barrier(),
         }
     }
 
@@ -202,10 +211,12 @@ impl<T: TestElement> CollectiveWorkload<'_, T> {
         let own_end = self.own_block().end;
         let data = &mut self.slots[slot].data;
         let last = match (self.collective, self.out_of_place) {
-            (Collective::ReduceScatter, false) => own_end - 1,
-            _ => data.len() - 1,
+            (Collective::ReduceScatter, false) => data.get_mut(own_end - 1),
+            _ => data.last_mut(),
         };
-        data[last] = if data[last].bits() == 0 { T::from_integer(1) } else { T::from_integer(0) };
+        if let Some(last) = last {
+            *last = if last.bits() == 0 { T::from_integer(1) } else { T::from_integer(0) };
+        }
     }
 }
 

@@ -7,6 +7,6 @@ mod wire;
 
 pub(crate) use idle::{Idle, IdleAction, IdlePolicy};
 pub(crate) use operation::{
-    Buffers, Operation, OperationId, OperationParts, StepError, Workspace, scratch_bytes_min,
+    Operands, Operation, OperationId, OperationParts, StepError, Workspace, scratch_bytes_min,
 };
 pub(crate) use wire::{BOARDS, Wire};

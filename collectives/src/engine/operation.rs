@@ -3,6 +3,7 @@
 use std::ptr::NonNull;
 use std::sync::Arc;
 
+use paceline_devices::Buffer;
 use paceline_transports::{
     BufSlice, BufSliceMut, EndpointError, MessageId, OpError, RecvPost, Region, Rejected, SendPost,
     Signature,
@@ -52,18 +53,16 @@ impl Workspace {
     }
 }
 
-/// The buffers of an operation.
+/// The memory of an operation.
 ///
 /// `output` may begin at a later element than `input`: a rank that only gets its own chunk passes
-/// a buffer of just that, and `output_start` says which element it begins with.
+/// a buffer of just that, and `output_start` says which element it begins with. A buffer that the
+/// schedule does not use on this rank may be empty.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Buffers {
-    pub(crate) input: NonNull<u8>,
-    pub(crate) input_count: usize,
-    pub(crate) output: NonNull<u8>,
+pub(crate) struct Operands {
+    pub(crate) input: Buffer,
+    pub(crate) output: Buffer,
     pub(crate) output_start: usize,
-    pub(crate) output_count: usize,
-    pub(crate) element_bytes: usize,
 }
 
 /// What names an operation on the wire.
@@ -92,7 +91,8 @@ pub(crate) struct Operation<'a> {
     kernel: Option<Kernel>,
     partition: Partition,
     id: OperationId,
-    buffers: Buffers,
+    operands: Operands,
+    element_bytes: usize,
     rank: usize,
     world_size: usize,
     board: usize,
@@ -118,7 +118,7 @@ pub(crate) struct OperationParts<'a> {
     pub(crate) kernel: Option<Kernel>,
     pub(crate) partition: Partition,
     pub(crate) id: OperationId,
-    pub(crate) buffers: Buffers,
+    pub(crate) operands: Operands,
     pub(crate) rank: usize,
     pub(crate) world_size: usize,
     pub(crate) board: usize,
@@ -134,6 +134,17 @@ pub(crate) fn scratch_bytes_min(schedule: &dyn Schedule, element_bytes: usize) -
     slot_bytes(schedule, element_bytes) * (schedule.held_max() + 1)
 }
 
+/// Lets a region stand for a buffer.
+///
+/// # Safety
+/// The buffer is valid for as long as slices of the region are posted.
+unsafe fn relend(region: &mut Arc<Region>, buffer: &Buffer) {
+    let start = NonNull::new(buffer.host_address()).expect("no buffer begins at address 0");
+    // SAFETY: the contract of this function.
+    let relent = unsafe { region.relend(start, buffer.bytes()) };
+    relent.expect("the operation before this one left nothing posted");
+}
+
 impl<'a> Operation<'a> {
     /// # Safety
     /// The buffers must be valid, the input for reads and the output for writes, until the
@@ -146,21 +157,17 @@ impl<'a> Operation<'a> {
             kernel,
             partition,
             id,
-            buffers,
+            operands,
             rank,
             world_size,
             board,
         } = parts;
-        let size = buffers.element_bytes;
-        // SAFETY: the memory is valid for as long as the operation posts slices of it, by the
-        // contract of this function.
-        let relent = unsafe { workspace.input.relend(buffers.input, buffers.input_count * size) };
-        relent.expect("the operation before this one left nothing posted");
+        let element_bytes = operands.input.dtype.size();
+        // SAFETY: the contract of this function.
+        unsafe { relend(&mut workspace.input, &operands.input) };
         // SAFETY: as above.
-        let relent =
-            unsafe { workspace.output.relend(buffers.output, buffers.output_count * size) };
-        relent.expect("the operation before this one left nothing posted");
-        let slot_bytes = slot_bytes(schedule, size);
+        unsafe { relend(&mut workspace.output, &operands.output) };
+        let slot_bytes = slot_bytes(schedule, element_bytes);
         let slot_count = match slot_bytes {
             0 => SLOTS_MAX,
             bytes => (workspace.scratch.len() / bytes).min(SLOTS_MAX),
@@ -174,7 +181,8 @@ impl<'a> Operation<'a> {
             kernel,
             partition,
             id,
-            buffers,
+            operands,
+            element_bytes,
             rank,
             world_size,
             board,
@@ -317,7 +325,7 @@ impl<'a> Operation<'a> {
 
     /// Where a receive lands: in a slot, or in the output.
     fn landing(&self, step: &RecvStep, slot: Option<u32>) -> BufSliceMut {
-        let bytes = step.range.len() * self.buffers.element_bytes;
+        let bytes = step.range.len() * self.element_bytes;
         if let Some(slot) = slot {
             let start = slot as usize * self.slot_bytes;
             // SAFETY: a slot is given out again only after its bytes have been reduced, or sent.
@@ -330,7 +338,7 @@ impl<'a> Operation<'a> {
     }
 
     fn outgoing(&self, step: &SendStep) -> BufSlice {
-        let size = self.buffers.element_bytes;
+        let size = self.element_bytes;
         let (region, start) = match step.source {
             Source::Input => (&self.workspace.input, step.range.start * size),
             Source::Output => (&self.workspace.output, self.output_offset(step.range.start)),
@@ -348,7 +356,7 @@ impl<'a> Operation<'a> {
     }
 
     fn output_offset(&self, element: usize) -> usize {
-        element.saturating_sub(self.buffers.output_start) * self.buffers.element_bytes
+        element.saturating_sub(self.operands.output_start) * self.element_bytes
     }
 
     fn apply(&mut self, wire: &mut Wire) -> bool {
@@ -440,7 +448,7 @@ impl<'a> Operation<'a> {
         if range.is_empty() {
             return;
         }
-        let skip = (range.start - pieces_start) * self.buffers.element_bytes;
+        let skip = (range.start - pieces_start) * self.element_bytes;
         let mut inputs = [std::ptr::null(); WINDOW_MAX];
         let ranks = held + 2;
         for (place, input) in inputs[..ranks].iter_mut().enumerate() {
@@ -463,11 +471,11 @@ impl<'a> Operation<'a> {
     }
 
     fn input_at(&self, element: usize) -> *const u8 {
-        self.buffers.input.as_ptr().wrapping_add(element * self.buffers.element_bytes)
+        self.operands.input.host_address().cast_const().wrapping_add(element * self.element_bytes)
     }
 
     fn output_at(&self, element: usize) -> *mut u8 {
-        self.buffers.output.as_ptr().wrapping_add(self.output_offset(element))
+        self.operands.output.host_address().wrapping_add(self.output_offset(element))
     }
 
     fn target_at(&self, target: Target, element: usize, index: usize) -> *mut u8 {

@@ -62,6 +62,9 @@ pub struct NodeGroup {
     pub(super) input_cursor: usize,
     /// The same for the result ring.
     pub(super) result_cursor: usize,
+    /// Bytes of the input ring before the cursor that the operation before this one showed in one
+    /// shot: peers may still be reading them. The same on all members.
+    pub(super) shown_before: usize,
     /// Room for the operands of a fold.
     pub(super) operands: Vec<*const u8>,
 }
@@ -87,6 +90,7 @@ impl NodeGroup {
             rounds_before: 0,
             input_cursor: 0,
             result_cursor: 0,
+            shown_before: 0,
             operands,
         }
     }
@@ -116,6 +120,9 @@ impl NodeGroup {
     /// # Errors
     /// [`NodeError::Unfinished`] after an operation that did not end, and
     /// [`NodeError::Unsupported`].
+    ///
+    /// # Panics
+    /// If the request's manner does not [allow](super::Manner::allows) its size.
     #[inline]
     pub unsafe fn start(&mut self, request: NodeRequest) -> Result<NodeOp, NodeError> {
         if let Some(op_seq) = self.unfinished {

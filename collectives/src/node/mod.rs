@@ -28,4 +28,4 @@ mod tests;
 pub use error::NodeError;
 pub use group::{NodeGroup, NodeOp, Progress};
 pub use plan::{Tuning, arena_layout};
-pub use request::{NodeKind, NodeRequest};
+pub use request::{Manner, NodeKind, NodeRequest};

@@ -5,7 +5,7 @@ use paceline_transports::shm::Arena;
 use super::chain::fold_chain;
 use super::copy::{Stores, copy};
 use super::group::{Call, NodeGroup};
-use super::plan::LINE;
+use super::plan::{LINE, PIECE_BYTES};
 use super::request::{NodeKind, NodeRequest};
 
 /// One-shot: one crossing per operation.
@@ -29,10 +29,11 @@ impl OneShot {
     pub(super) fn enter(group: &mut NodeGroup, call: &Call, bytes: usize, inline: bool) -> Self {
         let arena = &group.arena;
         let member = arena.member();
+        group.shown_before = if inline { 0 } else { bytes.next_multiple_of(LINE) };
         let (place, ring_offset) = if inline {
             (arena.inline_bytes(member, call.op_seq).as_ptr(), None)
         } else {
-            let needed = bytes.next_multiple_of(LINE);
+            let needed = group.shown_before;
             if group.input_cursor + needed > arena.layout().input_ring_bytes {
                 group.input_cursor = 0;
             }
@@ -108,22 +109,25 @@ impl OneShot {
         let members = group.members();
         let chunk = request.partition(members).range(owner);
         let Some(kernel) = call.kernel.filter(|_| !chunk.is_empty()) else { return };
-        let start = chunk.start * request.dtype.size();
-        let scattered = request.kind == NodeKind::ReduceScatter;
-        let output = request.output.wrapping_add(if scattered { 0 } else { start });
-        group.operands.clear();
-        for place in 1..=members {
-            let from = self.contribution(&group.arena, call, (owner + place) % members);
-            group.operands.push(from.wrapping_add(start));
-        }
+        let size = request.dtype.size();
+        let own_start = if request.kind == NodeKind::ReduceScatter { chunk.start } else { 0 };
         // In place the output is the own contribution, which may be needed in the middle of the
         // chain. Our result ring is free: everybody who has entered this operation has drained it.
         let scratch = group.arena.result_ring(group.arena.member()).as_ptr();
-        // SAFETY: every contribution holds the chunk at `start`, was announced, and stays until this
-        // member announces the operation after the next; the ring has room for a quarter of what
-        // all members contribute in one shot, at least; the output is lent by the caller and is
-        // either the own contribution or apart from all.
-        unsafe { fold_chain(kernel, output, scratch, &group.operands, chunk.len()) };
+        let piece = PIECE_BYTES / size;
+        for start in chunk.clone().step_by(piece) {
+            let count = piece.min(chunk.end - start);
+            group.operands.clear();
+            for place in 1..=members {
+                let from = self.contribution(&group.arena, call, (owner + place) % members);
+                group.operands.push(from.wrapping_add(start * size));
+            }
+            let output = request.output.wrapping_add((start - own_start) * size);
+            // SAFETY: every contribution holds the piece at `start`, was announced, and stays until
+            // this member announces the operation after the next; the ring has room for a piece; the
+            // output is lent by the caller and is either the own contribution or apart from all.
+            unsafe { fold_chain(kernel, output, scratch, &group.operands, count) };
+        }
     }
 
     fn take_chunk(&self, group: &NodeGroup, call: &Call, owner: usize) {

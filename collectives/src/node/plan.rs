@@ -2,10 +2,14 @@
 
 use paceline_transports::shm::ArenaLayout;
 
-use super::request::{NodeKind, NodeRequest};
+use super::request::{Manner, NodeKind, NodeRequest};
 
 /// Pieces in a ring start on a cache line.
 pub(super) const LINE: usize = 64;
+
+/// Bytes that are reduced before they are copied on, small enough to be still in the first-level
+/// cache. No ring is smaller.
+pub(super) const PIECE_BYTES: usize = 4 << 10;
 
 /// Rounds that fit into the rings at least, so that nobody has to wait for a neighbour that the
 /// scheduler has put aside for a moment.
@@ -32,8 +36,6 @@ const RINGS_BYTES_TOTAL_MAX: usize = 16 << 20;
 /// Numbers that were chosen by measurement; all members must have the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tuning {
-    /// Operations of at most so many bytes are done in one shot.
-    pub one_shot_bytes_max: usize,
     /// Largest block in bytes. A chunk that is no longer is not cut: the hand-overs between cores
     /// that shorter blocks need cost more than working at the same time saves.
     pub block_bytes_max: usize,
@@ -44,11 +46,7 @@ pub struct Tuning {
 impl Tuning {
     /// For `members` members.
     pub fn new(members: usize) -> Self {
-        Self {
-            one_shot_bytes_max: if members <= 2 { 16 << 10 } else { 8 << 10 },
-            block_bytes_max: 128 << 10,
-            streaming_bytes_min: (16 << 20) / members.max(2) * 2,
-        }
+        Self { block_bytes_max: 128 << 10, streaming_bytes_min: (16 << 20) / members.max(2) * 2 }
     }
 }
 
@@ -61,6 +59,25 @@ pub fn arena_layout(members: u32) -> ArenaLayout {
     let result_ring_bytes = (rings / count).next_multiple_of(PAGE);
     let input_ring_bytes = (result_ring_bytes * (count - 1)).max(PAGE);
     ArenaLayout { members, input_ring_bytes, result_ring_bytes }
+}
+
+impl Manner {
+    /// The faster one for `bytes` bytes and `members` members.
+    pub fn preferred(members: u32, bytes: usize) -> Self {
+        let one_shot_bytes_max = if members <= 2 { 16 << 10 } else { 8 << 10 };
+        if bytes <= one_shot_bytes_max { Self::OneShot } else { Self::TwoShot }
+    }
+
+    /// Whether a tensor of `bytes` bytes can be dealt with so in the arena for `members` members.
+    pub fn allows(self, members: u32, bytes: usize) -> bool {
+        match self {
+            // Two slots must fit beside each other, and beside what came before.
+            Self::OneShot => {
+                bytes <= arena_layout(members).input_ring_bytes / DEPTH_MIN / LINE * LINE
+            }
+            Self::TwoShot => bytes > 0,
+        }
+    }
 }
 
 /// How to carry out one operation.
@@ -82,27 +99,27 @@ pub(super) enum Plan {
 }
 
 impl Plan {
+    /// # Panics
+    /// If the request's manner does not allow so many bytes.
     pub(super) fn new(request: &NodeRequest, layout: ArenaLayout, tuning: &Tuning) -> Self {
-        let members = layout.members as usize;
         let size = request.dtype.size();
-        let longest = request.partition(members).longest() * size;
-        let shown = match request.kind {
-            NodeKind::Barrier => 0,
-            NodeKind::AllGather => longest,
-            _ => request.bytes(),
-        };
-        if shown <= paceline_transports::shm::Arena::INLINE_BYTES_MAX {
-            return Self::OneShot { bytes: shown, inline: true };
+        let longest = || request.partition(layout.members as usize).longest() * size;
+        if request.manner == Manner::OneShot {
+            let bytes = match request.kind {
+                NodeKind::Barrier => 0,
+                NodeKind::AllGather => longest(),
+                _ => request.bytes(),
+            };
+            let inline = bytes <= paceline_transports::shm::Arena::INLINE_BYTES_MAX;
+            assert!(
+                inline || bytes <= layout.input_ring_bytes / DEPTH_MIN,
+                "one-shot fits into the rings"
+            );
+            return Self::OneShot { bytes, inline };
         }
-        // Two slots must fit beside each other, and beside what came before; and a fold passes
-        // through the result ring, chunk by chunk.
-        let fits = shown.next_multiple_of(LINE) <= layout.input_ring_bytes / DEPTH_MIN
-            && longest <= layout.result_ring_bytes;
-        if request.bytes() <= tuning.one_shot_bytes_max && fits {
-            return Self::OneShot { bytes: shown, inline: false };
-        }
+        assert!(request.count > 0, "an operation in rounds has at least one");
         let ring_block = layout.result_ring_bytes / DEPTH_MIN / LINE * LINE;
-        let block = longest.min(tuning.block_bytes_max).min(ring_block);
+        let block = longest().min(tuning.block_bytes_max).min(ring_block);
         Self::Rounds { block: (block / size).max(1) }
     }
 }

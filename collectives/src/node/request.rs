@@ -27,11 +27,22 @@ pub enum NodeKind {
     Barrier,
 }
 
+/// How the members go about it. The results have the same bits either way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Manner {
+    /// Everybody shows its contribution to all, and each makes of them what it needs.
+    OneShot,
+    /// Chunks are reduced by their owners, in cache-sized blocks, round by round.
+    TwoShot,
+}
+
 /// One operation, as one member calls it.
 #[derive(Clone, Debug)]
 pub struct NodeRequest {
     /// What to do.
     pub kind: NodeKind,
+    /// How. It must [allow](Manner::allows) the tensor's size.
+    pub manner: Manner,
     /// The type of the elements.
     pub dtype: DType,
     /// How to reduce; ignored by operations that do not.

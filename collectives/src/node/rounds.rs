@@ -7,16 +7,12 @@ use paceline_transports::shm::{Arena, Counter};
 use super::chain::fold_chain;
 use super::copy::{Stores, copy, streamed};
 use super::group::{Call, NodeGroup, Progress, Wait};
-use super::plan::{self, LINE};
+use super::plan::{self, LINE, PIECE_BYTES};
 use super::request::NodeKind;
 use crate::schedule::Partition;
 
 /// Rounds by which staging is ahead of reducing, and reducing ahead of draining.
 const LEAD: usize = 2;
-
-/// Bytes that are reduced before they are copied on, small enough to be still in the first-level
-/// cache.
-const PIECE_BYTES: usize = 4 << 10;
 
 /// The two-shot algorithm in rounds. Every chunk is cut into blocks, and round b is about block b
 /// of every chunk. In each round a member
@@ -37,7 +33,8 @@ const PIECE_BYTES: usize = 4 << 10;
 ///   which everybody does after draining b−depth.
 /// - Places that an earlier operation used: its inputs were reduced by all before we ended it, and
 ///   its results drained by all who have staged anything in this one. After a one-shot operation
-///   peers may still be reading our contribution to it; round 0 is staged behind it, and later
+///   peers may still be reading our contribution to it; round 0 is staged behind it (if its slot is
+///   the first one again, the slots reach at least two beyond the contribution's length), and later
 ///   rounds after everybody has entered this operation.
 #[derive(Debug)]
 pub(super) struct Rounds {
@@ -73,7 +70,9 @@ impl Rounds {
         let rounds = partition.slices(block);
         let fitting =
             (layout.input_ring_bytes / round_stride).min(layout.result_ring_bytes / block_stride);
-        let depth = plan::depth(fitting, rounds).max(1);
+        // Slots that start over must not reach back to what peers may still be reading.
+        let shown = std::mem::take(&mut group.shown_before).div_ceil(round_stride);
+        let depth = plan::depth(fitting, rounds).max(shown + 2).min(fitting).max(1);
         let slot_after = |cursor: usize, stride: usize| cursor.div_ceil(stride) % depth;
         let first_input_slot = slot_after(group.input_cursor, round_stride);
         let first_result_slot = slot_after(group.result_cursor, block_stride);

@@ -76,7 +76,14 @@ pub(super) fn request<T: Element>(
 ) -> NodeRequest {
     let input = input.as_ptr().cast();
     let (signature, output) = (signature(0, count), output.cast());
-    NodeRequest { kind, dtype: T::DTYPE, op, count, fused: None, signature, input, output }
+    let manner = Manner::preferred(3, count * size_of::<T>());
+    NodeRequest { kind, manner, dtype: T::DTYPE, op, count, fused: None, signature, input, output }
+}
+
+/// The manners that a tensor allows.
+fn manners(members: u32, bytes: usize) -> impl Iterator<Item = Manner> {
+    let all = [Manner::TwoShot, Manner::OneShot];
+    all.into_iter().filter(move |manner| manner.allows(members, bytes))
 }
 
 /// What a member contributes: small integers, and for floats at some places fractions whose sum
@@ -139,7 +146,7 @@ fn counts(size: usize) -> Vec<usize> {
 
 /// Small rings and blocks: many rounds, many wraps, also for short vectors.
 fn fine_grained() -> Tuning {
-    Tuning { one_shot_bytes_max: 128, block_bytes_max: 1024, streaming_bytes_min: 5000 }
+    Tuning { block_bytes_max: 1024, streaming_bytes_min: 5000 }
 }
 
 fn check_all_reduce<T: Sample>(members: u32, op: ReduceOp, tuning: Option<Tuning>, most: usize) {
@@ -149,15 +156,19 @@ fn check_all_reduce<T: Sample>(members: u32, op: ReduceOp, tuning: Option<Tuning
     let expected: Vec<_> = all.iter().map(|inputs| reduced(inputs, op)).collect();
     on_all(members, tuning, |group| {
         for ((count, inputs), expected) in counts.iter().zip(&all).zip(&expected) {
-            let mut data = inputs[group.member()].clone();
-            let mut output = vec![T::sample(9, 9); *count + 1];
-            let kind = NodeKind::AllReduce;
-            finish(group, request(kind, op, *count, &data, output.as_mut_ptr())).unwrap();
-            assert!(output[..*count] == expected[..], "{op} of {count} {}", T::DTYPE);
-            assert_eq!(output[*count], T::sample(9, 9));
-            let target = data.as_mut_ptr();
-            finish(group, request(kind, op, *count, &data, target)).unwrap();
-            assert!(data == *expected, "{op} of {count} {} in place", T::DTYPE);
+            for manner in manners(members, count * size_of::<T>()) {
+                let mut data = inputs[group.member()].clone();
+                let mut output = vec![T::sample(9, 9); *count + 1];
+                let kind = NodeKind::AllReduce;
+                let call = request(kind, op, *count, &data, output.as_mut_ptr());
+                finish(group, NodeRequest { manner, ..call }).unwrap();
+                assert!(output[..*count] == expected[..], "{op} of {count} {}", T::DTYPE);
+                assert_eq!(output[*count], T::sample(9, 9));
+                let target = data.as_mut_ptr();
+                let call = request(kind, op, *count, &data, target);
+                finish(group, NodeRequest { manner, ..call }).unwrap();
+                assert!(data == *expected, "{op} of {count} {} in place", T::DTYPE);
+            }
         }
     });
 }
@@ -208,31 +219,46 @@ fn the_other_collectives_follow_their_definitions() {
             let all = inputs::<f32>(members as usize, count);
             let sum = reduced(&all, ReduceOp::Sum);
             on_all(members, tuning, |group| {
-                let own = &all[group.member()];
-                let chunk = Partition::new(count, members as usize).range(group.member());
-                let run = |group: &mut NodeGroup, kind, input: &[f32], output: *mut f32| {
-                    finish(group, request(kind, ReduceOp::Sum, count, input, output)).unwrap();
-                };
-                let mut part = vec![0.0; chunk.len()];
-                run(group, NodeKind::ReduceScatter, own, part.as_mut_ptr());
-                assert!(part == sum[chunk.clone()], "reduce_scatter of {count}");
-                let mut whole = vec![0.0; count];
-                run(group, NodeKind::AllGather, &part, whole.as_mut_ptr());
-                assert!(whole == sum, "all_gather of {count}");
-                run(group, NodeKind::Barrier, &[], std::ptr::null_mut());
-                for root in 0..members {
-                    let at_root = root as usize == group.member();
-                    let mut data = own.clone();
-                    let target = data.as_mut_ptr();
-                    run(group, NodeKind::Broadcast { root }, &data, target);
-                    assert!(data == all[root as usize], "broadcast of {count} from {root}");
-                    let mut data = own.clone();
-                    let target = data.as_mut_ptr();
-                    run(group, NodeKind::Reduce { root }, &data, target);
-                    assert!(data == if at_root { &sum } else { own }[..], "reduce of {count}");
+                for manner in manners(members, count * size_of::<f32>()) {
+                    check_collectives(group, manner, &all, &sum);
                 }
             });
         }
+    }
+}
+
+fn check_collectives(group: &mut NodeGroup, manner: Manner, all: &[Vec<f32>], sum: &[f32]) {
+    let (count, own) = (sum.len(), &all[group.member()]);
+    let chunk = Partition::new(count, all.len()).range(group.member());
+    let run = |group: &mut NodeGroup, kind, input: &[f32], output: *mut f32| {
+        let call = request(kind, ReduceOp::Sum, count, input, output);
+        finish(group, NodeRequest { manner, ..call }).unwrap();
+    };
+    let mut part = vec![0.0; chunk.len()];
+    run(group, NodeKind::ReduceScatter, own, part.as_mut_ptr());
+    assert!(part == sum[chunk.clone()], "reduce_scatter of {count}");
+    let mut whole = vec![0.0; count];
+    run(group, NodeKind::AllGather, &part, whole.as_mut_ptr());
+    assert!(whole == sum, "all_gather of {count}");
+    if manner == Manner::OneShot {
+        run(group, NodeKind::Barrier, &[], std::ptr::null_mut());
+    }
+    for root in 0..u32::try_from(all.len()).unwrap() {
+        let at_root = root as usize == group.member();
+        let mut data = own.clone();
+        let target = data.as_mut_ptr();
+        run(group, NodeKind::Broadcast { root }, &data, target);
+        assert!(data == all[root as usize], "broadcast of {count} from {root}");
+        let mut apart = vec![0.0; count];
+        run(group, NodeKind::Broadcast { root }, own, apart.as_mut_ptr());
+        assert!(apart == all[root as usize], "broadcast of {count} from {root}, out of place");
+        let mut data = own.clone();
+        let target = data.as_mut_ptr();
+        run(group, NodeKind::Reduce { root }, &data, target);
+        assert!(data == if at_root { sum } else { own }, "reduce of {count}");
+        let target = if at_root { apart.as_mut_ptr() } else { std::ptr::null_mut() };
+        run(group, NodeKind::Reduce { root }, own, target);
+        assert!(!at_root || apart == sum, "reduce of {count}, out of place");
     }
 }
 
@@ -240,14 +266,16 @@ fn the_other_collectives_follow_their_definitions() {
 fn rooted_operations_may_run_ahead_without_harm() {
     // Roots never wait for data, so this is where a slot might be overwritten too early.
     on_all(3, Some(fine_grained()), |group| {
-        for round in 0..600_usize {
+        for round in 0..1200_usize {
             let count = [1, 7, 40, 3000][round % 4];
+            let manner = [Manner::OneShot, Manner::TwoShot][round / 4 % 3 % 2];
             let root = u32::try_from(round % 3).unwrap();
             let value = round as f32;
             let mut data = vec![if group.member() == root as usize { value } else { -1.0 }; count];
             let target = data.as_mut_ptr();
             let kind = NodeKind::Broadcast { root };
-            finish(group, request(kind, ReduceOp::Sum, count, &data, target)).unwrap();
+            let call = request(kind, ReduceOp::Sum, count, &data, target);
+            finish(group, NodeRequest { manner, ..call }).unwrap();
             assert!(data.iter().all(|element| *element == value), "round {round}");
         }
     });

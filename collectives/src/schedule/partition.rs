@@ -24,19 +24,25 @@ impl Partition {
     }
 
     /// The layout of several tensors in one vector: first chunk 0 of every tensor, in their order,
-    /// then chunk 1 of every tensor, and so on.
-    pub fn fused(counts: impl Iterator<Item = usize> + Clone, parts: usize) -> Self {
+    /// then chunk 1 of every tensor, and so on. `bounds` is where it keeps the places of the chunks;
+    /// it is allocated anew only if it is too short or belongs to a partition that still exists.
+    pub fn fused(
+        counts: impl Iterator<Item = usize> + Clone,
+        parts: usize,
+        bounds: &mut Arc<[usize]>,
+    ) -> Self {
         assert!(parts > 0, "a partition has at least one part");
-        let chunk =
-            |part| counts.clone().map(|count| Self::new(count, parts).range(part).len()).sum();
-        let lengths: Vec<usize> = (0..parts).map(chunk).collect();
-        let longest = lengths.iter().copied().max().unwrap_or(0);
-        let mut bounds = Vec::with_capacity(parts + 1);
-        bounds.push(0);
-        for length in lengths {
-            bounds.push(bounds[bounds.len() - 1] + length);
+        if bounds.len() != parts + 1 || Arc::get_mut(bounds).is_none() {
+            *bounds = vec![0; parts + 1].into();
         }
-        Self { count: bounds[parts], parts, longest, bounds: Some(bounds.into()) }
+        let places = Arc::get_mut(bounds).expect("nobody else has it");
+        let mut longest = 0;
+        for part in 0..parts {
+            let chunk = counts.clone().map(|count| Self::new(count, parts).range(part).len()).sum();
+            longest = longest.max(chunk);
+            places[part + 1] = places[part] + chunk;
+        }
+        Self { count: places[parts], parts, longest, bounds: Some(Arc::clone(bounds)) }
     }
 
     /// Elements in all.
@@ -113,8 +119,9 @@ mod tests {
     #[test]
     fn fused_tensors_keep_the_owner_of_every_element() {
         let counts = [0usize, 1, 10, 7, 100, 3];
+        let mut bounds = Arc::default();
         for parts in 1..=9 {
-            let fused = Partition::fused(counts.iter().copied(), parts);
+            let fused = Partition::fused(counts.iter().copied(), parts, &mut bounds);
             assert_eq!(fused.count(), 121);
             for part in 0..parts {
                 let alone: usize = counts
@@ -127,5 +134,19 @@ mod tests {
             assert_eq!(fused.range(0).start, 0);
             assert_eq!(fused.range(parts - 1).end, 121);
         }
+    }
+
+    #[test]
+    fn a_partition_leaves_its_memory_to_the_next() {
+        let mut bounds = Arc::default();
+        let first = Partition::fused([3, 4].into_iter(), 2, &mut bounds);
+        let place = Arc::as_ptr(&bounds);
+        let second = Partition::fused([30, 40].into_iter(), 2, &mut bounds);
+        assert_eq!((first.range(1), second.range(1)), (4..7, 35..70), "both live");
+        drop((first, second));
+        let place_of_second = Arc::as_ptr(&bounds);
+        assert!(!std::ptr::addr_eq(place, place_of_second));
+        assert_eq!(Partition::fused([1, 1].into_iter(), 2, &mut bounds).range(0), 0..2);
+        assert!(std::ptr::addr_eq(place_of_second, Arc::as_ptr(&bounds)));
     }
 }

@@ -1,0 +1,75 @@
+//! Which schedule carries out a call.
+
+use crate::call::Call;
+use crate::plan::{Algorithm, Choice};
+use crate::schedule::{
+    Barrier, Broadcast, HalvingDoubling, OneShot, Phases, RecursiveDoubling, Ring, Schedule, Shift,
+    Star, Tree, TwoShot,
+};
+use crate::signature::Collective;
+
+/// Any of the schedules, by value: making one allocates nothing.
+pub(crate) enum Program {
+    Ring(Ring),
+    OneShot(OneShot),
+    Star(Star),
+    TwoShot(TwoShot),
+    RecursiveDoubling(RecursiveDoubling),
+    HalvingDoubling(HalvingDoubling),
+    Broadcast(Broadcast),
+    Barrier(Barrier),
+    Shift(Shift),
+}
+
+impl Program {
+    /// The program of rank `rank` of `world_size` ≥ 2; the choice is one that the plan made for the
+    /// call's collective.
+    pub(crate) fn new(call: &Call<'_>, choice: Choice, rank: usize, world_size: usize) -> Self {
+        let root = call.root.map_or(0, |root| root as usize);
+        let (count, slice) = (call.partition.count(), choice.slice_elements(call.element_bytes()));
+        let phases = match call.collective {
+            Collective::Barrier | Collective::Agreement => {
+                return Self::Barrier(Barrier::new(rank, world_size));
+            }
+            Collective::Shift => return Self::Shift(Shift::new(rank, world_size, count, slice)),
+            Collective::Broadcast => {
+                let chain = choice.algorithm == Algorithm::Chain;
+                let tree = if chain { Tree::Chain } else { Tree::Binomial };
+                return Self::Broadcast(Broadcast::new(rank, root, world_size, count, slice, tree));
+            }
+            Collective::AllReduce => Phases::AllReduce,
+            Collective::ReduceScatter => Phases::ReduceScatter,
+            Collective::AllGather => Phases::AllGather,
+            Collective::Reduce => Phases::Reduce { root },
+        };
+        let (partition, window) = (call.partition.clone(), choice.window);
+        match choice.algorithm {
+            Algorithm::OneShot => Self::OneShot(OneShot::new(rank, world_size, count)),
+            Algorithm::Star => Self::Star(Star::new(rank, world_size, count)),
+            Algorithm::RecursiveDoubling => {
+                Self::RecursiveDoubling(RecursiveDoubling::new(rank, world_size, count, slice))
+            }
+            Algorithm::HalvingDoubling => {
+                Self::HalvingDoubling(HalvingDoubling::new(rank, world_size, count, slice))
+            }
+            Algorithm::TwoShot => {
+                Self::TwoShot(TwoShot::new(rank, world_size, partition, phases, slice, window))
+            }
+            _ => Self::Ring(Ring::new(rank, world_size, partition, phases, slice, window)),
+        }
+    }
+
+    pub(crate) fn as_schedule(&self) -> &dyn Schedule {
+        match self {
+            Self::Ring(schedule) => schedule,
+            Self::OneShot(schedule) => schedule,
+            Self::Star(schedule) => schedule,
+            Self::TwoShot(schedule) => schedule,
+            Self::RecursiveDoubling(schedule) => schedule,
+            Self::HalvingDoubling(schedule) => schedule,
+            Self::Broadcast(schedule) => schedule,
+            Self::Barrier(schedule) => schedule,
+            Self::Shift(schedule) => schedule,
+        }
+    }
+}
