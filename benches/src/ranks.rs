@@ -134,11 +134,6 @@ pub fn planned_algorithm<T: TestElement>(
     communicator.plan::<T>(library_name(collective), count).algorithm.name()
 }
 
-/// Whether there are buffers for input and output that may be apart.
-pub const fn has_out_of_place(collective: Collective) -> bool {
-    !matches!(collective, Collective::Barrier)
-}
-
 /// Why a collective call inside a measurement failed, if that is what an error is about.
 pub fn collective_error(error: &BoxError) -> Option<&CollectiveError> {
     error.downcast_ref()

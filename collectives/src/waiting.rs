@@ -1,10 +1,10 @@
 //! What a blocked caller does: idle, look at the clock and at the control connection, and in the
 //! end say who is to blame.
 
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use paceline_rendezvous::{Abort, OperationReport, OperationState};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::context::ContextInner;
 use crate::engine::{Idle, IdleAction, StepError, Wire};
@@ -132,7 +132,7 @@ impl<'a> Waiting<'a> {
         if waited >= self.context.timeout {
             return Err(self.timed_out(waited, waiting_on()));
         }
-        if waited >= self.next_report {
+        if waited >= self.next_report && self.context.job.rendezvous().control.is_some() {
             self.next_report = waited + STALL_REPORT_INTERVAL;
             self.report(OperationState::Waiting { on: waiting_on() }, waited);
         }
@@ -140,24 +140,10 @@ impl<'a> Waiting<'a> {
     }
 
     /// Sleeps until a connection has something, or the coordinator.
-    pub(crate) fn park(&self, wire: &Wire) {
+    pub(crate) fn park(&self, wire: &mut Wire) {
         let limit = if self.context.is_contended() { PARK_CONTENDED } else { PARK_MAX };
-        let timeout = Timespec::try_from(limit).expect("a short wait fits");
-        let mut wakeups = Vec::new();
-        for endpoint in wire.endpoints.iter().flatten().filter(|endpoint| endpoint.is_active()) {
-            endpoint.wakeups(&mut wakeups);
-        }
         let control = self.context.job.rendezvous().control.as_deref();
-        let mut fds: Vec<PollFd<'_>> = wakeups
-            .iter()
-            .map(|wakeup| {
-                let writable = if wakeup.writable { PollFlags::OUT } else { PollFlags::empty() };
-                PollFd::from_borrowed_fd(wakeup.fd, PollFlags::IN | writable)
-            })
-            .chain(control.map(|control| PollFd::new(control, PollFlags::IN)))
-            .collect();
-        // An interrupted or failed sleep is a short one; the loop goes on either way.
-        let _ = poll(&mut fds, Some(&timeout));
+        wire.park(control.map(AsFd::as_fd), limit);
     }
 
     /// What a failed step over the wire means.

@@ -134,6 +134,9 @@ pub trait Endpoint: Send + std::fmt::Debug {
     /// What to wait for when `poll` moved nothing; appends nothing if the transport cannot wake.
     fn wakeups<'a>(&'a self, wakeups: &mut Vec<Wakeup<'a>>);
 
+    /// How many wake-ups there are at most.
+    fn wakeups_max(&self) -> usize;
+
     /// Bytes put on the wire and taken from it so far, headers included.
     fn wire_bytes(&self) -> (u64, u64);
 

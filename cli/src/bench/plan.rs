@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use paceline_benches::metrics::Collective;
 use paceline_benches::models::{HOROVOD_FUSION_BYTES, Model, UnknownModelError};
-use paceline_benches::ranks::has_out_of_place;
 use paceline_benches::run::{BATCHES_MIN, Check, Settings, WARMUP_NANOSECONDS};
 use paceline_benches::schema::Config;
 use paceline_benches::sizes::{
@@ -38,8 +37,6 @@ pub(super) enum UsageError {
     NoSuchReduction { op: ReduceOp, dtype: DType },
     #[error("{algorithm} is no algorithm for {collective}")]
     WrongAlgorithm { algorithm: Algorithm, collective: Collective },
-    #[error("{collective} works in place only")]
-    InPlaceOnly { collective: Collective },
     #[error("--model measures all_reduce, not {collective}")]
     ModelCollective { collective: Collective },
     #[error(transparent)]
@@ -73,7 +70,6 @@ impl UsageError {
                     .collect();
                 Some(format!("{collective} knows auto, {}", known.join(", ")))
             }
-            Self::InPlaceOnly { .. } => Some("leave out --out-of-place".to_owned()),
             Self::ModelCollective { .. } => {
                 Some("name no collective, or all_reduce, with --model".to_owned())
             }
@@ -130,9 +126,6 @@ impl Plan {
             && !algorithm.supports(name)
         {
             return Err(UsageError::WrongAlgorithm { algorithm, collective });
-        }
-        if arguments.out_of_place && !has_out_of_place(collective) {
-            return Err(UsageError::InPlaceOnly { collective });
         }
         Ok(Self {
             collective,

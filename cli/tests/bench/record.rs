@@ -97,10 +97,14 @@ fn every_collective_is_measured_and_right() {
 }
 
 #[test]
-fn buffers_may_be_apart_where_the_library_has_such_calls() {
-    for (collective, ranks) in
-        [(Collective::AllReduce, 2), (Collective::ReduceScatter, 2), (Collective::AllGather, 3)]
-    {
+fn buffers_may_be_apart() {
+    for (collective, ranks) in [
+        (Collective::AllReduce, 2),
+        (Collective::ReduceScatter, 2),
+        (Collective::AllGather, 3),
+        (Collective::Broadcast, 3),
+        (Collective::Reduce, 2),
+    ] {
         let np = ranks.to_string();
         let report = record(&[
             collective.name(),

@@ -42,7 +42,6 @@ fn numbers_that_make_no_sense() {
 #[test]
 fn combinations_that_do_not_exist() {
     assert_refused(&["-np", "2", "--dtype", "i32", "--op", "avg"], &["avg is not defined for i32"]);
-    assert_refused(&["broadcast", "-np", "2", "--out-of-place"], &["in place only"]);
     assert_refused(&["broadcast", "-np", "2", "--algorithm", "ring"], &["ring", "chain"]);
     assert_refused(&["broadcast", "-np", "2", "--model", "gpt2"], &["not broadcast"]);
     assert_refused(&["-np", "2", "--model", "gpt2", "--sizes", "4"], &["--sizes"]);

@@ -1,4 +1,8 @@
-use paceline_transports::{Endpoint, EndpointError, Event, MessageId, OpError, Signature};
+use std::os::fd::BorrowedFd;
+use std::time::Duration;
+
+use paceline_transports::{Endpoint, EndpointError, Event, MessageId, OpError, Signature, Wakeup};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// Operations that may be under way at a time in one context.
 pub(crate) const BOARDS: usize = 64;
@@ -105,16 +109,49 @@ pub(crate) struct Wire {
     boards: Vec<Board>,
     events: Vec<Event>,
     early: Vec<EarlyMessage>,
+    sleep: Sleep,
+}
+
+/// What to wait for when nothing moves. Empty except while [`Wire::park`] runs; kept so that no sleep
+/// allocates.
+#[derive(Debug)]
+struct Sleep {
+    wakeups: Vec<Wakeup<'static>>,
+    fds: Vec<PollFd<'static>>,
 }
 
 impl Wire {
     pub(crate) fn new(endpoints: Vec<Option<Box<dyn Endpoint>>>) -> Self {
+        let wakeups = endpoints.iter().flatten().map(|endpoint| endpoint.wakeups_max()).sum();
         Self {
-            endpoints,
             boards: vec![Board::default(); BOARDS],
-            events: Vec::with_capacity(WINDOW_MAX),
-            early: Vec::new(),
+            events: Vec::with_capacity(4 * WINDOW_MAX),
+            early: Vec::with_capacity(4 * WINDOW_MAX),
+            sleep: Sleep {
+                wakeups: Vec::with_capacity(wakeups),
+                // One more for the coordinator.
+                fds: Vec::with_capacity(wakeups + 1),
+            },
+            endpoints,
         }
+    }
+
+    /// Sleeps until a connection with something to do has something, or `other`, or for `limit`.
+    pub(crate) fn park(&mut self, other: Option<BorrowedFd<'_>>, limit: Duration) {
+        let timeout = Timespec::try_from(limit).expect("a short wait fits");
+        let mut wakeups = reuse(std::mem::take(&mut self.sleep.wakeups));
+        for endpoint in self.endpoints.iter().flatten().filter(|endpoint| endpoint.is_active()) {
+            endpoint.wakeups(&mut wakeups);
+        }
+        let mut fds = reuse(std::mem::take(&mut self.sleep.fds));
+        fds.extend(wakeups.iter().map(|wakeup| {
+            let writable = if wakeup.writable { PollFlags::OUT } else { PollFlags::empty() };
+            PollFd::from_borrowed_fd(wakeup.fd, PollFlags::IN | writable)
+        }));
+        fds.extend(other.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+        // An interrupted or failed sleep is a short one; the caller looks again either way.
+        let _ = poll(&mut fds, Some(&timeout));
+        self.sleep = Sleep { wakeups: reuse(wakeups), fds: reuse(fds) };
     }
 
     /// Reserves a board for an operation; `None` if too many are under way.
@@ -156,7 +193,7 @@ impl Wire {
 
     #[inline]
     fn poll_endpoint(&mut self, peer: usize) -> Result<bool, EndpointError> {
-        let Self { endpoints, boards, events, early } = self;
+        let Self { endpoints, boards, events, early, .. } = self;
         let Some(endpoint) = &mut endpoints[peer] else { return Ok(false) };
         let outcome = endpoint.poll(events);
         let mut moved = false;
@@ -228,9 +265,24 @@ impl Wire {
     }
 }
 
+/// An empty vector in the memory of another one, whose elements differ in lifetime only.
+fn reuse<T, U>(mut vector: Vec<T>) -> Vec<U> {
+    vector.clear();
+    // The standard library collects into the memory of the source where the layouts agree.
+    vector.into_iter().map(|_| unreachable!("it is empty")).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn vectors_are_reused() {
+        let vector: Vec<Option<&'static u8>> = Vec::with_capacity(7);
+        let place = vector.as_ptr().addr();
+        let reused: Vec<Option<&u8>> = reuse(vector);
+        assert_eq!((reused.as_ptr().addr(), reused.capacity()), (place, 7));
+    }
 
     #[test]
     fn tokens_round_trip() {

@@ -1,11 +1,8 @@
 use super::stream::{ByteStream, FrameStream, StreamError};
-use super::{FrameKind, Inbox, Outbox, Receiving};
+use super::{DEPTH_MAX, FrameKind, Inbox, Outbox, Receiving};
 use crate::{
     Capabilities, Endpoint, EndpointError, Event, MessageId, RecvPost, Rejected, SendPost, Wakeup,
 };
-
-/// Sends and receives that may be posted at a time.
-pub(super) const DEPTH_MAX: usize = 256;
 
 /// Largest payload of one frame when several streams share the work: small enough that a slow
 /// stream holds up little, large enough that the header and the call are noise.
@@ -57,9 +54,9 @@ impl<S: ByteStream> StreamEndpoint<S> {
             address,
             epoch,
             streams: streams.into_iter().map(with_frames).collect(),
-            inbox: Inbox::default(),
+            inbox: Inbox::new(),
             outbox: Outbox::new(epoch),
-            pending_events: Vec::new(),
+            pending_events: Vec::with_capacity(DEPTH_MAX),
             dead: None,
             past_wire_bytes: (0, 0),
         }
@@ -233,6 +230,10 @@ impl<S: ByteStream> Endpoint for StreamEndpoint<S> {
         ));
     }
 
+    fn wakeups_max(&self) -> usize {
+        self.streams.len()
+    }
+
     fn wire_bytes(&self) -> (u64, u64) {
         let sum = |(sent, received), stream: &Stream<S>| {
             (sent + stream.frames.bytes_sent, received + stream.frames.bytes_received)
@@ -242,7 +243,8 @@ impl<S: ByteStream> Endpoint for StreamEndpoint<S> {
 
     fn memory_bytes(&self) -> usize {
         let streams: usize = self.streams.iter().map(|stream| stream.frames.memory_bytes()).sum();
-        streams + self.inbox.memory_bytes()
+        let pending = self.pending_events.capacity() * size_of::<(u32, Event)>();
+        streams + self.inbox.memory_bytes() + self.outbox.memory_bytes() + pending
     }
 }
 

@@ -1,6 +1,7 @@
 use std::ops::Range;
 
-use super::{FrameHeader, HEADER_BYTES, eager_cost, flags};
+use super::early::EarlyFrames;
+use super::{COMMUNICATORS, DEPTH_MAX, FrameHeader, HEADER_BYTES, eager_cost, flags};
 use crate::{EAGER_BYTES_MAX, EAGER_BYTES_OUTSTANDING_MAX, Event, MessageId, OpError, RecvPost};
 
 /// Communicators that one peer may have early messages in; more is a protocol violation.
@@ -10,17 +11,13 @@ const COMMUNICATORS_MAX: usize = 1024;
 /// at most one gap per stream.
 const PIECES_MAX: usize = 64;
 
-/// Empty buffers kept for early messages.
-const SPARE_BUFFERS_MAX: usize = 4;
-
 /// Receives, what arrived before its receive, and the credit owed to the peer.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Inbox {
     posted: Vec<Option<Posted>>,
     posted_count: usize,
     generation: u32,
-    early: Vec<EarlyFrame>,
-    spare: Vec<Vec<u8>>,
+    early: EarlyFrames,
     accounts: Vec<Account>,
     coverage: Coverage,
     /// Whether an account became full, so that grants may be due.
@@ -54,7 +51,7 @@ impl Posted {
 /// Which bytes of posted receives frames have begun to land for, beyond those that follow each other
 /// from the first on: what arrives out of order over several streams. Kept for all receives in one
 /// place, so that none of them allocates.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Coverage {
     pieces: Vec<Piece>,
 }
@@ -100,29 +97,6 @@ impl Coverage {
 
     fn forget(&mut self, generation: u32) {
         self.pieces.retain(|piece| piece.generation != generation);
-    }
-}
-
-/// The payload of a frame that nobody has posted a receive for yet.
-#[derive(Debug)]
-struct EarlyFrame {
-    header: FrameHeader,
-    bytes: Vec<u8>,
-    landed: usize,
-}
-
-impl EarlyFrame {
-    /// Where its bytes belong in the message.
-    fn range(&self) -> Range<usize> {
-        let start = usize::try_from(self.header.offset).unwrap_or(usize::MAX);
-        start..start.saturating_add(self.bytes.len())
-    }
-
-    /// Whether another frame is about some of the same bytes, or cannot be told from this one.
-    fn meets(&self, other: &FrameHeader) -> bool {
-        let (start, end) = (self.header.offset, self.header.offset + self.bytes.len() as u64);
-        let shared = start < other.offset + u64::from(other.length) && other.offset < end;
-        self.header.id == other.id && (shared || self.header.offset == other.offset)
     }
 }
 
@@ -175,6 +149,18 @@ pub(crate) enum Landing {
 }
 
 impl Inbox {
+    pub(crate) fn new() -> Self {
+        Self {
+            posted: Vec::with_capacity(DEPTH_MAX),
+            posted_count: 0,
+            generation: 0,
+            early: EarlyFrames::new(),
+            accounts: Vec::with_capacity(COMMUNICATORS),
+            coverage: Coverage { pieces: Vec::with_capacity(PIECES_MAX) },
+            filled: false,
+        }
+    }
+
     /// Whether receives are posted.
     pub(crate) fn has_posted(&self) -> bool {
         self.posted_count > 0
@@ -186,7 +172,7 @@ impl Inbox {
 
     /// Whether the whole of a message has arrived early.
     pub(crate) fn holds(&self, id: MessageId, length: usize) -> bool {
-        let frames = self.early.iter().filter(|frame| frame.header.id == id);
+        let frames = self.early.frames().iter().filter(|frame| frame.header.id == id);
         let landed: usize = frames.clone().map(|frame| frame.landed).sum();
         frames.count() > 0 && landed == length
     }
@@ -199,7 +185,7 @@ impl Inbox {
         let generation = self.generation;
         let mut posted = Posted { post, landed: 0, begun: 0, granted, arrived: false, generation };
         if !self.early.is_empty() {
-            for frame in self.early.iter().filter(|frame| frame.header.id == id) {
+            for frame in self.early.frames().iter().filter(|frame| frame.header.id == id) {
                 let new = self.coverage.book(&mut posted, frame.range());
                 debug_assert!(new, "early frames were compared when they began");
             }
@@ -237,51 +223,41 @@ impl Inbox {
     fn copy_early(&mut self, posted: &mut Posted) -> Result<(), OpError> {
         let id = posted.post.id;
         let mut at = 0;
-        while at < self.early.len() {
-            let header = self.early[at].header;
+        while let Some(frame) = self.early.frames().get(at) {
+            let header = frame.header;
             let same_op =
                 header.id.communicator == id.communicator && header.id.op_seq == id.op_seq;
             if same_op && header.signature != posted.post.signature {
                 let (ours, theirs) = (posted.post.signature, header.signature);
                 return Err(OpError::SignatureMismatch { id, ours, theirs });
             }
-            let complete = self.early[at].landed == self.early[at].bytes.len();
-            if header.id != id || !complete {
+            if header.id != id || !frame.is_complete() {
                 at += 1;
                 continue;
             }
             check_length(&posted.post, &header)?;
-            let frame = self.early.remove(at);
-            let start = usize::try_from(header.offset).unwrap_or(usize::MAX);
-            posted
-                .post
-                .slice
-                .bytes_mut(start..start + frame.bytes.len())
-                .copy_from_slice(&frame.bytes);
-            posted.land(frame.bytes.len());
-            self.release_early(frame);
+            let (frame, payload) = self.early.remove(at);
+            let (range, length) = (frame.range(), payload.len());
+            posted.post.slice.bytes_mut(range).copy_from_slice(payload);
+            posted.land(length);
+            self.release_early(&frame.header);
         }
         Ok(())
     }
 
     fn drop_early(&mut self, id: MessageId) {
-        while let Some(at) = self.early.iter().position(|frame| frame.header.id == id) {
-            let frame = self.early.remove(at);
-            self.release_early(frame);
+        while let Some(at) = self.early.frames().iter().position(|frame| frame.header.id == id) {
+            let (frame, _) = self.early.remove(at);
+            self.release_early(&frame.header);
         }
     }
 
     /// The frame's bytes are no longer needed: the peer gets its credit back.
-    fn release_early(&mut self, frame: EarlyFrame) {
-        let cost = eager_cost(frame.bytes.len());
-        let account = self.account(frame.header.id.communicator);
+    fn release_early(&mut self, header: &FrameHeader) {
+        let cost = eager_cost(header.length as usize);
+        let account = self.account(header.id.communicator);
         account.held = account.held.saturating_sub(cost);
         account.owed += cost;
-        // Early messages are the exception; a few spare buffers make the steady state free of
-        // allocation without keeping a burst's memory for ever.
-        if self.spare.len() < SPARE_BUFFERS_MAX {
-            self.spare.push(frame.bytes);
-        }
     }
 
     /// Decides where a data frame goes.
@@ -333,7 +309,7 @@ impl Inbox {
             // A granted message whose receive is gone: the operation was abandoned here.
             return Ok(Landing::Discard);
         }
-        if self.early.iter().any(|frame| frame.meets(header)) {
+        if self.early.frames().iter().any(|frame| frame.meets(header)) {
             return Err(twice(header));
         }
         let length = header.length as usize;
@@ -343,9 +319,7 @@ impl Inbox {
         if header.offset == 0 {
             events.push(Event::Early { id: header.id, signature: header.signature });
         }
-        let mut bytes = self.spare.pop().unwrap_or_default();
-        bytes.resize(length, 0);
-        self.early.push(EarlyFrame { header: *header, bytes, landed: 0 });
+        self.early.push(*header);
         Ok(Landing::Early { id: header.id, offset: header.offset })
     }
 
@@ -385,8 +359,8 @@ impl Inbox {
                     .then(|| posted.post.slice.bytes_mut(offset + done..offset + length))
             }
             Landing::Early { id, offset } => {
-                let frame = self.early_frame(id, offset)?;
-                Some(&mut frame.bytes[done..length])
+                let at = self.early.find(id, offset)?;
+                Some(self.early.payload_mut(at, done))
             }
             Landing::Discard => None,
         }
@@ -427,8 +401,8 @@ impl Inbox {
 
     /// An early frame is complete; its receive may have been posted while it arrived.
     fn finish_early(&mut self, id: MessageId, offset: u64, events: &mut Vec<Event>) {
-        if let Some(frame) = self.early_frame(id, offset) {
-            frame.landed = frame.bytes.len();
+        if let Some(at) = self.early.find(id, offset) {
+            self.early.complete(at);
         }
         let Some(slot) = self.find(id) else { return };
         let mut posted = self.posted[slot].take().expect("found slots are taken");
@@ -493,10 +467,9 @@ impl Inbox {
         self.accounts.retain(|account| account.communicator != communicator);
     }
 
-    /// Bytes held: early frames and spare buffers.
+    /// Bytes of memory held.
     pub(crate) fn memory_bytes(&self) -> usize {
-        let early: usize = self.early.iter().map(|frame| frame.bytes.capacity()).sum();
-        early + self.spare.iter().map(Vec::capacity).sum::<usize>()
+        self.early.memory_bytes() + self.posted.capacity() * size_of::<Option<Posted>>()
     }
 
     fn find(&self, id: MessageId) -> Option<usize> {
@@ -508,10 +481,6 @@ impl Inbox {
             self.posted_count -= 1;
             self.coverage.forget(posted.generation);
         }
-    }
-
-    fn early_frame(&mut self, id: MessageId, offset: u64) -> Option<&mut EarlyFrame> {
-        self.early.iter_mut().find(|frame| frame.header.id == id && frame.header.offset == offset)
     }
 
     fn account(&mut self, communicator: u32) -> &mut Account {

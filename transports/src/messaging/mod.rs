@@ -22,6 +22,7 @@
 //! [`EAGER_BYTES_MAX`]: crate::EAGER_BYTES_MAX
 //! [`EAGER_BYTES_OUTSTANDING_MAX`]: crate::EAGER_BYTES_OUTSTANDING_MAX
 
+mod early;
 mod endpoint;
 mod header;
 #[cfg(any(test, feature = "conformance"))]
@@ -41,6 +42,12 @@ pub(crate) use stream::ByteStream;
 
 #[cfg(test)]
 mod tests;
+
+/// Sends and receives that may be posted at a time on one connection.
+pub(crate) const DEPTH_MAX: usize = 256;
+
+/// Communicators whose accounts there is room for from the start.
+pub(crate) const COMMUNICATORS: usize = 8;
 
 /// What an eager frame costs: its payload, but at least its header, so that empty messages are
 /// bounded too.

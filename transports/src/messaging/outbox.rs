@@ -1,6 +1,6 @@
 use std::collections::VecDeque;
 
-use super::{FrameHeader, FrameKind, eager_cost, flags};
+use super::{COMMUNICATORS, DEPTH_MAX, FrameHeader, FrameKind, eager_cost, flags};
 use crate::{EAGER_BYTES_MAX, EAGER_BYTES_OUTSTANDING_MAX, Event, MessageId, SendPost};
 
 /// Grants that may wait for their send to be posted; more is a protocol violation.
@@ -49,10 +49,10 @@ impl Outbox {
     pub(crate) fn new(epoch: u32) -> Self {
         Self {
             epoch,
-            sends: VecDeque::new(),
+            sends: VecDeque::with_capacity(DEPTH_MAX),
             next_number: 0,
-            grants: Vec::new(),
-            accounts: Vec::new(),
+            grants: Vec::with_capacity(DEPTH_MAX),
+            accounts: Vec::with_capacity(COMMUNICATORS),
         }
     }
 
@@ -195,6 +195,12 @@ impl Outbox {
         self.sends.retain(|sending| sending.post.id.communicator != communicator);
         self.grants.retain(|id| id.communicator != communicator);
         self.accounts.retain(|account| account.communicator != communicator);
+    }
+
+    /// Bytes of memory held.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.sends.capacity() * size_of::<Sending>()
+            + self.grants.capacity() * size_of::<MessageId>()
     }
 
     fn index(&self, frame: &OutFrame) -> usize {

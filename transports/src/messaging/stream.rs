@@ -6,7 +6,7 @@ use std::os::fd::BorrowedFd;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::{FrameHeader, FrameKind, HEADER_BYTES, Inbox, Landing, OutFrame, Outbox};
+use super::{DEPTH_MAX, FrameHeader, FrameKind, HEADER_BYTES, Inbox, Landing, OutFrame, Outbox};
 use crate::{Event, TransportKind};
 
 /// Payloads up to this size are copied behind their header: one contiguous `send` costs less than
@@ -19,6 +19,9 @@ const QUEUED_BYTES_MAX: usize = 32 << 10;
 /// Staging for headers and small messages. A longer payload is read straight into its slice
 /// except for what arrived behind its header, so staging is kept small.
 const STAGING_BYTES: usize = 8 << 10;
+
+/// Control frames that may be queued besides: a grant for each posted receive, and some for credit.
+const CONTROL_BYTES_MAX: usize = (DEPTH_MAX + 16) * HEADER_BYTES;
 
 /// Payload bytes that one call of [`FrameStream::receive`] takes before it lets others have a
 /// turn: what is received is then still in the second-level cache when it is reduced.
@@ -111,9 +114,9 @@ impl<S: ByteStream> FrameStream<S> {
     pub(super) fn new(stream: S) -> Self {
         Self {
             stream,
-            queued: Vec::with_capacity(QUEUED_BYTES_MAX + COPY_BYTES_MAX + HEADER_BYTES),
+            queued: Vec::with_capacity(QUEUED_BYTES_MAX + COPY_BYTES_MAX + CONTROL_BYTES_MAX),
             queued_sent: 0,
-            copied: Vec::new(),
+            copied: Vec::with_capacity(QUEUED_BYTES_MAX / HEADER_BYTES),
             writing: None,
             refused: false,
             staging: vec![0; STAGING_BYTES].into_boxed_slice(),
@@ -134,7 +137,8 @@ impl<S: ByteStream> FrameStream<S> {
     }
 
     pub(super) fn memory_bytes(&self) -> usize {
-        self.queued.capacity() + self.staging.len()
+        let copied = self.copied.capacity() * size_of::<OutFrame>();
+        self.queued.capacity() + self.staging.len() + copied
     }
 
     /// Queues a header without payload.

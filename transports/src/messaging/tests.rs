@@ -7,7 +7,7 @@ use std::time::Instant;
 use paceline_rendezvous::{RunId, Secret};
 use proptest::prelude::*;
 
-use super::endpoint::DEPTH_MAX;
+use super::DEPTH_MAX;
 use crate::sim::{LinkProfile, SimConfig, SimNetwork};
 use crate::{
     EAGER_BYTES_MAX, EAGER_BYTES_OUTSTANDING_MAX, Endpoint, Event, Group, MessageId, Patience,
