@@ -5,6 +5,7 @@
 
 mod support;
 
+use std::sync::Arc;
 use std::thread;
 
 use paceline_collectives::plan::Algorithm;
