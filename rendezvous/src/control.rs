@@ -1,5 +1,8 @@
 //! The rank's end of the control connection.
 
+mod error;
+mod store;
+
 use std::collections::BTreeMap;
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -7,15 +10,15 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+pub use error::ControlError;
 use rustix::event::PollFlags;
 
 use crate::frame::{Decoder, Encoder, FrameKind};
 use crate::heartbeat::{OperationCounter, ProgressTable};
-use crate::hello::{self, COORDINATOR_RANK, HelloError, Identity, Purpose};
+use crate::hello::{self, COORDINATOR_RANK, Identity, Purpose};
 use crate::message::{Abort, OperationReport, RequestId, ToCoordinator, ToRank, clip};
 use crate::run::Secret;
 use crate::socket::{configure_control, is_retry, wait_ready};
-use crate::store::{Store, StoreError, check_entry, check_key};
 
 /// Bytes of one read. Aborts and answers are short; long values take several reads.
 const READ_BYTES: usize = 16 << 10;
@@ -26,62 +29,8 @@ const OUTBOX_BYTES_MAX: usize = 8 << 20;
 const READER_SLICE: Duration = Duration::from_millis(100);
 /// First and last pause between two attempts to connect.
 const RETRY_PAUSES: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(100));
-/// How long an answer to a `Set` may take.
-const SET_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Why the control connection does not work.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ControlError {
-    /// Nobody answers at the address.
-    #[error("failed to connect to the coordinator at {address}")]
-    Connect {
-        /// The address.
-        address: SocketAddr,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// The handshake failed.
-    #[error("failed to shake hands with the coordinator at {address}")]
-    Hello {
-        /// The address.
-        address: SocketAddr,
-        /// Why.
-        #[source]
-        source: HelloError,
-    },
-    /// The connection failed, or the coordinator sent something that is no valid message.
-    #[error("lost the connection to the coordinator at {address}")]
-    Lost {
-        /// The address.
-        address: SocketAddr,
-        /// Why.
-        #[source]
-        source: Arc<io::Error>,
-    },
-    /// The coordinator took too long.
-    #[error("the coordinator at {address} did not answer in time")]
-    TimedOut {
-        /// The address.
-        address: SocketAddr,
-    },
-}
-
-impl ControlError {
-    /// What the user can do about it.
-    pub fn hint(&self) -> Option<String> {
-        match self {
-            Self::Connect { address, .. } => Some(format!(
-                "check that the launcher or rank 0 runs and that {address} can be reached from here"
-            )),
-            Self::Hello { source, .. } => source.hint(),
-            Self::Lost { .. } | Self::TimedOut { .. } => None,
-        }
-    }
-}
-
-/// Control connection of one rank. It is the [`Store`] of a job over the network.
+/// Control connection of one rank. It is the [`Store`](crate::store::Store) of a job over the network.
 ///
 /// All methods may be called from any thread. No thread reads for it: whoever calls reads what has
 /// arrived.
@@ -471,60 +420,12 @@ impl ControlClient {
         }
         state.failure = Some(Arc::new(error));
     }
-
-    fn store_error(&self, key: &str, started: Instant, no_answer: NoAnswer) -> StoreError {
-        let key = key.to_owned();
-        match no_answer {
-            NoAnswer::Aborted(abort) => StoreError::Aborted { key, abort },
-            NoAnswer::TimedOut => StoreError::TimedOut { key, waited: started.elapsed() },
-            NoAnswer::Lost(source) => {
-                StoreError::Connection { key, source: Box::new(self.lost(source)) }
-            }
-        }
-    }
 }
 
 impl AsFd for ControlClient {
     /// Readable when [`ControlClient::poll_abort`] should be called; for parking.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.stream.as_fd()
-    }
-}
-
-impl Store for ControlClient {
-    fn set(&self, key: &str, value: &[u8]) -> Result<(), StoreError> {
-        check_entry(key, value)?;
-        let started = Instant::now();
-        let answer = self.request(started + SET_TIMEOUT, |request| ToCoordinator::Set {
-            request,
-            key: key.to_owned(),
-            value: value.to_vec(),
-        });
-        match answer {
-            Ok(ToRank::Refused { reason, .. }) => {
-                Err(StoreError::Refused { key: key.to_owned(), reason })
-            }
-            Ok(_) => Ok(()),
-            Err(NoAnswer::TimedOut) => Err(StoreError::Connection {
-                key: key.to_owned(),
-                source: Box::new(ControlError::TimedOut { address: self.address }),
-            }),
-            Err(no_answer) => Err(self.store_error(key, started, no_answer)),
-        }
-    }
-
-    fn get(&self, key: &str, deadline: Instant) -> Result<Vec<u8>, StoreError> {
-        check_key(key)?;
-        let started = Instant::now();
-        let answer = self
-            .request(deadline, |request| ToCoordinator::Get { request, key: key.to_owned() })
-            .map_err(|no_answer| self.store_error(key, started, no_answer))?;
-        let reason = match answer {
-            ToRank::Value { value, .. } => return Ok(value),
-            ToRank::Refused { reason, .. } => reason,
-            _ => "the coordinator gave an answer of another kind".to_owned(),
-        };
-        Err(StoreError::Refused { key: key.to_owned(), reason })
     }
 }
 

@@ -1,0 +1,57 @@
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use crate::hello::HelloError;
+
+/// Why the control connection does not work.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ControlError {
+    /// Nobody answers at the address.
+    #[error("failed to connect to the coordinator at {address}")]
+    Connect {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The handshake failed.
+    #[error("failed to shake hands with the coordinator at {address}")]
+    Hello {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: HelloError,
+    },
+    /// The connection failed, or the coordinator sent something that is no valid message.
+    #[error("lost the connection to the coordinator at {address}")]
+    Lost {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: Arc<io::Error>,
+    },
+    /// The coordinator took too long.
+    #[error("the coordinator at {address} did not answer in time")]
+    TimedOut {
+        /// The address.
+        address: SocketAddr,
+    },
+}
+
+impl ControlError {
+    /// What the user can do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Connect { address, .. } => Some(format!(
+                "check that the launcher or rank 0 runs and that {address} can be reached from here"
+            )),
+            Self::Hello { source, .. } => source.hint(),
+            Self::Lost { .. } | Self::TimedOut { .. } => None,
+        }
+    }
+}
