@@ -23,20 +23,46 @@ pub enum DType {
     I32 = 6,
     /// 8-bit unsigned integer.
     U8 = 7,
+    /// 8-bit two's complement integer.
+    I8 = 8,
+    /// 16-bit two's complement integer.
+    I16 = 9,
+    /// 16-bit unsigned integer.
+    U16 = 10,
+    /// 32-bit unsigned integer.
+    U32 = 11,
+    /// 64-bit unsigned integer.
+    U64 = 12,
+    /// A truth value in one byte: 0 is false, everything else true. See [`Bool`](crate::Bool).
+    Bool = 13,
 }
 
 impl DType {
-    /// Every type, widest float first.
-    pub const ALL: [Self; 7] =
-        [Self::F64, Self::F32, Self::F16, Self::Bf16, Self::I64, Self::I32, Self::U8];
+    /// Every type: floats, signed integers, unsigned integers, the widest of each first; then truth
+    /// values.
+    pub const ALL: [Self; 13] = [
+        Self::F64,
+        Self::F32,
+        Self::F16,
+        Self::Bf16,
+        Self::I64,
+        Self::I32,
+        Self::I16,
+        Self::I8,
+        Self::U64,
+        Self::U32,
+        Self::U16,
+        Self::U8,
+        Self::Bool,
+    ];
 
     /// Bytes of one element.
     pub const fn size(self) -> usize {
         match self {
-            Self::F64 | Self::I64 => 8,
-            Self::F32 | Self::I32 => 4,
-            Self::F16 | Self::Bf16 => 2,
-            Self::U8 => 1,
+            Self::F64 | Self::I64 | Self::U64 => 8,
+            Self::F32 | Self::I32 | Self::U32 => 4,
+            Self::F16 | Self::Bf16 | Self::I16 | Self::U16 => 2,
+            Self::I8 | Self::U8 | Self::Bool => 1,
         }
     }
 
@@ -49,13 +75,29 @@ impl DType {
             Self::Bf16 => "bf16",
             Self::I64 => "i64",
             Self::I32 => "i32",
+            Self::I16 => "i16",
+            Self::I8 => "i8",
+            Self::U64 => "u64",
+            Self::U32 => "u32",
+            Self::U16 => "u16",
             Self::U8 => "u8",
+            Self::Bool => "bool",
         }
     }
 
     /// Whether elements are floating-point numbers.
     pub const fn is_float(self) -> bool {
         matches!(self, Self::F64 | Self::F32 | Self::F16 | Self::Bf16)
+    }
+
+    /// Whether elements are integers; truth values are not.
+    pub const fn is_integer(self) -> bool {
+        !self.is_float() && !matches!(self, Self::Bool)
+    }
+
+    /// Whether elements can be negative.
+    pub const fn is_signed(self) -> bool {
+        self.is_float() || matches!(self, Self::I64 | Self::I32 | Self::I16 | Self::I8)
     }
 
     /// The type with this wire code, if there is one.
@@ -72,8 +114,12 @@ impl fmt::Display for DType {
 
 /// A name that is no element type.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown element type {0:?}; expected one of f64, f32, f16, bf16, i64, i32, u8")]
+#[error("unknown element type {0:?}; expected one of {names}", names = names())]
 pub struct ParseDTypeError(pub String);
+
+fn names() -> String {
+    DType::ALL.map(DType::name).join(", ")
+}
 
 impl FromStr for DType {
     type Err = ParseDTypeError;
@@ -88,7 +134,13 @@ impl FromStr for DType {
             "bf16" | "bfloat16" => Self::Bf16,
             "i64" | "int64" => Self::I64,
             "i32" | "int32" | "int" => Self::I32,
+            "i16" | "int16" => Self::I16,
+            "i8" | "int8" => Self::I8,
+            "u64" | "uint64" => Self::U64,
+            "u32" | "uint32" => Self::U32,
+            "u16" | "uint16" => Self::U16,
             "u8" | "uint8" => Self::U8,
+            "bool" => Self::Bool,
             _ => return Err(ParseDTypeError(name.to_owned())),
         })
     }
@@ -98,6 +150,13 @@ impl FromStr for DType {
 mod tests {
     use super::*;
 
+    /// Frames of other versions carry these.
+    #[test]
+    fn codes_never_change() {
+        let codes = DType::ALL.map(|dtype| dtype as u8);
+        assert_eq!(codes, [1, 2, 3, 4, 5, 6, 9, 8, 12, 11, 10, 7, 13]);
+    }
+
     #[test]
     fn names_and_codes_round_trip() {
         for dtype in DType::ALL {
@@ -105,6 +164,7 @@ mod tests {
             assert_eq!(DType::from_code(dtype as u8), Some(dtype));
         }
         assert_eq!(DType::from_code(0), None);
-        assert!("f8".parse::<DType>().is_err());
+        let error = "f8".parse::<DType>().unwrap_err().to_string();
+        assert!(error.contains("\"f8\"") && error.contains("u64") && error.contains("bool"));
     }
 }

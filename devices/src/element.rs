@@ -1,6 +1,6 @@
 use half::{bf16, f16};
 
-use crate::DType;
+use crate::{Bool, DType};
 
 mod sealed {
     #[expect(unnameable_types, reason = "the point of a sealed trait")]
@@ -30,4 +30,9 @@ macro_rules! elements {
     };
 }
 
-elements!(f64 => F64, f32 => F32, f16 => F16, bf16 => Bf16, i64 => I64, i32 => I32, u8 => U8);
+elements!(
+    f64 => F64, f32 => F32, f16 => F16, bf16 => Bf16,
+    i64 => I64, i32 => I32, i16 => I16, i8 => I8,
+    u64 => U64, u32 => U32, u16 => U16, u8 => U8,
+    Bool => Bool
+);

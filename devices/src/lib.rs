@@ -7,11 +7,13 @@
 //! Every type here is plain data; all but [`Buffer`] and [`Memory`], which hold addresses, are
 //! `Send + Sync`.
 
+mod boolean;
 mod buffer;
 mod dtype;
 mod element;
 mod reduce_op;
 
+pub use boolean::Bool;
 pub use buffer::{Buffer, Memory};
 pub use dtype::{DType, ParseDTypeError};
 pub use element::Element;

@@ -14,19 +14,45 @@ pub enum ReduceOp {
     Sum = 1,
     /// Sum divided by the number of ranks. Floating-point types only.
     Avg = 2,
-    /// The smaller element. NaN propagates, −0 is smaller than +0.
+    /// The smaller element. NaN propagates, −0 is smaller than +0, false is smaller than true.
     Min = 3,
-    /// The larger element. NaN propagates, +0 is larger than −0.
+    /// The larger element. NaN propagates, +0 is larger than −0, true is larger than false.
     Max = 4,
     /// Multiplication. Integers wrap.
     Prod = 5,
+    /// The bits that are set in both. Integers only.
+    BitAnd = 6,
+    /// The bits that are set in either. Integers only.
+    BitOr = 7,
+    /// The bits that are set in exactly one of the two. Integers only.
+    BitXor = 8,
+    /// Whether both are true. Integers and truth values: 0 is false, the result is 0 or 1.
+    LogicalAnd = 9,
+    /// Whether either is true. Integers and truth values: 0 is false, the result is 0 or 1.
+    LogicalOr = 10,
+    /// Whether exactly one of the two is true. Integers and truth values: 0 is false, the result is 0
+    /// or 1.
+    LogicalXor = 11,
 }
 
 impl ReduceOp {
     /// Every operator.
-    pub const ALL: [Self; 5] = [Self::Sum, Self::Avg, Self::Min, Self::Max, Self::Prod];
+    pub const ALL: [Self; 11] = [
+        Self::Sum,
+        Self::Avg,
+        Self::Min,
+        Self::Max,
+        Self::Prod,
+        Self::BitAnd,
+        Self::BitOr,
+        Self::BitXor,
+        Self::LogicalAnd,
+        Self::LogicalOr,
+        Self::LogicalXor,
+    ];
 
-    /// The name used on the command line and in reports, e.g. `sum`.
+    /// The name used on the command line and in reports, e.g. `sum`. Those of the bitwise and the
+    /// logical operators are MPI's.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Sum => "sum",
@@ -34,13 +60,35 @@ impl ReduceOp {
             Self::Min => "min",
             Self::Max => "max",
             Self::Prod => "prod",
+            Self::BitAnd => "band",
+            Self::BitOr => "bor",
+            Self::BitXor => "bxor",
+            Self::LogicalAnd => "land",
+            Self::LogicalOr => "lor",
+            Self::LogicalXor => "lxor",
         }
     }
 
-    /// Whether the operator is defined for elements of this type: all are, except the average of
-    /// integers, which would have to round silently.
+    /// Whether the operator is defined for elements of this type.
+    ///
+    /// | | floats | integers | bool |
+    /// |---|---|---|---|
+    /// | sum, prod | yes | yes, wrapping | |
+    /// | avg | yes | | |
+    /// | min, max | yes | yes | yes |
+    /// | band, bor, bxor | | yes | |
+    /// | land, lor, lxor | | yes | yes |
+    ///
+    /// The average of integers would have to round silently. The sum of truth values is `lor` or
+    /// `lxor`, and who means one should not get the other.
     pub const fn supports(self, dtype: DType) -> bool {
-        !matches!(self, Self::Avg) || dtype.is_float()
+        match self {
+            Self::Sum | Self::Prod => !matches!(dtype, DType::Bool),
+            Self::Avg => dtype.is_float(),
+            Self::Min | Self::Max => true,
+            Self::BitAnd | Self::BitOr | Self::BitXor => dtype.is_integer(),
+            Self::LogicalAnd | Self::LogicalOr | Self::LogicalXor => !dtype.is_float(),
+        }
     }
 
     /// The operator with this wire code, if there is one.
@@ -57,8 +105,12 @@ impl fmt::Display for ReduceOp {
 
 /// A name that is no reduction operator.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown reduction {0:?}; expected one of sum, avg, min, max, prod")]
+#[error("unknown reduction {0:?}; expected one of {names}", names = names())]
 pub struct ParseReduceOpError(pub String);
+
+fn names() -> String {
+    ReduceOp::ALL.map(ReduceOp::name).join(", ")
+}
 
 impl FromStr for ReduceOp {
     type Err = ParseReduceOpError;
@@ -84,10 +136,29 @@ mod tests {
         assert!("mean".parse::<ReduceOp>().is_err());
     }
 
+    /// Frames of other versions carry these.
     #[test]
-    fn integers_have_no_average() {
-        assert!(!ReduceOp::Avg.supports(DType::I32));
-        assert!(ReduceOp::Avg.supports(DType::Bf16));
-        assert!(ReduceOp::Sum.supports(DType::U8));
+    fn codes_never_change() {
+        assert_eq!(ReduceOp::ALL.map(|op| op as u8), [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]);
+    }
+
+    /// The table in the documentation of [`ReduceOp::supports`], pair by pair.
+    #[test]
+    fn defined_pairs_are_those_of_the_table() {
+        let floats = ["sum", "avg", "min", "max", "prod"].as_slice();
+        let integers = &["sum", "min", "max", "prod", "band", "bor", "bxor", "land", "lor", "lxor"];
+        for dtype in DType::ALL {
+            let expected = match dtype {
+                DType::F64 | DType::F32 | DType::F16 | DType::Bf16 => floats,
+                DType::Bool => &["min", "max", "land", "lor", "lxor"],
+                _ => integers,
+            };
+            let defined: Vec<_> = ReduceOp::ALL
+                .into_iter()
+                .filter(|op| op.supports(dtype))
+                .map(ReduceOp::name)
+                .collect();
+            assert_eq!(defined, expected, "{dtype}");
+        }
     }
 }
