@@ -91,6 +91,11 @@ impl ReduceOp {
         }
     }
 
+    /// The operators that are defined for elements of this type.
+    pub fn defined_for(dtype: DType) -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().filter(move |op| op.supports(dtype))
+    }
+
     /// The operator with this wire code, if there is one.
     pub fn from_code(code: u8) -> Option<Self> {
         Self::ALL.into_iter().find(|op| *op as u8 == code)
@@ -153,11 +158,7 @@ mod tests {
                 DType::Bool => &["min", "max", "land", "lor", "lxor"],
                 _ => integers,
             };
-            let defined: Vec<_> = ReduceOp::ALL
-                .into_iter()
-                .filter(|op| op.supports(dtype))
-                .map(ReduceOp::name)
-                .collect();
+            let defined: Vec<_> = ReduceOp::defined_for(dtype).map(ReduceOp::name).collect();
             assert_eq!(defined, expected, "{dtype}");
         }
     }

@@ -12,7 +12,23 @@ pub(super) trait Ordered: Copy {
     fn maximum(self, other: Self) -> Self;
 }
 
-macro_rules! wrapping_integers {
+/// An integer, as its bits.
+pub(super) trait Bits: Copy {
+    fn and(self, other: Self) -> Self;
+    fn or(self, other: Self) -> Self;
+    fn xor(self, other: Self) -> Self;
+}
+
+/// An integer, as whether it is not 0. Results are 0 or 1.
+pub(super) trait Truth: Copy {
+    fn both(self, other: Self) -> Self;
+    fn either(self, other: Self) -> Self;
+    fn one(self, other: Self) -> Self;
+}
+
+// Wrapping arithmetic and truth do not depend on the sign, so signed integers are computed as
+// unsigned ones.
+macro_rules! unsigned_integers {
     ($($integer:ty),*) => {$(
         impl Arithmetic for $integer {
             #[inline(always)]
@@ -25,6 +41,43 @@ macro_rules! wrapping_integers {
             }
         }
 
+        impl Truth for $integer {
+            #[inline(always)]
+            fn both(self, other: Self) -> Self {
+                Self::from((self != 0) & (other != 0))
+            }
+            #[inline(always)]
+            fn either(self, other: Self) -> Self {
+                Self::from((self | other) != 0)
+            }
+            #[inline(always)]
+            fn one(self, other: Self) -> Self {
+                Self::from((self != 0) ^ (other != 0))
+            }
+        }
+    )*};
+}
+
+unsigned_integers!(u64, u32, u16, u8);
+
+// Bits do not depend on the width either.
+impl Bits for u8 {
+    #[inline(always)]
+    fn and(self, other: Self) -> Self {
+        self & other
+    }
+    #[inline(always)]
+    fn or(self, other: Self) -> Self {
+        self | other
+    }
+    #[inline(always)]
+    fn xor(self, other: Self) -> Self {
+        self ^ other
+    }
+}
+
+macro_rules! ordered_integers {
+    ($($integer:ty),*) => {$(
         impl Ordered for $integer {
             #[inline(always)]
             fn minimum(self, other: Self) -> Self {
@@ -38,10 +91,12 @@ macro_rules! wrapping_integers {
     )*};
 }
 
-wrapping_integers!(i64, i32, u8);
+ordered_integers!(i64, i32, i16, i8, u64, u32, u16, u8);
 
-/// A floating-point number, which alone can be averaged.
+/// A floating-point number, which alone can be averaged and scaled.
 pub(super) trait Float: Arithmetic {
+    /// `factor` rounded to nearest even.
+    fn factor(factor: f64) -> Self;
     /// The number of ranks as a divisor; exact below 2^24.
     fn divisor(ranks: u32) -> Self;
     fn quotient(self, divisor: Self) -> Self;
@@ -84,6 +139,11 @@ macro_rules! ieee_floats {
         }
 
         impl Float for $float {
+            #[inline(always)]
+            #[allow(clippy::cast_possible_truncation, reason = "to round is what it is for")]
+            fn factor(factor: f64) -> Self {
+                factor as Self
+            }
             #[inline(always)]
             fn divisor(ranks: u32) -> Self {
                 ranks as Self
@@ -160,5 +220,11 @@ operators!(
     Sum: Arithmetic => sum,
     Product: Arithmetic => product,
     Minimum: Ordered => minimum,
-    Maximum: Ordered => maximum
+    Maximum: Ordered => maximum,
+    BitAnd: Bits => and,
+    BitOr: Bits => or,
+    BitXor: Bits => xor,
+    LogicalAnd: Truth => both,
+    LogicalOr: Truth => either,
+    LogicalXor: Truth => one
 );

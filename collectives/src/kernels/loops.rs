@@ -6,7 +6,7 @@ use std::{mem, ptr, slice};
 
 use paceline_devices::{bf16, f16};
 
-use super::arithmetic::{Float, Operator, OrderedBf16, OrderedF16};
+use super::arithmetic::{Arithmetic, Float, Operator, OrderedBf16, OrderedF16};
 use super::halves::{bf16_pair, bf16_pair_values};
 use super::level::{Body, GROUP, Level};
 
@@ -57,7 +57,7 @@ macro_rules! stored_as_computed {
     )*};
 }
 
-stored_as_computed!(f64, f32, i64, i32, u8, OrderedF16, OrderedBf16);
+stored_as_computed!(f64, f32, i64, i32, i16, i8, u64, u32, u16, u8, OrderedF16, OrderedBf16);
 
 impl Lane for bf16 {
     type Number = f32;
@@ -210,6 +210,27 @@ impl<T: Lane<Number: Float>> Body for Divide<'_, T> {
         }
         if !rest.is_empty() {
             let last = T::change::<L>(padded(rest), |number| number.quotient(divisor));
+            store_rest(rest, last);
+        }
+    }
+}
+
+/// `all[i] = all[i] * factor`.
+pub(super) struct Multiply<'a, T> {
+    pub(super) all: &'a mut [T],
+    pub(super) factor: f64,
+}
+
+impl<T: Lane<Number: Float>> Body for Multiply<'_, T> {
+    #[inline(always)]
+    fn run<L: Level>(self) {
+        let factor = T::Number::factor(self.factor);
+        let (all, rest) = groups_mut(self.all);
+        for all in all {
+            *all = T::change::<L>(*all, |number| number.product(factor));
+        }
+        if !rest.is_empty() {
+            let last = T::change::<L>(padded(rest), |number| number.product(factor));
             store_rest(rest, last);
         }
     }

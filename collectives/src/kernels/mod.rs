@@ -8,42 +8,46 @@
 //! - a result that is NaN is always the one canonical quiet NaN (`0x7fc0_0000` in `f32`), never a
 //!   payload of the operands;
 //! - halves are widened to `f32`, combined, and rounded once to nearest even per combination;
-//! - integers wrap.
+//! - integers wrap;
+//! - logical operators, and `min` and `max` of truth values, make 0 and 1 only.
 //!
 //! Associative they are not: which operand is accumulated first is the plan's decision. The caller
 //! passes the accumulated value as `a` and the next rank's as `b`.
 //!
-//! # Average
-//! [`ReduceOp::Avg`] combines as a sum; [`Kernel::finish`] divides by the number of ranks, once.
+//! An operator of the user's ([`UserOp`]) computes what it likes, element by element. It need not be
+//! commutative to the bit: `a` is always passed as the accumulated value and `b` as the next.
+//!
+//! # Average and scale
+//! [`ReduceOp::Avg`] combines as a sum; [`Kernel::finish`] divides by the number of ranks, once, and
+//! then multiplies by the factor of [`Kernel::with_postscale`]. A division is rounded differently
+//! from a multiplication by its reciprocal, so the average is no scale.
 //!
 //! # Thread safety
-//! A [`Kernel`] is a handful of function pointers: `Copy`, `Send` and `Sync`.
+//! A [`Kernel`] is a handful of function pointers: `Send` and `Sync`, and cheap to clone.
 
 mod arithmetic;
 mod halves;
 mod level;
 mod loops;
+mod scale;
 mod stream;
+mod table;
 #[cfg(test)]
 mod tests;
+mod user;
 
-use std::marker::PhantomData;
-use std::{ptr, slice};
+use std::ptr;
+use std::sync::Arc;
 
-use paceline_devices::{DType, Element, ReduceOp, bf16, f16};
+use paceline_devices::{DType, Element, ReduceOp};
 
-use arithmetic::{Float, Maximum, Minimum, Operator, OrderedBf16, OrderedF16, Product, Sum};
 pub use level::Isa;
-use level::{Level, Portable};
-use loops::{Assign, Divide, Lane, Zip};
+pub use scale::Scaler;
+use stream::Scratch;
 pub use stream::copy;
-use stream::{Scratch, Stream};
-
-/// `(out, a, b, count)`
-type CombineFn = unsafe fn(*mut u8, *const u8, *const u8, usize);
-
-/// `(data, count, ranks)`
-type DivideFn = unsafe fn(*mut u8, usize, u32);
+use table::{DivideFn, Functions};
+use user::UserFunction;
+pub use user::UserOp;
 
 /// How an out-of-place kernel stores its results.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -56,18 +60,22 @@ pub enum Stores {
     Streaming,
 }
 
+/// How two elements are combined.
+#[derive(Clone, Debug)]
+enum Combine {
+    BuiltIn(Functions),
+    User(Arc<dyn UserFunction>),
+}
+
 /// The reduction functions for one element type and operator on this machine.
 ///
 /// To find them takes a few nanoseconds; fetch a kernel once per operation.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Kernel {
     dtype: DType,
     stores: Stores,
-    combine: CombineFn,
-    /// As `combine`, with streaming stores where `out` is neither operand.
-    stream: CombineFn,
-    /// Only for [`ReduceOp::Avg`].
-    divide: Option<DivideFn>,
+    combine: Combine,
+    postscale: Option<Scaler>,
 }
 
 impl Kernel {
@@ -80,25 +88,35 @@ impl Kernel {
     /// The kernel for one instruction set, for tests and comparisons. `None` also where the machine
     /// lacks it.
     pub fn with_isa(dtype: DType, op: ReduceOp, isa: Isa) -> Option<Self> {
-        if !isa.is_available() {
-            return None;
-        }
-        let (combine, stream, divide) = match isa {
-            Isa::Portable => functions::<Portable>(dtype, op),
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => functions::<level::Avx2>(dtype, op),
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => functions::<level::Avx512>(dtype, op),
-            #[cfg(not(target_arch = "x86_64"))]
-            Isa::Avx2 | Isa::Avx512 => None,
-        }?;
-        Some(Self { dtype, stores: Stores::Cached, combine, stream, divide })
+        let combine = Combine::BuiltIn(Functions::new(dtype, op, isa)?);
+        Some(Self { dtype, stores: Stores::Cached, combine, postscale: None })
+    }
+
+    /// The kernel of an operator of the user's.
+    pub fn user<T: Element>(op: &UserOp<T>) -> Self {
+        let combine = Combine::User(Arc::new(op.clone()));
+        Self { dtype: T::DTYPE, stores: Stores::Cached, combine, postscale: None }
     }
 
     /// The same kernel with another way to store results.
     #[must_use]
     pub fn with_stores(self, stores: Stores) -> Self {
         Self { stores, ..self }
+    }
+
+    /// The same kernel, which multiplies each complete reduction by a factor.
+    ///
+    /// # Panics
+    /// If the scaler is for another element type.
+    #[must_use]
+    pub fn with_postscale(self, scaler: Scaler) -> Self {
+        assert_eq!(scaler.dtype(), self.dtype, "the scaler is for another element type");
+        Self { postscale: Some(scaler), ..self }
+    }
+
+    /// Whether `a op b` and `b op a` have the same bits.
+    pub fn is_commutative(&self) -> bool {
+        matches!(self.combine, Combine::BuiltIn(_))
     }
 
     /// The element type.
@@ -115,18 +133,38 @@ impl Kernel {
     /// will do.
     #[inline]
     pub unsafe fn reduce(&self, out: *mut u8, a: *const u8, b: *const u8, count: usize) {
-        let combine = match self.stores {
-            Stores::Cached => self.combine,
-            Stores::Streaming => self.stream,
-        };
-        // SAFETY: `with_isa` chose functions that this machine can run; all else is up to the
-        // caller.
-        unsafe { combine(out, a, b, count) }
+        // SAFETY: the conditions are those of this function.
+        unsafe { self.reduce_with(self.stores, out, a, b, count) }
+    }
+
+    /// # Safety
+    /// As for [`Kernel::reduce`].
+    #[inline]
+    unsafe fn reduce_with(
+        &self,
+        stores: Stores,
+        out: *mut u8,
+        a: *const u8,
+        b: *const u8,
+        count: usize,
+    ) {
+        match &self.combine {
+            Combine::BuiltIn(functions) => {
+                let combine = match stores {
+                    Stores::Cached => functions.combine,
+                    Stores::Streaming => functions.stream,
+                };
+                // SAFETY: these functions can run on this machine; all else is up to the caller.
+                unsafe { combine(out, a, b, count * functions.lanes_per_element) }
+            }
+            // SAFETY: the conditions are those of this function.
+            Combine::User(user) => unsafe { user.combine(out, a, b, count) },
+        }
     }
 
     /// `out[i] = ((x0[i] op x1[i]) op x2[i]) …`, for `i` in `0..count`, in one pass: the same bits as
     /// repeated [`Kernel::reduce`], but every operand is read and `out` is written only once. A
-    /// single input is copied.
+    /// single input is copied, by logical operators as 0 and 1.
     ///
     /// # Safety
     /// As for [`Kernel::reduce`]; `out` equals at most one of the inputs and overlaps no other.
@@ -153,13 +191,12 @@ impl Kernel {
         ranks: u32,
     ) {
         assert_ne!(ranks, 0, "a group has at least one rank");
-        let divide = self.divide.map(|divide| (divide, ranks));
         // SAFETY: the conditions are those of this function.
-        unsafe { self.fold_blocks(out, inputs, count, divide) }
+        unsafe { self.fold_blocks(out, inputs, count, Some(ranks)) }
     }
 
     /// Turns a complete reduction into the result: `data[i] = data[i] / ranks` for
-    /// [`ReduceOp::Avg`], nothing for other operators.
+    /// [`ReduceOp::Avg`], then `data[i] = data[i] * factor` where there is a post-scale.
     ///
     /// # Safety
     /// `data` points to `count` elements of [`Kernel::dtype`], aligned for it, valid for reads and
@@ -169,10 +206,20 @@ impl Kernel {
     /// If `ranks` is 0.
     pub unsafe fn finish(&self, data: *mut u8, count: usize, ranks: u32) {
         assert_ne!(ranks, 0, "a group has at least one rank");
-        if let Some(divide) = self.divide {
-            // SAFETY: `with_isa` chose a function that this machine can run; all else is up to the
-            // caller.
+        if let Some(divide) = self.divide() {
+            // SAFETY: the function can run on this machine; all else is up to the caller.
             unsafe { divide(data, count, ranks) }
+        }
+        if let Some(scaler) = &self.postscale {
+            // SAFETY: the conditions are those of this function.
+            unsafe { scaler.scale(data, count) }
+        }
+    }
+
+    fn divide(&self) -> Option<DivideFn> {
+        match &self.combine {
+            Combine::BuiltIn(functions) => functions.divide,
+            Combine::User(_) => None,
         }
     }
 
@@ -202,23 +249,23 @@ impl Kernel {
     }
 
     /// The general case: blocks that stay in the first-level cache from the first input to the
-    /// store.
+    /// store. They are finished for so many `ranks`.
     ///
     /// # Safety
-    /// As for [`Kernel::fold`]; `divide` can run on this machine.
+    /// As for [`Kernel::fold`].
     unsafe fn fold_blocks(
         &self,
         out: *mut u8,
         inputs: &[*const u8],
         count: usize,
-        divide: Option<(DivideFn, u32)>,
+        ranks: Option<u32>,
     ) {
         let (&first, others) = inputs.split_first().expect("a fold has at least one input");
         let size = self.dtype.size();
-        // What is streamed has left the first-level cache, so a division comes too late.
+        // What is streamed has left the first-level cache, so to finish it comes too late.
+        let finishes = ranks.is_some() && (self.divide().is_some() || self.postscale.is_some());
         let in_place = inputs.contains(&out.cast_const());
-        let streams = self.stores == Stores::Streaming && !in_place && divide.is_none();
-        let last_combine = if streams { self.stream } else { self.combine };
+        let last_stores = if in_place || finishes { Stores::Cached } else { self.stores };
         let mut scratch: Scratch = Scratch::zeroed();
         let mut done = 0;
         while done < count {
@@ -229,126 +276,51 @@ impl Kernel {
             for (index, input) in others.iter().enumerate() {
                 let is_last = index + 1 == others.len();
                 let to = if is_last { out } else { scratch.as_mut_ptr() };
-                let combine = if is_last { last_combine } else { self.combine };
+                let stores = if is_last { last_stores } else { Stores::Cached };
+                let input = input.wrapping_add(at);
                 // SAFETY: the block lies within the buffers, for which the caller vouches. The
                 // scratch holds a block; `out` is written last, so an input that it equals has been
                 // read by then or is the other operand.
-                unsafe { combine(to, accumulated, input.wrapping_add(at), block) };
+                unsafe { self.reduce_with(stores, to, accumulated, input, block) };
                 accumulated = to;
             }
             if others.is_empty() {
                 // SAFETY: as above; the input may be `out` itself.
-                unsafe { ptr::copy(accumulated, out, block * size) };
+                unsafe { self.take_alone(out, accumulated, block, &mut scratch) };
             }
-            if let Some((divide, ranks)) = divide {
+            if let Some(ranks) = ranks.filter(|_| finishes) {
                 // SAFETY: the block of `out` that was just written.
-                unsafe { divide(out, block, ranks) };
+                unsafe { self.finish(out, block, ranks) };
             }
             done += block;
         }
     }
-}
 
-/// The functions for one instruction set.
-fn functions<L: Level>(
-    dtype: DType,
-    op: ReduceOp,
-) -> Option<(CombineFn, CombineFn, Option<DivideFn>)> {
-    let [combine, stream] = match (op, dtype) {
-        (ReduceOp::Sum | ReduceOp::Avg, _) => arithmetic_functions::<L, Sum>(dtype)?,
-        (ReduceOp::Prod, _) => arithmetic_functions::<L, Product>(dtype)?,
-        (ReduceOp::Min, _) => order_functions::<L, Minimum>(dtype)?,
-        (ReduceOp::Max, _) => order_functions::<L, Maximum>(dtype)?,
-        _ => return None,
-    };
-    let divide: Option<DivideFn> = match (op, dtype) {
-        (ReduceOp::Avg, DType::F64) => Some(divide::<L, f64>),
-        (ReduceOp::Avg, DType::F32) => Some(divide::<L, f32>),
-        (ReduceOp::Avg, DType::F16) => Some(divide::<L, f16>),
-        (ReduceOp::Avg, DType::Bf16) => Some(divide::<L, bf16>),
-        (ReduceOp::Avg, _) => return None,
-        _ => None,
-    };
-    Some((combine, stream, divide))
-}
-
-/// The cached and the streaming function.
-fn arithmetic_functions<L, O>(dtype: DType) -> Option<[CombineFn; 2]>
-where
-    L: Level,
-    O: Operator<f64> + Operator<f32> + Operator<i64> + Operator<i32> + Operator<u8>,
-{
-    Some(match dtype {
-        DType::F64 => [combine::<L, f64, O, false>, combine::<L, f64, O, true>],
-        DType::F32 => [combine::<L, f32, O, false>, combine::<L, f32, O, true>],
-        DType::F16 => [combine::<L, f16, O, false>, combine::<L, f16, O, true>],
-        DType::Bf16 => [combine::<L, bf16, O, false>, combine::<L, bf16, O, true>],
-        DType::I64 => [combine::<L, i64, O, false>, combine::<L, i64, O, true>],
-        DType::I32 => [combine::<L, i32, O, false>, combine::<L, i32, O, true>],
-        DType::U8 => [combine::<L, u8, O, false>, combine::<L, u8, O, true>],
-        _ => return None,
-    })
-}
-
-/// The cached and the streaming function.
-fn order_functions<L, O>(dtype: DType) -> Option<[CombineFn; 2]>
-where
-    L: Level,
-    O: Operator<f64> + Operator<f32> + Operator<OrderedF16> + Operator<OrderedBf16>,
-    O: Operator<i64> + Operator<i32> + Operator<u8>,
-{
-    Some(match dtype {
-        DType::F16 => [combine::<L, OrderedF16, O, false>, combine::<L, OrderedF16, O, true>],
-        DType::Bf16 => [combine::<L, OrderedBf16, O, false>, combine::<L, OrderedBf16, O, true>],
-        _ => arithmetic_functions::<L, O>(dtype)?,
-    })
-}
-
-/// # Safety
-/// As for [`Kernel::reduce`], for elements `T`; the machine has the instruction set `L`.
-unsafe fn combine<L: Level, T: Lane, O: Operator<T::Number>, const STREAMS: bool>(
-    out: *mut u8,
-    a: *const u8,
-    b: *const u8,
-    count: usize,
-) {
-    if count == 0 {
-        return;
-    }
-    let (out, a, b) = (out.cast::<T>(), a.cast::<T>(), b.cast::<T>());
-    debug_assert!(out.is_aligned() && a.is_aligned() && b.is_aligned(), "unaligned element");
-    let in_place = ptr::eq(out, a) || ptr::eq(out, b);
-    let other = if ptr::eq(out, a) { b } else { a };
-    // SAFETY: the caller vouches for `count` elements that only we access.
-    let out = unsafe { slice::from_raw_parts_mut(out, count) };
-    // SAFETY: the caller vouches for `count` elements; this operand is not `out`.
-    let other = unsafe { slice::from_raw_parts(other, count) };
-    if in_place {
-        // Which operand it was does not matter: operators are commutative to the bit.
-        // SAFETY: the caller vouches for the instruction set.
-        unsafe { L::run(Assign::<T, O> { all: out, next: other, op: PhantomData }) }
-    } else {
-        // SAFETY: as for `other`.
-        let b = unsafe { slice::from_raw_parts(b, count) };
-        let zip = Zip::<T, O> { out, a: other, b, op: PhantomData };
-        if STREAMS {
-            // SAFETY: the caller vouches for the instruction set.
-            unsafe { L::run(Stream(zip)) }
-        } else {
-            // SAFETY: the caller vouches for the instruction set.
-            unsafe { L::run(zip) }
+    /// What a lone operand of `block` elements is reduced to.
+    ///
+    /// # Safety
+    /// `input` is valid for reads and `out` for writes of so many elements, which fit into `scratch`;
+    /// the two are equal or do not overlap.
+    unsafe fn take_alone(
+        &self,
+        out: *mut u8,
+        input: *const u8,
+        block: usize,
+        scratch: &mut Scratch,
+    ) {
+        let bytes = block * self.dtype.size();
+        match &self.combine {
+            Combine::BuiltIn(Functions { alone: Some(alone), .. }) => {
+                let copy = scratch.as_mut_ptr();
+                // SAFETY: the scratch is our own and holds a block.
+                unsafe { ptr::copy_nonoverlapping(input, copy, bytes) };
+                // SAFETY: the function can run on this machine; `out` is apart from the scratch,
+                // which holds both operands.
+                unsafe { alone(out, copy, copy, block) };
+            }
+            // SAFETY: both are valid, and may be equal.
+            _ if !ptr::eq(out, input) => unsafe { ptr::copy_nonoverlapping(input, out, bytes) },
+            _ => {}
         }
     }
-}
-
-/// # Safety
-/// As for [`Kernel::finish`], for elements `T`; the machine has the instruction set `L`.
-unsafe fn divide<L: Level, T: Lane<Number: Float>>(data: *mut u8, count: usize, ranks: u32) {
-    if count == 0 {
-        return;
-    }
-    // SAFETY: the caller vouches for `count` elements that only we access.
-    let all = unsafe { slice::from_raw_parts_mut(data.cast::<T>(), count) };
-    // SAFETY: the caller vouches for the instruction set.
-    unsafe { L::run(Divide { all, ranks }) }
 }

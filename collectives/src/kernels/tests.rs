@@ -1,93 +1,15 @@
 //! Every kernel on every instruction set of this machine against a scalar reference that shares no
 //! code with it, bit for bit.
 
-use std::cmp::Ordering;
+mod reference;
+mod scale;
+mod user;
 
-use paceline_devices::{DType, ReduceOp, bf16, f16};
+use paceline_devices::{DType, ReduceOp};
 use proptest::prelude::*;
 
 use super::{Isa, Kernel, Stores, copy};
-
-/// The reference: one element at a time, halves through the `half` crate.
-fn reference(dtype: DType, op: ReduceOp, a: &[u8], b: &[u8]) -> Vec<u8> {
-    match dtype {
-        DType::F64 => each(a, b, |a, b| {
-            let (a, b) = (f64::from_le_bytes(a), f64::from_le_bytes(b));
-            let combined = float(op, a, b, a + b, a * b, a.is_nan() || b.is_nan(), a.total_cmp(&b));
-            let bits = if combined.is_nan() { 0x7ff8 << 48 } else { combined.to_bits() };
-            bits.to_le_bytes()
-        }),
-        DType::F32 => each(a, b, |a, b| {
-            f32_reference(op, f32::from_le_bytes(a), f32::from_le_bytes(b)).to_le_bytes()
-        }),
-        DType::F16 => each(a, b, |a, b| {
-            let (a, b) = (f16::from_le_bytes(a).to_f32(), f16::from_le_bytes(b).to_f32());
-            f16::from_f32(f32_reference(op, a, b)).to_le_bytes()
-        }),
-        DType::Bf16 => each(a, b, |a, b| {
-            let (a, b) = (bf16::from_le_bytes(a).to_f32(), bf16::from_le_bytes(b).to_f32());
-            bf16::from_f32(f32_reference(op, a, b)).to_le_bytes()
-        }),
-        DType::I64 => each(a, b, |a, b| {
-            let wide = (i64::from_le_bytes(a).into(), i64::from_le_bytes(b).into());
-            integer(op, wide)[..8].try_into().unwrap()
-        }),
-        DType::I32 => each(a, b, |a, b| {
-            let wide = (i32::from_le_bytes(a).into(), i32::from_le_bytes(b).into());
-            integer(op, wide)[..4].try_into().unwrap()
-        }),
-        DType::U8 => each(a, b, |[a], [b]| [integer(op, (a.into(), b.into()))[0]]),
-        _ => unreachable!("a type without a reference"),
-    }
-}
-
-fn each<const N: usize>(a: &[u8], b: &[u8], f: impl Fn([u8; N], [u8; N]) -> [u8; N]) -> Vec<u8> {
-    let (a, b) = (a.as_chunks::<N>().0, b.as_chunks::<N>().0);
-    a.iter().zip(b).flat_map(|(a, b)| f(*a, *b)).collect()
-}
-
-fn float<F>(op: ReduceOp, a: F, b: F, sum: F, product: F, any_nan: bool, order: Ordering) -> F
-where
-    F: From<f32>,
-{
-    match op {
-        ReduceOp::Sum | ReduceOp::Avg => sum,
-        ReduceOp::Prod => product,
-        _ if any_nan => F::from(f32::NAN),
-        ReduceOp::Min => {
-            if order.is_le() {
-                a
-            } else {
-                b
-            }
-        }
-        ReduceOp::Max => {
-            if order.is_ge() {
-                a
-            } else {
-                b
-            }
-        }
-        _ => unreachable!("an operator without a reference"),
-    }
-}
-
-fn f32_reference(op: ReduceOp, a: f32, b: f32) -> f32 {
-    let combined = float(op, a, b, a + b, a * b, a.is_nan() || b.is_nan(), a.total_cmp(&b));
-    if combined.is_nan() { f32::from_bits(0x7fc0_0000) } else { combined }
-}
-
-/// Exact in 128 bits (modulo 2^128); wrapping is truncation.
-fn integer(op: ReduceOp, (a, b): (i128, i128)) -> [u8; 16] {
-    match op {
-        ReduceOp::Sum => a + b,
-        ReduceOp::Prod => a.wrapping_mul(b),
-        ReduceOp::Min => a.min(b),
-        ReduceOp::Max => a.max(b),
-        _ => unreachable!("an operator without a reference"),
-    }
-    .to_le_bytes()
-}
+use reference::{alone, finished, reference};
 
 /// SplitMix64: an endless stream of bits from a seed.
 struct Bits(u64);
@@ -234,8 +156,12 @@ fn check_fold(
     for (dtype, op) in supported() {
         let mut bits = Bits(seed);
         let contents: Vec<_> = (0..=inputs).map(|_| bits.elements(dtype, count)).collect();
-        let sum = |a: Vec<u8>, b: &Vec<u8>| reference(dtype, op, &a, b);
-        let folded = contents[1..inputs].iter().fold(contents[0].clone(), sum);
+        let combine = |a: Vec<u8>, b: &Vec<u8>| reference(dtype, op, &a, b);
+        let folded = match &contents[..inputs] {
+            [lone] => alone(dtype, op, lone),
+            [first, others @ ..] => others.iter().fold(first.clone(), combine),
+            [] => unreachable!("there is at least one input"),
+        };
         let finished = finished(dtype, op, &folded, ranks);
         for (isa, stores, kernel) in kernels(dtype, op) {
             for (finish, expected) in [(false, &folded), (true, &finished)] {
@@ -256,31 +182,6 @@ fn check_fold(
                 assert!(buffers[out].elements() == *expected, "{case}: {inputs} x {count}");
             }
         }
-    }
-}
-
-/// The reference for [`Kernel::finish`].
-fn finished(dtype: DType, op: ReduceOp, sum: &[u8], ranks: u32) -> Vec<u8> {
-    let divided = |sum: f32| {
-        let quotient = sum / ranks as f32;
-        if quotient.is_nan() { f32::from_bits(0x7fc0_0000) } else { quotient }
-    };
-    match (op, dtype) {
-        (ReduceOp::Avg, DType::F64) => each(sum, sum, |sum, _| {
-            let quotient = f64::from_le_bytes(sum) / f64::from(ranks);
-            let bits = if quotient.is_nan() { 0x7ff8 << 48 } else { quotient.to_bits() };
-            bits.to_le_bytes()
-        }),
-        (ReduceOp::Avg, DType::F32) => {
-            each(sum, sum, |sum, _| divided(f32::from_le_bytes(sum)).to_le_bytes())
-        }
-        (ReduceOp::Avg, DType::F16) => each(sum, sum, |sum, _| {
-            f16::from_f32(divided(f16::from_le_bytes(sum).to_f32())).to_le_bytes()
-        }),
-        (ReduceOp::Avg, DType::Bf16) => each(sum, sum, |sum, _| {
-            bf16::from_f32(divided(bf16::from_le_bytes(sum).to_f32())).to_le_bytes()
-        }),
-        _ => sum.to_vec(),
     }
 }
 
@@ -340,7 +241,7 @@ fn copies_keep_every_byte_and_touch_no_other() {
 }
 
 #[test]
-fn integers_have_no_average() {
+fn there_is_a_kernel_exactly_for_each_defined_pair() {
     for dtype in DType::ALL {
         for op in ReduceOp::ALL {
             assert_eq!(Kernel::new(dtype, op).is_some(), op.supports(dtype), "{dtype} {op}");

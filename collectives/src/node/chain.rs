@@ -12,7 +12,7 @@ use crate::kernels::Kernel;
 /// `output` for writes of `count` elements. `output` equals at most one operand, `scratch` none, and
 /// nothing else overlaps. Nobody else writes to the operands or accesses the other two.
 pub(super) unsafe fn fold_chain(
-    kernel: Kernel,
+    kernel: &Kernel,
     output: *mut u8,
     scratch: *mut u8,
     operands: &[*const u8],

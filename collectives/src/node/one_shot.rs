@@ -89,12 +89,11 @@ impl OneShot {
     #[inline]
     fn fold_all(&self, group: &mut NodeGroup, call: &Call) {
         let (request, arena) = (&call.request, &group.arena);
-        if arena.members() != 2 {
+        let commutative = call.kernel.as_ref().filter(|kernel| kernel.is_commutative());
+        let Some(kernel) = commutative.filter(|_| arena.members() == 2) else {
             return (0..arena.members()).for_each(|owner| self.fold(group, call, owner));
-        }
-        // Operators are commutative to the bit, so for two operands the order of both chunks is
-        // one and the same.
-        let Some(kernel) = call.kernel else { return };
+        };
+        // Commutative to the bit: for two operands the order of both chunks is one and the same.
         let theirs = self.contribution(arena, call, 1 - arena.member());
         let (output, count) = (request.output, request.count);
         // SAFETY: as in `fold`.
@@ -108,7 +107,7 @@ impl OneShot {
         let request = &call.request;
         let members = group.members();
         let chunk = request.partition(members).range(owner);
-        let Some(kernel) = call.kernel.filter(|_| !chunk.is_empty()) else { return };
+        let Some(kernel) = call.kernel.as_ref().filter(|_| !chunk.is_empty()) else { return };
         let size = request.dtype.size();
         let own_start = if request.kind == NodeKind::ReduceScatter { chunk.start } else { 0 };
         // In place the output is the own contribution, which may be needed in the middle of the

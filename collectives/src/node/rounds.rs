@@ -246,7 +246,7 @@ impl Rounds {
         let request = &call.request;
         let (member, members, size) = (group.member(), group.members(), request.dtype.size());
         let block = self.partition.slice(member, self.reduced, self.block);
-        let Some(kernel) = call.kernel else { return };
+        let Some(kernel) = &call.kernel else { return };
         let result = self.result_block(&group.arena, member, self.reduced);
         let own_start = self.partition.range(member).start;
         let to = match request.kind {
