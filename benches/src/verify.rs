@@ -10,7 +10,7 @@
 //! sums of small integers within the mantissa, products of signs and a bounded number of powers of
 //! two, averages of multiples of the world size. Integers may wrap: they do so in any order alike.
 
-use paceline_devices::{DType, Element, ReduceOp, bf16, f16};
+use paceline_devices::{Bool, DType, Element, ReduceOp, bf16, f16};
 
 use crate::random::mix64;
 
@@ -113,13 +113,30 @@ macro_rules! integer_elements {
     )*};
 }
 
-integer_elements!(i64, i32, u8);
+integer_elements!(i64, i32, i16, i8, u64, u32, u16, u8);
+
+impl TestElement for Bool {
+    const EXACT_MAX: u64 = 1;
+    const EXPONENT_MAX: u64 = 0;
+
+    fn from_integer(value: i64) -> Self {
+        Self::from(value != 0)
+    }
+
+    fn from_exact(value: f64) -> Self {
+        Self::from(value != 0.0)
+    }
+
+    fn bits(self) -> u64 {
+        u64::from(self.to_byte())
+    }
+}
 
 /// Why there is no exact test data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PatternError {
-    /// Integers have no average.
+    /// The operator is not defined for the type.
     #[error("{op} is not defined for {dtype}")]
     Unsupported {
         /// The operator.
@@ -253,6 +270,10 @@ enum Recipe {
     PowerOfTwo { every: u64 },
     /// Odd integers: their product never becomes 0 however it wraps.
     Odd,
+    /// Random bits, of which as many are set as `op` needs for its result to vary.
+    Bits { op: ReduceOp, ranks: u64 },
+    /// Numbers or 0, of which as many are 0 as `op` needs for its result to vary.
+    Truth { op: ReduceOp, ranks: u64 },
 }
 
 impl Recipe {
@@ -266,10 +287,10 @@ impl Recipe {
             }
             ReduceOp::Avg => Self::sum(T::EXACT_MAX, ranks, ranks, i64::from(world_size)),
             ReduceOp::Min | ReduceOp::Max => Some(Self::Extreme {
-                magnitude: if T::DTYPE == DType::U8 {
-                    255
-                } else {
-                    T::EXACT_MAX.min(MAGNITUDE_MAX)
+                magnitude: match T::DTYPE {
+                    DType::U8 => 255,
+                    DType::I8 => 127,
+                    _ => T::EXACT_MAX.min(MAGNITUDE_MAX),
                 },
                 want_max: op == ReduceOp::Max,
             }),
@@ -277,6 +298,10 @@ impl Recipe {
                 Some(Self::PowerOfTwo { every: ranks.div_ceil(T::EXPONENT_MAX) })
             }
             ReduceOp::Prod => Some(Self::Odd),
+            ReduceOp::BitAnd | ReduceOp::BitOr | ReduceOp::BitXor => Some(Self::Bits { op, ranks }),
+            ReduceOp::LogicalAnd | ReduceOp::LogicalOr | ReduceOp::LogicalXor => {
+                Some(Self::Truth { op, ranks })
+            }
             _ => None,
         }
     }
@@ -317,19 +342,25 @@ impl Recipe {
                 }
             }
             Self::Odd => within(MAGNITUDE_MAX / 2) * 2 + 1,
+            Self::Bits { op, ranks } => random_bits(*op, *ranks, rank, x).cast_signed(),
+            Self::Truth { op, ranks } => {
+                let is_true = random_bits(*op, *ranks, rank, x) & 1 == 1;
+                // Up to 120, which is not 0 in any type.
+                i64::from(is_true) * (1 + i64::try_from(random >> 8).expect("56 bits") % 120)
+            }
         }
     }
 
     fn element<T: TestElement>(&self, rank: u32, x: usize) -> T {
-        let integer = self.integer(is_signed(T::DTYPE), rank, x);
+        let integer = self.integer(T::DTYPE.is_signed(), rank, x);
         match self {
             Self::PowerOfTwo { .. } => signed_power(integer, negative(rank, x)),
-            Self::Sum { .. } | Self::Extreme { .. } | Self::Odd => T::from_integer(integer),
+            _ => T::from_integer(integer),
         }
     }
 
     fn answer<T: TestElement>(&self, world_size: u32, x: usize) -> T {
-        let integers = (0..world_size).map(|rank| self.integer(is_signed(T::DTYPE), rank, x));
+        let integers = (0..world_size).map(|rank| self.integer(T::DTYPE.is_signed(), rank, x));
         match self {
             Self::Sum { divisor: 1, .. } => T::from_integer(integers.sum()),
             Self::Sum { divisor, .. } => T::from_exact(as_f64(integers.sum()) / as_f64(*divisor)),
@@ -342,6 +373,10 @@ impl Recipe {
                 signed_power(integers.sum(), negatives % 2 == 1)
             }
             Self::Odd => T::from_integer(integers.fold(1, i64::wrapping_mul)),
+            Self::Bits { op, .. } => T::from_integer(combined(*op, integers)),
+            Self::Truth { op, .. } => {
+                T::from_integer(combined(*op, integers.map(|integer| i64::from(integer != 0))))
+            }
         }
     }
 }
@@ -351,8 +386,24 @@ const fn as_f64(integer: i64) -> f64 {
     integer as f64
 }
 
-const fn is_signed(dtype: DType) -> bool {
-    !matches!(dtype, DType::U8)
+/// All bits independent. One in two is set for XOR; of so many that over all ranks one in a few is
+/// decisive for AND and OR.
+fn random_bits(op: ReduceOp, ranks: u64, rank: u32, x: usize) -> u64 {
+    let draws = u64::from(ranks.next_power_of_two().trailing_zeros().max(1));
+    let draw = |index: u64| mix64(mix(rank, x) ^ (index << 48));
+    match op {
+        ReduceOp::BitAnd | ReduceOp::LogicalAnd => (0..draws).map(draw).fold(0, |a, b| a | b),
+        ReduceOp::BitOr | ReduceOp::LogicalOr => (0..draws).map(draw).fold(u64::MAX, |a, b| a & b),
+        _ => draw(0),
+    }
+}
+
+fn combined(op: ReduceOp, integers: impl Iterator<Item = i64>) -> i64 {
+    match op {
+        ReduceOp::BitAnd | ReduceOp::LogicalAnd => integers.fold(-1, |a, b| a & b),
+        ReduceOp::BitOr | ReduceOp::LogicalOr => integers.fold(0, |a, b| a | b),
+        _ => integers.fold(0, |a, b| a ^ b),
+    }
 }
 
 fn signed_power<T: TestElement>(exponent: i64, negative: bool) -> T {

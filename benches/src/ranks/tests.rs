@@ -5,11 +5,11 @@ use std::thread;
 
 use paceline_collectives::{Communicator, Context, ContextOptions, Job, TransportChoice};
 use paceline_collectives::{TransportKind, f16};
-use paceline_devices::{DType, ReduceOp};
+use paceline_devices::{Bool, DType, ReduceOp};
 
 use super::*;
 use crate::run::Workload;
-use crate::verify::Pattern;
+use crate::verify::{Pattern, TestElement};
 
 /// Runs `body` as every rank of a group and returns the results by rank.
 fn on_ranks<R: Send + 'static>(
@@ -91,23 +91,29 @@ fn every_collective_is_right_and_a_wrong_element_is_seen() {
 
 #[test]
 fn settled_data_stays_as_it_is() {
-    for op in ReduceOp::ALL {
-        on_ranks(2, move |communicator| {
-            let pattern = Pattern::<f16>::new(op, 2).unwrap();
-            let shape = Collective::AllReduce.shape(200, DType::F16, 2);
-            let collective = Collective::AllReduce;
-            let mut workload =
-                CollectiveWorkload::new(communicator, collective, op, &pattern, shape, false)
-                    .unwrap();
-            workload.reserve_slots(1).unwrap();
-            workload.settle(0);
-            let before = workload.output(0).to_vec();
-            for _ in 0..40 {
-                workload.run(0).unwrap();
-            }
-            assert_eq!(workload.output(0), before, "{op}");
-        });
+    on_ranks(2, |communicator| {
+        ReduceOp::defined_for(DType::F16)
+            .for_each(|op| assert_settled_stays::<f16>(communicator, op));
+        ReduceOp::defined_for(DType::I16)
+            .for_each(|op| assert_settled_stays::<i16>(communicator, op));
+        ReduceOp::defined_for(DType::Bool)
+            .for_each(|op| assert_settled_stays::<Bool>(communicator, op));
+    });
+}
+
+fn assert_settled_stays<T: TestElement>(communicator: &Communicator, op: ReduceOp) {
+    let pattern = Pattern::<T>::new(op, 2).unwrap();
+    let shape = Collective::AllReduce.shape(200, T::DTYPE, 2);
+    let collective = Collective::AllReduce;
+    let mut workload =
+        CollectiveWorkload::new(communicator, collective, op, &pattern, shape, false).unwrap();
+    workload.reserve_slots(1).unwrap();
+    workload.settle(0);
+    let before = workload.output(0).to_vec();
+    for _ in 0..40 {
+        workload.run(0).unwrap();
     }
+    assert_eq!(workload.output(0), before, "{op}");
 }
 
 #[test]

@@ -67,7 +67,74 @@ exact_in_any_order! {
     bf16_is_exact, bf16, |a, b| a + b, |a, b| a * b, bf16::min, bf16::max;
     i64_is_exact, i64, i64::wrapping_add, i64::wrapping_mul, Ord::min, Ord::max;
     i32_is_exact, i32, i32::wrapping_add, i32::wrapping_mul, Ord::min, Ord::max;
+    i16_is_exact, i16, i16::wrapping_add, i16::wrapping_mul, Ord::min, Ord::max;
+    i8_is_exact, i8, i8::wrapping_add, i8::wrapping_mul, Ord::min, Ord::max;
+    u64_is_exact, u64, u64::wrapping_add, u64::wrapping_mul, Ord::min, Ord::max;
+    u32_is_exact, u32, u32::wrapping_add, u32::wrapping_mul, Ord::min, Ord::max;
+    u16_is_exact, u16, u16::wrapping_add, u16::wrapping_mul, Ord::min, Ord::max;
     u8_is_exact, u8, u8::wrapping_add, u8::wrapping_mul, Ord::min, Ord::max;
+}
+
+macro_rules! bits_and_truth_are_exact {
+    ($($test:ident, $rust:ty;)*) => {$(
+        #[test]
+        fn $test() {
+            let truth = |both: fn(bool, bool) -> bool| {
+                move |a: $rust, b: $rust| <$rust>::from(both(a != 0, b != 0))
+            };
+            let normal = |a: $rust| <$rust>::from(a != 0);
+            let same = |a: $rust| a;
+            for world_size in WORLDS {
+                let n = world_size;
+                assert_exact_in_any_order::<$rust>(ReduceOp::BitAnd, n, |a, b| a & b, same);
+                assert_exact_in_any_order::<$rust>(ReduceOp::BitOr, n, |a, b| a | b, same);
+                assert_exact_in_any_order::<$rust>(ReduceOp::BitXor, n, |a, b| a ^ b, same);
+                let (and, or) = (truth(|a, b| a && b), truth(|a, b| a || b));
+                assert_exact_in_any_order::<$rust>(ReduceOp::LogicalAnd, n, and, normal);
+                assert_exact_in_any_order::<$rust>(ReduceOp::LogicalOr, n, or, normal);
+                let xor = truth(|a, b| a != b);
+                assert_exact_in_any_order::<$rust>(ReduceOp::LogicalXor, n, xor, normal);
+            }
+        }
+    )*};
+}
+
+bits_and_truth_are_exact! {
+    bits_of_i64_are_exact, i64;
+    bits_of_i8_are_exact, i8;
+    bits_of_u16_are_exact, u16;
+    bits_of_u32_are_exact, u32;
+}
+
+#[test]
+fn truth_values_are_exact() {
+    let combine = |both: fn(bool, bool) -> bool| {
+        move |a: Bool, b: Bool| Bool::from(both(a.is_true(), b.is_true()))
+    };
+    for world_size in WORLDS {
+        for (op, step) in [
+            (ReduceOp::LogicalAnd, combine(|a, b| a && b)),
+            (ReduceOp::Min, combine(|a, b| a && b)),
+            (ReduceOp::LogicalOr, combine(|a, b| a || b)),
+            (ReduceOp::Max, combine(|a, b| a || b)),
+            (ReduceOp::LogicalXor, combine(|a, b| a != b)),
+        ] {
+            assert_exact_in_any_order::<Bool>(op, world_size, step, |a| a);
+        }
+    }
+}
+
+/// Over many ranks the conjunction of random bits would be 0 everywhere.
+#[test]
+fn answers_of_bits_and_truth_vary_however_many_ranks_there_are() {
+    let ops = [ReduceOp::BitAnd, ReduceOp::BitOr, ReduceOp::LogicalAnd, ReduceOp::LogicalOr];
+    for (op, world_size) in ops.iter().flat_map(|op| WORLDS.map(|size| (*op, size))) {
+        let pattern = Pattern::<u8>::new(op, world_size).unwrap();
+        let mut answer = vec![0; PERIOD];
+        pattern.fill(Source::Reduced, 0, 0, &mut answer);
+        let ones = answer.iter().filter(|element| *element & 1 == 1).count();
+        assert!((PERIOD / 8..PERIOD / 8 * 7).contains(&ones), "{op} over {world_size}: {ones}");
+    }
 }
 
 #[test]

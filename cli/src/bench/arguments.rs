@@ -49,11 +49,11 @@ pub(crate) struct Arguments {
     #[arg(short = 'f', long = "stepfactor", id = "factor", value_name = "FACTOR")]
     pub(super) factor: Option<u64>,
 
-    /// Element type: f64, f32, f16, bf16, i64, i32 or u8
+    /// Element type: f64, f32, f16, bf16, i64, i32, i16, i8, u64, u32, u16, u8 or bool
     #[arg(short = 'd', long, value_name = "TYPE", default_value = "f32")]
     pub(super) dtype: DType,
 
-    /// Reduction: sum, avg, min, max or prod
+    /// Reduction: sum, avg, min, max, prod, band, bor, bxor, land, lor or lxor
     #[arg(short = 'o', long, value_name = "OP", default_value = "sum")]
     pub(super) op: ReduceOp,
 

@@ -60,7 +60,11 @@ pub(super) enum UsageError {
 impl UsageError {
     pub(super) fn hint(&self) -> Option<String> {
         match self {
-            Self::NoSuchReduction { .. } => Some("use sum, or a floating-point type".to_owned()),
+            Self::NoSuchReduction { dtype, .. } => {
+                let defined: Vec<&str> =
+                    ReduceOp::defined_for(*dtype).map(ReduceOp::name).collect();
+                Some(format!("{dtype} has {}", defined.join(", ")))
+            }
             Self::WrongAlgorithm { collective, .. } => {
                 let name = paceline_benches::ranks::library_name(*collective);
                 let known: Vec<&str> = Algorithm::ALL

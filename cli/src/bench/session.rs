@@ -16,7 +16,7 @@ use paceline_benches::schema::{BenchResult, Report, SCHEMA};
 use paceline_benches::units::format_bytes;
 use paceline_benches::verify::{Pattern, PatternError, TestElement};
 use paceline_collectives::{CollectiveError, Job, SetupError, bf16, f16};
-use paceline_devices::{DType, ReduceOp};
+use paceline_devices::{Bool, DType, ReduceOp};
 use paceline_launcher::ExitCode;
 use paceline_rendezvous::StoreError;
 
@@ -152,7 +152,13 @@ impl Session<'_> {
             DType::Bf16 => self.lane::<bf16>(lane),
             DType::I64 => self.lane::<i64>(lane),
             DType::I32 => self.lane::<i32>(lane),
+            DType::I16 => self.lane::<i16>(lane),
+            DType::I8 => self.lane::<i8>(lane),
+            DType::U64 => self.lane::<u64>(lane),
+            DType::U32 => self.lane::<u32>(lane),
+            DType::U16 => self.lane::<u16>(lane),
             DType::U8 => self.lane::<u8>(lane),
+            DType::Bool => self.lane::<Bool>(lane),
             other => unreachable!("{other} has no test data"),
         }
     }
