@@ -67,6 +67,8 @@ impl Selection for RunSettings {
 /// What is wrong with the command line beyond its grammar.
 #[derive(Debug, thiserror::Error)]
 enum UsageError {
+    #[error("the name of the program is empty")]
+    NamelessProgram,
     #[error("-x {text:?} has no name before the `=`")]
     NamelessVariable { text: String },
     #[error(transparent)]
@@ -154,11 +156,14 @@ fn job(arguments: Arguments) -> Result<(JobSpec, bool), UsageError> {
         console::unknown_variables(&variables);
     }
     let mut words = arguments.command.into_iter();
-    let program = match (arguments.module, words.len()) {
-        (Some(module), _) => Program::Module(module),
+    let program = match arguments.module {
+        Some(module) => Program::Module(module),
         // clap has required a program where there is no module.
-        (None, _) => Program::Command(words.next().unwrap_or_default()),
+        None => Program::Command(words.next().unwrap_or_default()),
     };
+    if matches!(&program, Program::Module(name) | Program::Command(name) if name.is_empty()) {
+        return Err(UsageError::NamelessProgram);
+    }
     let job = JobSpec {
         rank_count: env::NP.parse(&layers)?,
         hosts: hosts(&layers)?,

@@ -64,6 +64,10 @@ pub(crate) struct NodePlan {
     pub(crate) config: AgentConfig,
 }
 
+/// Most ranks of one host: what their agent is told must fit into one frame, and a kernel has
+/// fewer than twice as many process ids by default.
+const RANKS_PER_HOST_MAX: u32 = 16 << 10;
+
 /// Why a job makes no sense as described.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
@@ -78,6 +82,12 @@ pub enum PlanError {
         rank_count: u32,
         /// Slots of all hosts together.
         slots: u32,
+    },
+    /// More ranks than one host can start.
+    #[error("{rank_count} ranks are too many for one host, which takes {RANKS_PER_HOST_MAX}")]
+    TooManyRanks {
+        /// Ranks asked for.
+        rank_count: u32,
     },
     /// Not this machine.
     #[error("host {host} is not this machine, and ranks cannot be started over ssh yet")]
@@ -125,7 +135,10 @@ impl PlanError {
                       mpirun or srun for now"
                     .into(),
             ),
-            Self::IdentityVariable { .. } | Self::StdinRank { .. } | Self::NoPort => None,
+            Self::TooManyRanks { .. }
+            | Self::IdentityVariable { .. }
+            | Self::StdinRank { .. }
+            | Self::NoPort => None,
         }
     }
 }
@@ -143,6 +156,9 @@ pub fn plan(
     refuse_identities(&job.variables)?;
     let rank_count = rank_count(job, facts)?;
     let world_size = rank_count.get();
+    if world_size > RANKS_PER_HOST_MAX {
+        return Err(PlanError::TooManyRanks { rank_count: world_size });
+    }
     if let StdinTarget::Rank(rank) = job.stdin
         && rank >= world_size
     {
@@ -352,6 +368,13 @@ mod tests {
         assert_eq!(refused, Err(PlanError::TooFewSlots { rank_count: 3, slots: 2 }));
         assert_eq!(with("other:2", 2), Err(PlanError::RemoteHost { host: "other".into() }));
         assert_eq!(make(&job(0)).map(|plan| plan.world_size()), Err(PlanError::NoRankCount));
+    }
+
+    #[test]
+    fn absurd_numbers_of_ranks_are_refused_before_memory_is_taken_for_them() {
+        let refused = make(&job(u32::MAX)).map(|plan| plan.world_size());
+        assert_eq!(refused, Err(PlanError::TooManyRanks { rank_count: u32::MAX }));
+        assert!(make(&job(RANKS_PER_HOST_MAX)).is_ok());
     }
 
     #[test]

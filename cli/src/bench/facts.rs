@@ -11,9 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use super::session::BenchError;
 
-/// Variables that change results; none of them can hold a secret.
-const RECORDED: [Variable; 7] = [
-    env::TRANSPORT,
+/// Settings that change results; none of them can hold a secret. The transport is in each result.
+const RECORDED: [Variable; 6] = [
     env::ALGORITHM,
     env::INTERFACE,
     env::PORT_RANGE,

@@ -1,5 +1,7 @@
 //! Merging the segments of many ranks into one stream that a person can read.
 
+use std::collections::BTreeSet;
+
 use super::lines::End;
 
 /// Prefixes lines and keeps ranks from writing into each other's lines. Pure.
@@ -8,6 +10,8 @@ pub(crate) struct Mixer {
     prefix: bool,
     /// The rank whose segment the stream now ends with, where that segment is not a whole line.
     open: Option<Unfinished>,
+    /// Ranks whose last segment was ended because another rank spoke.
+    cut: BTreeSet<u32>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -19,17 +23,25 @@ struct Unfinished {
 
 impl Mixer {
     pub(crate) fn new(prefix: bool) -> Self {
-        Self { prefix, open: None }
+        Self { prefix, open: None, cut: BTreeSet::new() }
     }
 
     /// Appends a segment of a rank to `out`.
     ///
     /// If another rank's line is still open it is ended first: it stays readable, and its rest is
-    /// prefixed again when it comes.
+    /// prefixed again when it comes, unless that is only the end of the line. Nor is a carriage
+    /// return alone a line: programs write one before they paint a bar.
     pub(crate) fn add(&mut self, rank: u32, segment: &[u8], end: End, out: &mut Vec<u8>) {
+        let is_own = self.open.is_some_and(|open| open.rank == rank);
+        let was_cut = self.cut.remove(&rank);
+        let is_only_end = segment == b"\r" || (was_cut && matches!(segment, b"\n" | b"\r\n"));
+        if self.prefix && !is_own && is_only_end {
+            return;
+        }
         let continues = match self.open {
             Some(open) if open.rank == rank => !open.repaint,
-            Some(_) => {
+            Some(open) => {
+                self.cut.insert(open.rank);
                 out.push(b'\n');
                 false
             }
@@ -91,6 +103,27 @@ mod tests {
     fn repaints_are_prefixed_each_time_and_never_overwritten_by_others() {
         let bar = [(0, "10%\r", End::Repaint), (0, "20%\r", End::Repaint), (1, "x\n", End::Line)];
         assert_eq!(mix(true, &bar), "[0] 10%\r[0] 20%\r\n[1] x\n");
+    }
+
+    #[test]
+    fn what_paints_nothing_gets_no_line() {
+        let (line, open, repaint) = (End::Line, End::Open, End::Repaint);
+        let bars = [
+            (0, "\r", repaint),
+            (1, "\r", repaint),
+            (0, " 10%", open),
+            (1, " 10%", open),
+            (0, "\r", repaint),
+            (0, " 20%\r", repaint),
+            (1, "\n", line),
+            (1, "\n", line),
+            (0, "\n", line),
+        ];
+        // Of rank 1's two line feeds one had already been written in its place.
+        assert_eq!(mix(true, &bars), "[0]  10%\n[1]  10%\n[0]  20%\r\n[1] \n");
+        let alone = [(0, "\r", repaint), (0, " 1%", open), (0, "\r", repaint), (0, " 2%\n", line)];
+        assert_eq!(mix(true, &alone), "[0]  1%\r[0]  2%\n");
+        assert_eq!(mix(false, &alone), "\r 1%\r 2%\n");
     }
 
     #[test]
