@@ -1,7 +1,7 @@
 //! One group of ranks and its collective operations.
 
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use paceline_devices::{Element, ReduceOp};
 use paceline_rendezvous::OperationCounter;
@@ -83,6 +83,18 @@ impl Communicator {
     /// How many ranks there are.
     pub fn world_size(&self) -> u32 {
         self.context.world_size()
+    }
+
+    /// Bytes of memory that this rank holds for operations of this communicator: scratch for messages
+    /// that are to be reduced, staging for fused tensors, and its part of the memory in which the
+    /// ranks of a node work together.
+    ///
+    /// It does not grow with the vectors: scratch is 4 MiB, or 256 KiB for every rank and two more
+    /// where that is larger; staging is at most 1 MiB.
+    pub fn memory_bytes(&self) -> usize {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let node = state.node.as_ref().map_or(0, NodeGroup::memory_bytes);
+        state.workspace.scratch_bytes() + state.fusion.memory_bytes() + node
     }
 
     /// How an operation of `count` elements of type `T` would be carried out.

@@ -256,6 +256,17 @@ impl Context {
         &self.inner.facts
     }
 
+    /// Bytes of memory that this rank holds for its connections: queues, staging, messages that came
+    /// early, and its part of shared memory. What its communicators hold
+    /// ([`Communicator::memory_bytes`]) and the kernel's socket buffers come on top.
+    ///
+    /// It is bounded whatever the peers do, and all but constant: at most 128 KiB of early messages
+    /// per peer and communicator, and tables for as many messages as may be posted.
+    pub fn memory_bytes(&self) -> usize {
+        let node = self.inner.node.lock().unwrap_or_else(PoisonError::into_inner);
+        self.inner.wire().memory_bytes() + node.as_ref().map_or(0, NodeGroup::memory_bytes)
+    }
+
     /// Bytes sent and received on all connections so far, headers included.
     pub fn wire_bytes(&self) -> (u64, u64) {
         let wire = self.inner.wire();

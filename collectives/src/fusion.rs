@@ -89,6 +89,11 @@ pub(crate) struct FusionBuffer {
 }
 
 impl FusionBuffer {
+    /// Bytes of memory held.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.words.capacity() * size_of::<u64>() + size_of_val(&*self.bounds)
+    }
+
     /// Copies those of the tensors in that are packed; returns the elements, and how they are cut.
     pub(crate) fn gather<T: Element>(
         &mut self,

@@ -25,6 +25,7 @@ thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
 }
 
+#[expect(clippy::print_stderr, reason = "shows where the allocation comes from")]
 fn count() {
     if COUNTS.get() {
         ALLOCATIONS.set(ALLOCATIONS.get() + 1);

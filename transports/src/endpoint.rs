@@ -140,6 +140,7 @@ pub trait Endpoint: Send + std::fmt::Debug {
     /// Bytes put on the wire and taken from it so far, headers included.
     fn wire_bytes(&self) -> (u64, u64);
 
-    /// Bytes of memory that the endpoint holds: queues, staging, early messages.
+    /// Bytes of memory that the endpoint holds: queues, staging, early messages, and the part of
+    /// shared memory that it writes to. What the kernel holds comes on top.
     fn memory_bytes(&self) -> usize;
 }

@@ -169,6 +169,14 @@ impl Wire {
         &mut self.boards[board]
     }
 
+    /// Bytes of memory that the connections and what goes with them hold.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        let endpoints = self.endpoints.iter().flatten();
+        let queues = self.events.capacity() * size_of::<Event>()
+            + self.early.capacity() * size_of::<EarlyMessage>();
+        endpoints.map(|endpoint| endpoint.memory_bytes()).sum::<usize>() + queues
+    }
+
     /// Moves bytes on every connection that has something to do.
     ///
     /// # Errors

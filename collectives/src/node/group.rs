@@ -105,9 +105,9 @@ impl NodeGroup {
         self.arena.member()
     }
 
-    /// Bytes of memory that the group shares, of which each member has its part.
+    /// Bytes of a member's part of the memory that the group shares.
     pub fn memory_bytes(&self) -> usize {
-        self.arena.layout().bytes()
+        self.arena.layout().bytes().div_ceil(self.members())
     }
 
     /// Enters an operation. It ends by calls of [`NodeOp::step`].

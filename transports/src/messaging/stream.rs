@@ -53,6 +53,12 @@ pub(crate) trait ByteStream: Send + Debug {
 
     /// What to wait for, where there is such a thing.
     fn wait_on(&self) -> Option<BorrowedFd<'_>>;
+
+    /// Bytes of this process's memory, or of memory that it shares and alone writes to, that the
+    /// stream holds.
+    fn memory_bytes(&self) -> usize {
+        0
+    }
 }
 
 /// What can go wrong on a stream.
@@ -138,7 +144,7 @@ impl<S: ByteStream> FrameStream<S> {
 
     pub(super) fn memory_bytes(&self) -> usize {
         let copied = self.copied.capacity() * size_of::<OutFrame>();
-        self.queued.capacity() + self.staging.len() + copied
+        self.queued.capacity() + self.staging.len() + copied + self.stream.memory_bytes()
     }
 
     /// Queues a header without payload.

@@ -89,6 +89,11 @@ impl Pipe {
         unsafe { self.base.cast::<Positions>().as_ref() }
     }
 
+    /// Bytes of memory, with those for the positions.
+    pub(super) fn memory_bytes(&self) -> usize {
+        size_of::<Positions>() + self.bytes
+    }
+
     /// Bytes of the ring.
     #[cfg(test)]
     fn capacity(&self) -> usize {

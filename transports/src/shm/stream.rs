@@ -152,6 +152,10 @@ impl ByteStream for ShmStream {
         Ok(filled - left)
     }
 
+    fn memory_bytes(&self) -> usize {
+        self.out.memory_bytes()
+    }
+
     /// Also announces that this side is about to sleep.
     fn wait_on(&self) -> Option<BorrowedFd<'_>> {
         self.into.announce_sleep();
