@@ -2,6 +2,8 @@
 //!
 //! The rank program is this test binary itself: it runs [`rank_program`] alone, with a case.
 
+use std::time::{Duration, Instant};
+
 use paceline_collectives::plan::Algorithm;
 use paceline_collectives::{
     CollectiveError, Context, ContextOptions, Job as RankJob, ReduceOp, TransportChoice,
@@ -12,6 +14,9 @@ use rustix::process::{Resource, Rlimit, setrlimit};
 use crate::support::{Finished, Job};
 
 const CASE: &str = "PACELINE_TEST_CASE";
+
+/// Longer than any machine needs.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The rank that something happens to.
 const ACTOR: u32 = 1;
@@ -70,7 +75,13 @@ fn rank_program() {
     let mut tensors = vec![vec![1f32; count]; tensors];
     let mut slices: Vec<&mut [f32]> = tensors.iter_mut().map(Vec::as_mut_slice).collect();
     communicator.barrier().expect("nothing is wrong yet");
+    let store = &job.rendezvous().store;
+    store.set(&format!("ready/{}", communicator.rank()), b"").expect("stored");
     if communicator.rank() == ACTOR {
+        // What it is about to do would end the barrier of a rank that is still in it.
+        for rank in 0..communicator.world_size() {
+            store.get(&format!("ready/{rank}"), Instant::now() + PATIENCE).expect("there");
+        }
         starve();
     }
     let outcome = match &mut slices[..] {
