@@ -2,16 +2,18 @@
 //!
 //! The rank program is this test binary itself: it runs [`rank_program`] alone, with a case.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use paceline_collectives::plan::Algorithm;
 use paceline_collectives::{
     CollectiveError, Context, ContextOptions, Job as RankJob, ReduceOp, TransportChoice,
 };
+use paceline_rendezvous::RankInfo;
 use paceline_rendezvous::env::{Environment, ProcessEnvironment};
-use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, Signal, setrlimit};
 
-use crate::support::{Finished, Job};
+use crate::support::{Finished, Job, eventually};
 
 const CASE: &str = "PACELINE_TEST_CASE";
 
@@ -39,17 +41,20 @@ const CASES: [Case; 3] = [
     Case { transport: "tcp", tensors: 1, count: 1 << 16, ranks: 18 },
 ];
 
-/// A job of this test binary.
-fn run(number: usize) -> Finished {
+/// A job of this test binary, whose ranks run one of its tests.
+fn job(test: &str, case: &str, ranks: u32) -> Job {
     let program = std::env::current_exe().expect("this binary");
     let program = program.to_str().expect("UTF-8");
-    let test = ["--exact", "one_sided::rank_program", "--nocapture", "--test-threads=1"];
-    let ranks = CASES[number].ranks.to_string();
+    let (test, ranks) = (format!("one_sided::{test}"), ranks.to_string());
     let mut arguments = vec!["-np", &ranks, "-q", "--", program];
-    arguments.extend(test);
+    arguments.extend(["--exact", &test, "--nocapture", "--test-threads=1"]);
+    Job::new(&arguments).env(CASE, case)
+}
+
+fn run(number: usize) -> Finished {
     // The C library reserves address space for threads' arenas, which would not count as new.
-    let job = Job::new(&arguments).env("MALLOC_ARENA_MAX", "1");
-    job.env(CASE, &number.to_string()).run()
+    let job = job("rank_program", &number.to_string(), CASES[number].ranks);
+    job.env("MALLOC_ARENA_MAX", "1").run()
 }
 
 /// Lets this process have hardly more memory than it has.
@@ -110,4 +115,55 @@ fn a_rank_without_memory_tells_the_others_at_once() {
             assert!(says(rank, &told), "rank {rank}, {case:?}: {}", ended.stderr);
         }
     }
+}
+
+/// Deadline of an operation that passes while the launcher stands still.
+const SHORT: Duration = Duration::from_secs(3);
+
+/// Does nothing unless it was started as a rank.
+#[test]
+fn late_rank_program() {
+    if ProcessEnvironment.get(CASE).is_none() {
+        return;
+    }
+    let (place, _) = RankInfo::from_environment(&ProcessEnvironment).expect("a rank");
+    if place.rank == ACTOR {
+        // The coordinator hears the others first.
+        eventually("rank 0 has joined", || Path::new("joined").exists());
+    }
+    let job = RankJob::from_environment().expect("a job");
+    std::fs::write("joined", "").expect("writable");
+    let options = ContextOptions { timeout: SHORT, ..ContextOptions::default() };
+    let context = Context::new(&job, &options).expect("connected");
+    let communicator = context.communicator().expect("a communicator");
+    communicator.barrier().expect("nothing is wrong yet");
+    if place.rank == ACTOR {
+        let control = job.rendezvous().control.as_ref().expect("a launcher runs");
+        let mut abort = None;
+        eventually("the verdict", || {
+            abort = control.poll_abort();
+            abort.is_some()
+        });
+        eprintln!("told: {}", abort.expect("just seen"));
+    } else {
+        std::fs::write("waiting", "").expect("writable");
+        communicator.barrier().expect_err("a rank never comes");
+        std::fs::write("over", "").expect("writable");
+    }
+}
+
+#[test]
+fn what_a_launcher_that_was_stopped_did_not_hear_is_nobodys_silence() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = |name: &str| directory.path().join(name);
+    let running = job("late_rank_program", "late", 2).directory(directory.path()).start();
+    eventually("rank 0 waits", || file("waiting").exists());
+    running.signal(Signal::STOP);
+    eventually("rank 0 gives up", || file("over").exists());
+    running.signal(Signal::CONT);
+    let ended = running.wait();
+    let told = ended.stderr.lines().any(|line| {
+        line.starts_with("[1] told: barrier #1") && line.contains(") never entered but is alive (")
+    });
+    assert!(told, "{}", ended.stderr);
 }
