@@ -9,7 +9,7 @@ use std::thread::{self, Scope};
 use std::time::{Duration, Instant};
 
 use paceline_rendezvous::HelloError;
-use paceline_rendezvous::hello::{self, Admission, Identity, Purpose};
+use paceline_rendezvous::hello::{self, Admission, Identity, Purpose, Session};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{Shutdown, shutdown};
@@ -86,7 +86,16 @@ where
     thread::scope(|scope| {
         let mut shaking = Shaking::default();
         loop {
-            endings.try_iter().for_each(|number| shaking.end(number));
+            // Who is seated is no longer among those that are hung up on in the end.
+            for Ending { number, arrival } in endings.try_iter() {
+                shaking.end(number);
+                if let Some((session, stream)) = arrival
+                    && let Some(seat) = lock(&seats).seat(session.peer_rank, session.purpose)
+                {
+                    // Of two that were admitted at the same time the first is seated.
+                    seat.get_or_insert(stream);
+                }
+            }
             let missing = lock(&seats).missing();
             if missing.is_empty() {
                 return Ok(());
@@ -110,11 +119,19 @@ where
     })
 }
 
+/// The end of a handshake.
+struct Ending<T> {
+    number: u64,
+    /// Who has come, unless it was a stranger.
+    arrival: Option<(Session, T)>,
+}
+
 /// What the threads of the handshakes need.
-struct Reception<'a, S> {
+struct Reception<'a, S: Seats> {
     group: &'a Group<'a>,
+    /// To see who is there already.
     seats: &'a Mutex<&'a mut S>,
-    ended: Sender<u64>,
+    ended: Sender<Ending<S::Stream>>,
     deadline: Instant,
 }
 
@@ -130,9 +147,9 @@ where
     ) -> Result<(), EstablishError> {
         let ended = self.ended.clone();
         let handshake = move || {
-            self.receive(stream);
+            let arrival = self.receive(stream);
             // Nobody hears it once all seats are taken.
-            let _ = ended.send(number);
+            let _ = ended.send(Ending { number, arrival });
         };
         thread::Builder::new()
             .name("paceline-hello".to_owned())
@@ -141,8 +158,8 @@ where
         Ok(())
     }
 
-    /// Shakes hands with a caller and seats it. Strangers are dropped.
-    fn receive(&self, mut stream: S::Stream) {
+    /// Shakes hands with a caller. Strangers are dropped.
+    fn receive(&self, mut stream: S::Stream) -> Option<(Session, S::Stream)> {
         let deadline = self.deadline.min(Instant::now() + HANDSHAKE_TIMEOUT);
         let world_size = u32::try_from(self.group.addresses.len()).expect("ranks are u32");
         let admission = Admission { world_size, rank: None };
@@ -152,13 +169,8 @@ where
             Some(None) => Ok(()),
         };
         let (us, secret) = (identity(self.group), self.group.secret);
-        let Ok(session) = hello::accept(&mut stream, us, admission, secret, deadline, admit) else {
-            return;
-        };
-        // Of two that were admitted at the same time the first to prove itself is seated.
-        if let Some(seat) = lock(self.seats).seat(session.peer_rank, session.purpose) {
-            seat.get_or_insert(stream);
-        }
+        let session = hello::accept(&mut stream, us, admission, secret, deadline, admit).ok()?;
+        Some((session, stream))
     }
 }
 

@@ -66,6 +66,19 @@ fn a_group_of_five_is_fully_connected() {
     }
 }
 
+/// Whom a rank has let in last is not hung up on with those who were still shaking hands.
+#[test]
+fn who_has_met_stays_connected() {
+    for _ in 0..300 {
+        let joined = join_all(vec![bind(), bind(), bind()], limit());
+        let mut ranks: Vec<Endpoints> = joined.into_iter().map(Result::unwrap).collect();
+        for endpoint in ranks.iter_mut().flatten().flatten() {
+            // Nobody sends anything.
+            assert!(!endpoint.poll(&mut Vec::new()).unwrap());
+        }
+    }
+}
+
 #[test]
 fn silent_strangers_do_not_delay_the_group() {
     let started = Instant::now();
