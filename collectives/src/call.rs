@@ -2,14 +2,16 @@
 
 use std::marker::PhantomData;
 use std::ops::Range;
+use std::ptr::NonNull;
 
-use paceline_devices::{Buffer, DType, Element, ReduceOp};
+use paceline_devices::{Buffer, DType, Element, Memory, ReduceOp};
 
 use crate::engine::Operands;
 use crate::error::CollectiveError;
-use crate::kernels::Kernel;
+use crate::kernels::{Kernel, Scaler};
 use crate::node::{Manner, NodeKind, NodeRequest};
 use crate::plan::Algorithm;
+use crate::reduction::{Reducer, Scale};
 use crate::schedule::Partition;
 use crate::signature::{Collective, OperationKind};
 
@@ -19,7 +21,7 @@ use crate::signature::{Collective, OperationKind};
 /// A vector of `n` elements falls into one chunk per rank; a rank's own is
 /// [`Communicator::own_chunk`](crate::Communicator::own_chunk).
 ///
-/// | collective | `op` | `root` | `input` | `output` | in place |
+/// | collective | `op`, `scale` | `root` | `input` | `output` | in place |
 /// |---|---|---|---|---|---|
 /// | `AllReduce` | yes | | n | n | output = input |
 /// | `ReduceScatter` | yes | | n | own chunk | output = own chunk of the input |
@@ -36,6 +38,8 @@ pub struct RawCall {
     pub collective: Collective,
     /// How to reduce.
     pub op: Option<ReduceOp>,
+    /// The factors before and after a reduction.
+    pub scale: Scale,
     /// From or to which rank.
     pub root: Option<u32>,
     /// What this rank contributes. It is read only.
@@ -62,18 +66,21 @@ impl<'a> Lent<'a> {
         Self { input, output, slices: PhantomData }
     }
 
-    /// The call that they are lent for, by rank `rank` of `world_size`.
+    /// The call that they are lent for, by rank `rank` of `world_size`. One that reduces has yet to
+    /// be told [how](Call::reduced_by).
     #[inline]
     pub(crate) fn call(
         self,
         collective: Collective,
-        op: Option<ReduceOp>,
         root: Option<u32>,
         (rank, world_size): (u32, u32),
     ) -> Result<Call<'a>, CollectiveError> {
         let Self { input, output, .. } = self;
+        let (op, scale) = (None, Scale::default());
+        let call = RawCall { collective, op, scale, root, input, output };
         // SAFETY: the buffers are those of slices that are borrowed for `'a`, the output mutably.
-        unsafe { RawCall { collective, op, root, input, output }.check(rank, world_size) }
+        let checked = unsafe { call.check_buffers(rank, world_size) };
+        checked.map_err(|what| invalid(collective, what))
     }
 
     pub(crate) fn nothing() -> Self {
@@ -94,7 +101,8 @@ impl<'a> Lent<'a> {
 #[derive(Debug)]
 pub(crate) struct Call<'a> {
     pub(crate) collective: Collective,
-    op: Option<ReduceOp>,
+    /// Present exactly if the collective reduces.
+    reducer: Option<Reducer>,
     pub(crate) root: Option<u32>,
     /// Empty where the rank contributes nothing.
     input: Buffer,
@@ -121,14 +129,25 @@ impl RawCall {
         rank: u32,
         world_size: u32,
     ) -> Result<Call<'a>, CollectiveError> {
-        self.checked(rank, world_size).map_err(|what| CollectiveError::InvalidArgument {
-            collective: self.collective.name(),
-            what,
-        })
+        // SAFETY: the contract of this function.
+        let checked = unsafe { self.check_buffers(rank, world_size) };
+        let call = checked.map_err(|what| invalid(self.collective, what))?;
+        if !self.collective.reduces() {
+            return Ok(call);
+        }
+        let reducer = match self.op {
+            Some(op) => Reducer::new(op, self.scale, call.dtype()),
+            None => Err("no operator is given".to_owned()),
+        };
+        call.reduced_by(reducer)
     }
 
+    /// Checks all but the operator.
+    ///
+    /// # Safety
+    /// As for [`RawCall::check`].
     #[inline]
-    fn checked<'a>(&self, rank: u32, world_size: u32) -> Result<Call<'a>, String> {
+    unsafe fn check_buffers<'a>(&self, rank: u32, world_size: u32) -> Result<Call<'a>, String> {
         let collective = self.collective;
         let root = if collective.has_root() { self.root } else { None };
         match root {
@@ -172,20 +191,29 @@ impl RawCall {
         if input.dtype != output.dtype {
             return Err(format!("the input is of {}, the output of {}", input.dtype, output.dtype));
         }
-        let op =
-            if collective.reduces() { Some(self.op.ok_or("no operator is given")?) } else { None };
-        if let Some(op) = op.filter(|op| !op.supports(whole.dtype)) {
-            let dtype = whole.dtype;
-            return Err(format!(
-                "{op} is not defined for {dtype}; reduce by sum and divide as you need"
-            ));
-        }
-        let (fused, agreed, lent) = (0, 0, PhantomData);
-        Ok(Call { collective, op, root, input, output, partition, fused, agreed, rank, lent })
+        let (reducer, fused, agreed, lent) = (None, 0, 0, PhantomData);
+        Ok(Call { collective, reducer, root, input, output, partition, fused, agreed, rank, lent })
     }
 }
 
+#[cold]
+pub(crate) fn invalid(collective: Collective, what: String) -> CollectiveError {
+    CollectiveError::InvalidArgument { collective: collective.name(), what }
+}
+
 impl Call<'_> {
+    /// The same call with what carries out its reduction, if there is such a thing.
+    #[inline]
+    pub(crate) fn reduced_by(
+        self,
+        reducer: Result<Reducer, String>,
+    ) -> Result<Self, CollectiveError> {
+        match reducer {
+            Ok(reducer) => Ok(Self { reducer: Some(reducer), ..self }),
+            Err(what) => Err(invalid(self.collective, what)),
+        }
+    }
+
     /// The same call as one of a fused operation: with the digest of its tensors' lengths, and how
     /// the vector is cut if it is several tensors.
     pub(crate) fn of_fused(self, fused: u32, partition: Option<Partition>) -> Self {
@@ -216,17 +244,20 @@ impl Call<'_> {
 
     /// What all ranks must agree on.
     pub(crate) fn kind(&self, algorithm: Algorithm) -> OperationKind {
-        let Self { collective, op, root, fused, .. } = *self;
+        let Self { collective, root, fused, .. } = *self;
+        let (op, variant) =
+            self.reducer.as_ref().map_or((None, 0), |reducer| (reducer.op, reducer.variant));
         let (dtype, count) = match collective {
             Collective::Barrier | Collective::Agreement => (None, self.agreed),
             _ => (Some(self.dtype()), self.partition.count() as u64),
         };
-        OperationKind { collective, dtype, op, root, fused, count, algorithm: algorithm as u8 }
+        let algorithm = algorithm as u8;
+        OperationKind { collective, dtype, op, variant, root, fused, count, algorithm }
     }
 
     /// How the elements are reduced, if they are.
     pub(crate) fn kernel(&self) -> Option<Kernel> {
-        Kernel::new(self.dtype(), self.op?)
+        self.reducer.as_ref().map(|reducer| reducer.kernel.clone())
     }
 
     /// The call as the engine carries it out.
@@ -253,13 +284,60 @@ impl Call<'_> {
             },
             manner,
             dtype: self.dtype(),
-            op: self.op.unwrap_or(ReduceOp::Sum),
+            kernel: self.kernel(),
             count: self.partition.count(),
             fused: self.partition.is_fused().then(|| self.partition.clone()),
             signature: kind.signature(),
             input: self.input.host_address().cast_const(),
             output: self.output.host_address(),
         }
+    }
+
+    /// The bytes that [`Call::prescaled`] needs beside the call's own buffers.
+    pub(crate) fn staging_bytes(&self) -> usize {
+        let stages = self.prescale().is_some() && self.output.count < self.input.count;
+        if stages { self.input.bytes() } else { 0 }
+    }
+
+    fn prescale(&self) -> Option<&Scaler> {
+        self.reducer.as_ref()?.prescale.as_ref()
+    }
+
+    /// The same call with this rank's input multiplied by the factor before the reduction, if there
+    /// is one. The input itself is left alone unless the output replaces it: the products go to the
+    /// output where it takes them all, else to `staging`, which has room for
+    /// [`Call::staging_bytes`].
+    pub(crate) fn prescaled<'s>(&'s self, staging: &'s mut [u64]) -> Option<Call<'s>> {
+        let scaler = *self.prescale()?;
+        let scaled = if self.output.count == self.input.count {
+            self.output
+        } else {
+            let bytes = size_of_val(staging);
+            assert!(bytes >= self.input.bytes(), "the staging memory has room for the input");
+            let memory = Memory::Host(NonNull::from(staging).cast());
+            Buffer { memory, offset: 0, ..self.input }
+        };
+        let (from, to) = (self.input.host_address().cast_const(), scaled.host_address());
+        // SAFETY: input and output are lent, and the same or apart; the staging memory is as long as
+        // the input, aligned for every type, and borrowed for as long as the new call.
+        unsafe { scaler.scale_into(to, from, self.input.count) };
+        Some(Call {
+            input: scaled,
+            reducer: self.reducer.clone(),
+            partition: self.partition.clone(),
+            ..*self
+        })
+    }
+
+    /// Carries out the call in a world of one rank.
+    pub(crate) fn complete_alone(&self) {
+        let Some(kernel) = self.kernel().filter(|kernel| !kernel.keeps_lone_operands()) else {
+            return self.place_input();
+        };
+        let (from, to) = (self.input.host_address().cast_const(), self.output.host_address());
+        // SAFETY: alone, a rank that reduces has an output as long as its input; both are lent, and
+        // the same or apart.
+        unsafe { kernel.fold_and_finish(to, &[from], self.input.count, 1) };
     }
 
     /// Puts this rank's input where it belongs in the output, unless it lies there already.

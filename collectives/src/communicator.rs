@@ -3,11 +3,11 @@
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use paceline_devices::{Element, ReduceOp};
+use paceline_devices::Element;
 use paceline_rendezvous::OperationCounter;
 use paceline_transports::Region;
 
-use crate::call::{Call, Lent, RawCall};
+use crate::call::{Call, Lent, RawCall, invalid};
 use crate::context::ContextInner;
 use crate::drive::{self, Run};
 use crate::engine::Workspace;
@@ -16,6 +16,7 @@ use crate::fusion::{self, FusionBuffer, FusionLimits};
 use crate::node::NodeGroup;
 use crate::plan::{Choice, PlanFacts};
 use crate::program::Program;
+use crate::reduction::{Reducer, Reduction};
 use crate::schedule::Partition;
 use crate::signature::{Collective, OperationKind};
 use crate::waiting::{PanicReport, report_failure};
@@ -126,9 +127,9 @@ impl Communicator {
     pub fn all_reduce<T: Element>(
         &self,
         data: &mut [T],
-        op: ReduceOp,
+        op: impl Into<Reduction<T>>,
     ) -> Result<(), CollectiveError> {
-        self.run(Collective::AllReduce, Some(op), None, Lent::in_place(data))
+        self.run_reduction(Collective::AllReduce, op, None, Lent::in_place(data))
     }
 
     /// As [`all_reduce`](Self::all_reduce), but leaves `input` as it is.
@@ -139,10 +140,10 @@ impl Communicator {
         &self,
         input: &[T],
         output: &mut [T],
-        op: ReduceOp,
+        op: impl Into<Reduction<T>>,
     ) -> Result<(), CollectiveError> {
         let lent = Lent::apart(Some(input), Some(output));
-        self.run(Collective::AllReduce, Some(op), None, lent)
+        self.run_reduction(Collective::AllReduce, op, None, lent)
     }
 
     /// All-reduces several tensors as one operation: the same bits as one
@@ -157,11 +158,13 @@ impl Communicator {
     pub fn all_reduce_fused<T: Element>(
         &self,
         tensors: &mut [&mut [T]],
-        op: ReduceOp,
+        op: impl Into<Reduction<T>>,
     ) -> Result<(), CollectiveError> {
+        let reducer = Reducer::typed(&op.into());
+        let reducer = reducer.map_err(|what| invalid(Collective::AllReduce, what))?;
         let mut state = self.enter(Collective::AllReduce)?;
         let mut staging = std::mem::take(&mut state.fusion);
-        let outcome = self.run_fused(&mut state, &mut staging, tensors, op);
+        let outcome = self.run_fused(&mut state, &mut staging, tensors, &reducer);
         state.fusion = staging;
         outcome
     }
@@ -171,13 +174,13 @@ impl Communicator {
         state: &mut State,
         staging: &mut FusionBuffer,
         tensors: &mut [&mut [T]],
-        op: ReduceOp,
+        reducer: &Reducer,
     ) -> Result<(), CollectiveError> {
         let digest = fusion::digest(tensors.iter().map(|tensor| tensor.len()));
         let parts = self.world_size() as usize;
         let run = |state: &mut State, data: &mut [T], partition: Option<Partition>| {
-            let call = self.call(Collective::AllReduce, Some(op), None, Lent::in_place(data))?;
-            let call = call.of_fused(digest, partition);
+            let call = self.call(Collective::AllReduce, None, Lent::in_place(data))?;
+            let call = call.reduced_by(Ok(reducer.clone()))?.of_fused(digest, partition);
             self.execute(state, &call, self.choose(&call))
         };
         if tensors.is_empty() {
@@ -201,7 +204,8 @@ impl Communicator {
                             OperationKind {
                                 collective: Collective::AllReduce,
                                 dtype: Some(T::DTYPE),
-                                op: Some(op),
+                                op: reducer.op,
+                                variant: reducer.variant,
                                 root: None,
                                 fused: digest,
                                 count: count as u64,
@@ -229,11 +233,11 @@ impl Communicator {
         &self,
         input: &[T],
         output: &mut [T],
-        op: ReduceOp,
+        op: impl Into<Reduction<T>>,
     ) -> Result<(), CollectiveError> {
         self.chunked(Collective::ReduceScatter, "input", input.len(), "output", output.len())?;
         let lent = Lent::apart(Some(input), Some(output));
-        self.run(Collective::ReduceScatter, Some(op), None, lent)
+        self.run_reduction(Collective::ReduceScatter, op, None, lent)
     }
 
     /// As [`reduce_scatter`](Self::reduce_scatter), in place and for any length: afterwards the
@@ -245,11 +249,11 @@ impl Communicator {
     pub fn reduce_scatter_in_place<T: Element>(
         &self,
         data: &mut [T],
-        op: ReduceOp,
+        op: impl Into<Reduction<T>>,
     ) -> Result<Range<usize>, CollectiveError> {
         let own = self.own_chunk(data.len());
         let lent = Lent::in_place(data).with_output_part(own.clone());
-        self.run(Collective::ReduceScatter, Some(op), None, lent)?;
+        self.run_reduction(Collective::ReduceScatter, op, None, lent)?;
         Ok(own)
     }
 
@@ -264,7 +268,7 @@ impl Communicator {
         output: &mut [T],
     ) -> Result<(), CollectiveError> {
         self.chunked(Collective::AllGather, "output", output.len(), "input", input.len())?;
-        self.run(Collective::AllGather, None, None, Lent::apart(Some(input), Some(output)))
+        self.run(Collective::AllGather, None, Lent::apart(Some(input), Some(output)))
     }
 
     /// As [`all_gather`](Self::all_gather), in place and for any length: each rank's chunk lies where
@@ -275,7 +279,7 @@ impl Communicator {
     pub fn all_gather_in_place<T: Element>(&self, data: &mut [T]) -> Result<(), CollectiveError> {
         let own = self.own_chunk(data.len());
         let lent = Lent::in_place(data).with_input_part(own);
-        self.run(Collective::AllGather, None, None, lent)
+        self.run(Collective::AllGather, None, lent)
     }
 
     /// Copies the root's vector to all ranks.
@@ -283,7 +287,7 @@ impl Communicator {
     /// # Errors
     /// [`CollectiveError`].
     pub fn broadcast<T: Element>(&self, data: &mut [T], root: u32) -> Result<(), CollectiveError> {
-        self.run(Collective::Broadcast, None, Some(root), Lent::in_place(data))
+        self.run(Collective::Broadcast, Some(root), Lent::in_place(data))
     }
 
     /// Copies the root's `input` to the `output` of all ranks, its own included. The other ranks
@@ -297,7 +301,7 @@ impl Communicator {
         output: &mut [T],
         root: u32,
     ) -> Result<(), CollectiveError> {
-        self.run(Collective::Broadcast, None, Some(root), Lent::apart(input, Some(output)))
+        self.run(Collective::Broadcast, Some(root), Lent::apart(input, Some(output)))
     }
 
     /// Reduces the ranks' vectors; the root gets the result, in place. On the other ranks `data` is
@@ -308,10 +312,10 @@ impl Communicator {
     pub fn reduce<T: Element>(
         &self,
         data: &mut [T],
-        op: ReduceOp,
+        op: impl Into<Reduction<T>>,
         root: u32,
     ) -> Result<(), CollectiveError> {
-        self.run(Collective::Reduce, Some(op), Some(root), Lent::in_place(data))
+        self.run_reduction(Collective::Reduce, op, Some(root), Lent::in_place(data))
     }
 
     /// Reduces the ranks' `input`s into the root's `output`. The other ranks need none and pass
@@ -324,10 +328,10 @@ impl Communicator {
         &self,
         input: &[T],
         output: Option<&mut [T]>,
-        op: ReduceOp,
+        op: impl Into<Reduction<T>>,
         root: u32,
     ) -> Result<(), CollectiveError> {
-        self.run(Collective::Reduce, Some(op), Some(root), Lent::apart(Some(input), output))
+        self.run_reduction(Collective::Reduce, op, Some(root), Lent::apart(Some(input), output))
     }
 
     /// Sends `input` to the next rank (the last sends to the first) and fills `output` with what the
@@ -342,7 +346,7 @@ impl Communicator {
         slice_bytes: Option<usize>,
     ) -> Result<(), CollectiveError> {
         let lent = Lent::apart(Some(input), Some(output));
-        let call = self.call(Collective::Shift, None, None, lent)?;
+        let call = self.call(Collective::Shift, None, lent)?;
         let planned = self.choose(&call);
         let slice_bytes = slice_bytes.unwrap_or(planned.slice_bytes);
         let mut state = self.enter(call.collective)?;
@@ -354,12 +358,12 @@ impl Communicator {
     /// # Errors
     /// [`CollectiveError`].
     pub fn barrier(&self) -> Result<(), CollectiveError> {
-        self.run(Collective::Barrier, None, None, Lent::nothing())
+        self.run(Collective::Barrier, None, Lent::nothing())
     }
 
     /// A barrier whose signature carries what all ranks must agree on.
     pub(crate) fn agree(&self, value: u64) -> Result<(), CollectiveError> {
-        let call = self.call(Collective::Agreement, None, None, Lent::nothing())?;
+        let call = self.call(Collective::Agreement, None, Lent::nothing())?;
         self.perform(&call.agreeing_on(value & ((1 << 56) - 1)))
     }
 
@@ -380,27 +384,38 @@ impl Communicator {
         self.perform(&unsafe { call.check(self.rank(), self.world_size()) }?)
     }
 
-    /// Runs a typed call.
+    /// Runs a typed call that does not reduce.
     #[inline]
     fn run(
         &self,
         collective: Collective,
-        op: Option<ReduceOp>,
         root: Option<u32>,
         lent: Lent<'_>,
     ) -> Result<(), CollectiveError> {
-        self.perform(&self.call(collective, op, root, lent)?)
+        self.perform(&self.call(collective, root, lent)?)
+    }
+
+    /// Runs a typed call that reduces.
+    #[inline]
+    fn run_reduction<T: Element>(
+        &self,
+        collective: Collective,
+        op: impl Into<Reduction<T>>,
+        root: Option<u32>,
+        lent: Lent<'_>,
+    ) -> Result<(), CollectiveError> {
+        let reducer = Reducer::typed(&op.into());
+        self.perform(&self.call(collective, root, lent)?.reduced_by(reducer)?)
     }
 
     #[inline]
     fn call<'a>(
         &self,
         collective: Collective,
-        op: Option<ReduceOp>,
         root: Option<u32>,
         lent: Lent<'a>,
     ) -> Result<Call<'a>, CollectiveError> {
-        lent.call(collective, op, root, (self.rank(), self.world_size()))
+        lent.call(collective, root, (self.rank(), self.world_size()))
     }
 
     fn choose(&self, call: &Call<'_>) -> Choice {
@@ -421,21 +436,46 @@ impl Communicator {
     ) -> Result<(), CollectiveError> {
         let kind = call.kind(choice.algorithm);
         let operation = self.name(state, kind);
+        let outcome = match call.staging_bytes() {
+            0 => {
+                let prescaled = call.prescaled(&mut []);
+                self.carry_out(state, operation, prescaled.as_ref().unwrap_or(call), choice)
+            }
+            bytes => {
+                let mut staging = std::mem::take(&mut state.fusion);
+                let outcome = staging.grow(bytes, call.collective.name()).and_then(|staged| {
+                    let prescaled = call.prescaled(staged);
+                    self.carry_out(state, operation, prescaled.as_ref().unwrap_or(call), choice)
+                });
+                state.fusion = staging;
+                outcome
+            }
+        };
+        outcome.map_err(|error| self.fail(state, operation, error))
+    }
+
+    fn carry_out(
+        &self,
+        state: &mut State,
+        operation: OperationName,
+        call: &Call<'_>,
+        choice: Choice,
+    ) -> Result<(), CollectiveError> {
         if self.world_size() == 1 {
-            call.place_input();
+            call.complete_alone();
             return Ok(());
         }
         let panic_report = PanicReport { context: &self.context, name: operation };
         let outcome = match (&mut state.node, choice.algorithm.node_manner()) {
             (Some(group), Some(manner)) => {
-                let request = call.node_request(&kind, manner);
+                let request = call.node_request(&operation.kind, manner);
                 // SAFETY: a call lends its buffers for as long as it is borrowed.
                 unsafe { drive::run_node(&self.context, operation, group, request) }
             }
             _ => self.run_over_wire(state, operation, call, choice),
         };
         std::mem::forget(panic_report);
-        outcome.map_err(|error| self.fail(state, operation, error))
+        outcome
     }
 
     fn run_over_wire(

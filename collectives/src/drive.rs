@@ -148,6 +148,31 @@ pub(crate) unsafe fn run_node(
     group: &mut NodeGroup,
     request: NodeRequest,
 ) -> Result<(), CollectiveError> {
+    let panic_abort = AbortAfterPanic(group);
+    // SAFETY: the contract of this function.
+    let outcome = unsafe { run_in_group(context, name, panic_abort.0, request) };
+    std::mem::forget(panic_abort);
+    outcome
+}
+
+/// Ends the group, if the thread is panicking when this is dropped: the other members shall not wait
+/// for what an operator of the user's did not finish. Forgotten when there was no panic.
+struct AbortAfterPanic<'a>(&'a mut NodeGroup);
+
+impl Drop for AbortAfterPanic<'_> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// # Safety
+/// As for [`run_node`].
+unsafe fn run_in_group(
+    context: &ContextInner,
+    name: OperationName,
+    group: &mut NodeGroup,
+    request: NodeRequest,
+) -> Result<(), CollectiveError> {
     let mut waiting = Waiting::new(context, name);
     // SAFETY: the contract of this function; an operation that is given up touches nothing more.
     let started = unsafe { group.start(request) };
@@ -235,6 +260,7 @@ mod tests {
             collective: Collective::Shift,
             dtype: None,
             op: None,
+            variant: 0,
             root: None,
             fused: 0,
             count: COUNT as u64,

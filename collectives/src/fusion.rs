@@ -79,7 +79,7 @@ impl Batch {
     }
 }
 
-/// The staging buffer of fused operations. It grows to the largest operation and stays.
+/// The staging buffer of fused operations, and of inputs that are scaled elsewhere. It grows to the largest operation and stays.
 #[derive(Debug, Default)]
 pub(crate) struct FusionBuffer {
     /// Words, so that every element type is aligned in it.
@@ -103,15 +103,7 @@ impl FusionBuffer {
     ) -> Result<(&mut [T], Partition), CollectiveError> {
         let packed = || tensors.iter().filter(|tensor| batch.packs(size_of_val(**tensor)));
         let count: usize = packed().map(|tensor| tensor.len()).sum();
-        let words = (count * size_of::<T>()).div_ceil(size_of::<u64>());
-        if words > self.words.len() {
-            let more = words - self.words.len();
-            self.words.try_reserve_exact(more).map_err(|_| CollectiveError::Memory {
-                collective: "all_reduce",
-                message: format!("cannot allocate {} bytes for fused tensors", words * 8),
-            })?;
-            self.words.resize(words, 0);
-        }
+        self.grow(count * size_of::<T>(), "all_reduce")?;
         let lengths = packed().map(|tensor| tensor.len());
         let partition = Partition::fused(lengths, parts, &mut self.bounds);
         let staged = self.elements(count);
@@ -124,6 +116,24 @@ impl FusionBuffer {
             }
         }
         Ok((staged, partition))
+    }
+
+    /// The memory, at least so many bytes of it.
+    pub(crate) fn grow(
+        &mut self,
+        bytes: usize,
+        collective: &'static str,
+    ) -> Result<&mut [u64], CollectiveError> {
+        let words = bytes.div_ceil(size_of::<u64>());
+        if words > self.words.len() {
+            let more = words - self.words.len();
+            self.words.try_reserve_exact(more).map_err(|_| CollectiveError::Memory {
+                collective,
+                message: format!("cannot allocate {} bytes of staging memory", words * 8),
+            })?;
+            self.words.resize(words, 0);
+        }
+        Ok(&mut self.words)
     }
 
     /// Copies the elements back.

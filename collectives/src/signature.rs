@@ -84,20 +84,25 @@ pub struct OperationKind {
     pub collective: Collective,
     /// Of what elements; `None` where there are none.
     pub dtype: Option<DType>,
-    /// Reduced how; `None` where nothing is reduced.
+    /// Reduced how; `None` where nothing is reduced, or by an operator of the user's.
     pub op: Option<ReduceOp>,
+    /// A digest of the factors around the operator and of the name of an operator of the user's,
+    /// which all ranks must share; 0 for a plain operator.
+    pub variant: u16,
     /// From or to which rank; `None` where there is no root.
     pub root: Option<u32>,
     /// A digest of the lengths of fused tensors, which all ranks must share; 0 for a lone tensor.
     pub fused: u32,
-    /// Elements of the whole vector, at most 2^56. For an agreement, what is agreed on.
+    /// Elements of the whole vector, fewer than 2^48 where they are reduced, else 2^56. For an agreement, what is agreed on.
     pub count: u64,
     /// The code of the algorithm, so that a forced one differs visibly.
     pub algorithm: u8,
 }
 
-/// Bits of the count that travel.
-const COUNT_BITS: u32 = 56;
+/// Bytes of the count that travel; behind them is the variant.
+const fn count_bytes(collective: Collective) -> usize {
+    if collective.reduces() { 6 } else { 7 }
+}
 
 impl OperationKind {
     pub(crate) fn signature(&self) -> Signature {
@@ -109,8 +114,11 @@ impl OperationKind {
         // No collective has both a root and fused tensors, so the two share the place.
         let root_or_fused = self.root.map_or(self.fused, |root| root + 1);
         bytes[4..8].copy_from_slice(&root_or_fused.to_le_bytes());
-        let count = self.count & ((1 << COUNT_BITS) - 1);
-        bytes[8..16].copy_from_slice(&count.to_le_bytes());
+        let count_bytes = count_bytes(self.collective);
+        bytes[8..][..count_bytes].copy_from_slice(&self.count.to_le_bytes()[..count_bytes]);
+        if self.collective.reduces() {
+            bytes[14..16].copy_from_slice(&self.variant.to_le_bytes());
+        }
         Signature(bytes)
     }
 
@@ -129,11 +137,14 @@ impl OperationKind {
             (None, root_or_fused)
         };
         let mut count = [0; 8];
-        count.copy_from_slice(&bytes[8..16]);
+        let count_bytes = count_bytes(collective);
+        count[..count_bytes].copy_from_slice(&bytes[8..][..count_bytes]);
+        let variant = u16::from_le_bytes([bytes[14], bytes[15]]);
         Some(Self {
             collective,
             dtype,
             op,
+            variant: if collective.reduces() { variant } else { 0 },
             root,
             fused,
             count: u64::from_le_bytes(count),
@@ -153,6 +164,10 @@ impl OperationKind {
         let mut parts = Vec::new();
         parts.extend(self.dtype.map(|dtype| format!("{} {dtype}", self.count)));
         parts.extend(self.op.map(|op| op.to_string()));
+        parts.extend((self.variant != 0).then(|| match self.op {
+            Some(_) => format!("scaled, factors {:04x}", self.variant),
+            None => format!("operator and factors {:04x}", self.variant),
+        }));
         parts.extend(self.root.map(|root| format!("root {root}")));
         parts.extend((self.fused != 0).then(|| format!("fused tensors {:08x}", self.fused)));
         let algorithm = crate::plan::Algorithm::from_code(self.algorithm);
@@ -183,8 +198,17 @@ mod tests {
                     let places = if collective.has_root() { rooted } else { rootless };
                     for (root, fused) in places {
                         let (count, algorithm) = (1 << 40, 2);
-                        let kind =
-                            OperationKind { collective, dtype, op, root, fused, count, algorithm };
+                        let variant = if collective.reduces() { 0xfedc } else { 0 };
+                        let kind = OperationKind {
+                            collective,
+                            dtype,
+                            op,
+                            variant,
+                            root,
+                            fused,
+                            count,
+                            algorithm,
+                        };
                         assert_eq!(OperationKind::from_signature(kind.signature()), Some(kind));
                     }
                 }

@@ -34,10 +34,7 @@ fn expected(world_size: u32, index: usize, op: ReduceOp) -> f64 {
     match op {
         ReduceOp::Sum => values.sum(),
         ReduceOp::Avg => values.sum::<f64>() / f64::from(world_size),
-        ReduceOp::Min => values.fold(f64::INFINITY, f64::min),
-        ReduceOp::Max => values.fold(0.0, f64::max),
-        ReduceOp::Prod => values.product(),
-        _ => unreachable!("all operators are covered"),
+        _ => unreachable!("tests/reductions covers the other operators"),
     }
 }
 
@@ -89,31 +86,6 @@ fn check_all_reduce<T: Number>(communicator: &Communicator, count: usize, op: Re
     communicator.all_reduce_into(&input, &mut output, op).unwrap();
     assert_eq!(output, want);
     assert_eq!(input, data::<T>(rank, count), "the input is left alone");
-}
-
-fn check_type<T: Number>(communicator: &Communicator) {
-    for op in ReduceOp::ALL {
-        if op.supports(T::DTYPE) && (op != ReduceOp::Prod || communicator.world_size() <= 3) {
-            for count in [0, 1, 3, 1021] {
-                check_all_reduce::<T>(communicator, count, op);
-            }
-        }
-    }
-}
-
-#[test]
-fn all_reduce_of_every_type_and_operator() {
-    for (world_size, options) in product(&[1, 2, 3, 5], every_way()) {
-        world(world_size, &options, |communicator| {
-            check_type::<f64>(communicator);
-            check_type::<f32>(communicator);
-            check_type::<f16>(communicator);
-            check_type::<bf16>(communicator);
-            check_type::<i64>(communicator);
-            check_type::<i32>(communicator);
-            check_type::<u8>(communicator);
-        });
-    }
 }
 
 #[test]

@@ -7,7 +7,7 @@ mod support;
 
 use paceline_collectives::plan::Algorithm;
 use paceline_collectives::{
-    Buffer, Collective, CollectiveError, Communicator, ContextOptions, RawCall, ReduceOp,
+    Buffer, Collective, CollectiveError, Communicator, ContextOptions, RawCall, ReduceOp, Scale,
     TransportKind,
 };
 use support::{every_way, forced, over, world};
@@ -160,6 +160,7 @@ fn raw_calls_know_types_and_operators_at_run_time_only() {
             let scatter = RawCall {
                 collective: Collective::ReduceScatter,
                 op: Some(ReduceOp::Sum),
+                scale: Scale::default(),
                 root: None,
                 input: Some(buffer),
                 output: Some(buffer.part(own.clone())),
@@ -188,6 +189,7 @@ fn raw_calls_that_make_no_sense_are_refused_and_do_no_harm() {
         let good = RawCall {
             collective: Collective::Reduce,
             op: Some(ReduceOp::Sum),
+            scale: Scale::default(),
             root: Some(communicator.rank()),
             input: Some(Buffer::of(&three)),
             output: Some(Buffer::of(&three)),

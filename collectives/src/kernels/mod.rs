@@ -94,7 +94,7 @@ impl Kernel {
 
     /// The kernel of an operator of the user's.
     pub fn user<T: Element>(op: &UserOp<T>) -> Self {
-        let combine = Combine::User(Arc::new(op.clone()));
+        let combine = Combine::User(op.function());
         Self { dtype: T::DTYPE, stores: Stores::Cached, combine, postscale: None }
     }
 
@@ -112,6 +112,12 @@ impl Kernel {
     pub fn with_postscale(self, scaler: Scaler) -> Self {
         assert_eq!(scaler.dtype(), self.dtype, "the scaler is for another element type");
         Self { postscale: Some(scaler), ..self }
+    }
+
+    /// Whether a fold of one operand, finished for one rank, is that operand to the bit.
+    pub fn keeps_lone_operands(&self) -> bool {
+        let alone = matches!(self.combine, Combine::BuiltIn(Functions { alone: Some(_), .. }));
+        !alone && self.postscale.is_none()
     }
 
     /// Whether `a op b` and `b op a` have the same bits.

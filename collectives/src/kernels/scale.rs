@@ -1,6 +1,9 @@
+use std::ptr;
+
 use paceline_devices::{DType, Element};
 
 use super::level::Isa;
+use super::stream;
 use super::table::{MultiplyFn, multiply_function};
 
 /// Multiplies elements by a factor.
@@ -33,6 +36,20 @@ impl Scaler {
         self.dtype
     }
 
+    /// The type that elements are computed in.
+    pub fn precision(&self) -> DType {
+        if self.dtype == DType::F64 { DType::F64 } else { DType::F32 }
+    }
+
+    /// The factor as it is applied: rounded to [`Scaler::precision`].
+    #[expect(clippy::cast_possible_truncation, reason = "as the kernels round it")]
+    pub fn factor(&self) -> f64 {
+        match self.precision() {
+            DType::F32 => f64::from(self.factor as f32),
+            _ => self.factor,
+        }
+    }
+
     /// `data[i] = data[i] * factor`, for `i` in `0..count`.
     ///
     /// # Safety
@@ -42,6 +59,30 @@ impl Scaler {
         // SAFETY: `with_isa` chose a function that this machine can run; all else is up to the
         // caller.
         unsafe { (self.multiply)(data, count, self.factor) }
+    }
+
+    /// `out[i] = input[i] * factor`, for `i` in `0..count`, in one pass.
+    ///
+    /// # Safety
+    /// Both point to `count` elements of [`Scaler::dtype`], aligned for it; `out` is valid for
+    /// writes, `input` for reads; the two are equal or do not overlap. Nobody else writes to them or
+    /// reads `out` meanwhile.
+    pub unsafe fn scale_into(&self, out: *mut u8, input: *const u8, count: usize) {
+        if ptr::eq(out, input) {
+            // SAFETY: the conditions are those of this function.
+            return unsafe { self.scale(out, count) };
+        }
+        let size = self.dtype.size();
+        let mut done = 0;
+        while done < count {
+            let (out, input) = (out.wrapping_add(done * size), input.wrapping_add(done * size));
+            let block = stream::block_length(out, size).min(count - done);
+            // SAFETY: the block lies within both buffers, which do not overlap.
+            unsafe { ptr::copy_nonoverlapping(input, out, block * size) };
+            // SAFETY: the block that was just written, still in the first-level cache.
+            unsafe { self.scale(out, block) };
+            done += block;
+        }
     }
 
     /// `data[i] = data[i] * factor`.

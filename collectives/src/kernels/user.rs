@@ -35,9 +35,11 @@ use super::stream::{self, Scratch};
 /// Kernel::user(&modulo).reduce_assign(&mut sums, &[10, 6]);
 /// assert_eq!(sums, [1, 11]);
 /// ```
-pub struct UserOp<T> {
-    name: Arc<str>,
-    combine: Arc<CombineElements<T>>,
+pub struct UserOp<T>(Arc<Named<T>>);
+
+struct Named<T> {
+    name: Box<str>,
+    combine: Box<CombineElements<T>>,
 }
 
 type CombineElements<T> = dyn Fn(&mut [T], &[T]) + Send + Sync;
@@ -45,25 +47,38 @@ type CombineElements<T> = dyn Fn(&mut [T], &[T]) + Send + Sync;
 impl<T: Element> UserOp<T> {
     /// An operator that all ranks know by this name: `combine(accumulated, next)`.
     pub fn new(
-        name: impl Into<Arc<str>>,
+        name: impl Into<Box<str>>,
         combine: impl Fn(&mut [T], &[T]) + Send + Sync + 'static,
     ) -> Self {
-        Self { name: name.into(), combine: Arc::new(combine) }
+        Self(Arc::new(Named { name: name.into(), combine: Box::new(combine) }))
     }
 
+    /// The same, to be combined by.
+    pub(super) fn function(&self) -> Arc<dyn UserFunction> {
+        Arc::clone(&self.0) as _
+    }
+}
+
+impl<T> UserOp<T> {
     /// Its name.
     pub fn name(&self) -> &str {
-        &self.name
+        &self.0.name
     }
 }
 
 impl<T> Clone for UserOp<T> {
     fn clone(&self) -> Self {
-        Self { name: Arc::clone(&self.name), combine: Arc::clone(&self.combine) }
+        Self(Arc::clone(&self.0))
     }
 }
 
 impl<T> fmt::Debug for UserOp<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl<T> fmt::Debug for Named<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("UserOp").field("name", &self.name).finish_non_exhaustive()
     }
@@ -76,7 +91,7 @@ pub(super) trait UserFunction: fmt::Debug + Send + Sync {
     unsafe fn combine(&self, out: *mut u8, a: *const u8, b: *const u8, count: usize);
 }
 
-impl<T: Element> UserFunction for UserOp<T> {
+impl<T: Element> UserFunction for Named<T> {
     unsafe fn combine(&self, out: *mut u8, a: *const u8, b: *const u8, count: usize) {
         if count == 0 {
             return;

@@ -31,12 +31,4 @@ pub enum NodeError {
         /// The operation that was given up.
         op_seq: u64,
     },
-    /// The operator is not defined for the element type.
-    #[error("{op} is not defined for elements of type {dtype}")]
-    Unsupported {
-        /// The operator.
-        op: paceline_devices::ReduceOp,
-        /// The type.
-        dtype: paceline_devices::DType,
-    },
 }

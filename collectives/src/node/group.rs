@@ -118,22 +118,19 @@ impl NodeGroup {
     /// nobody else writes to the input or accesses the output.
     ///
     /// # Errors
-    /// [`NodeError::Unfinished`] after an operation that did not end, and
-    /// [`NodeError::Unsupported`].
+    /// [`NodeError::Unfinished`] after an operation that did not end.
     ///
     /// # Panics
-    /// If the request's manner does not [allow](super::Manner::allows) its size.
+    /// If the request's manner does not [allow](super::Manner::allows) its size, or it reduces and has
+    /// no kernel for its type.
     #[inline]
-    pub unsafe fn start(&mut self, request: NodeRequest) -> Result<NodeOp, NodeError> {
+    pub unsafe fn start(&mut self, mut request: NodeRequest) -> Result<NodeOp, NodeError> {
         if let Some(op_seq) = self.unfinished {
             return Err(NodeError::Unfinished { op_seq });
         }
-        let kernel = if request.reduces() {
-            let (dtype, op) = (request.dtype, request.op);
-            Some(Kernel::new(dtype, op).ok_or(NodeError::Unsupported { op, dtype })?)
-        } else {
-            None
-        };
+        let kernel = request.kernel.take().filter(|_| request.reduces());
+        let fits = kernel.as_ref().map(Kernel::dtype) == request.reduces().then_some(request.dtype);
+        assert!(fits, "a request that reduces has a kernel for its type");
         let op_seq = self.next_op_seq;
         self.next_op_seq += 1;
         self.unfinished = Some(op_seq);

@@ -1,6 +1,7 @@
-use paceline_devices::{DType, ReduceOp};
+use paceline_devices::DType;
 use paceline_transports::Signature;
 
+use crate::kernels::Kernel;
 use crate::schedule::Partition;
 
 /// What the members of a node do together.
@@ -45,8 +46,8 @@ pub struct NodeRequest {
     pub manner: Manner,
     /// The type of the elements.
     pub dtype: DType,
-    /// How to reduce; ignored by operations that do not.
-    pub op: ReduceOp,
+    /// How to reduce elements of the type; ignored by operations that do not.
+    pub kernel: Option<Kernel>,
     /// Elements of the whole tensor.
     pub count: usize,
     /// How the tensor falls to its owners where it is several tensors fused; `None` for one tensor.
