@@ -147,7 +147,10 @@ impl Reducer {
             let scaler = Scaler::new(dtype, factor)
                 .ok_or_else(|| format!("a scale is not defined for {dtype}; only for floats"))?;
             if !scaler.factor().is_finite() {
-                return Err(format!("the factor {factor:e} is no number in {}", scaler.precision()));
+                return Err(format!(
+                    "the factor {factor:e} is no number in {}",
+                    scaler.precision()
+                ));
             }
             Ok((scaler.factor() != 1.0).then_some(scaler))
         };

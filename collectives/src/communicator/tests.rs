@@ -39,6 +39,7 @@ fn panic_inside(communicator: &Communicator) {
         collective: Collective::Barrier,
         dtype: None,
         op: None,
+        variant: 0,
         root: None,
         fused: 0,
         count: 0,
