@@ -210,7 +210,7 @@ impl Context {
         let mut hasher = DefaultHasher::new();
         self.inner.facts.hash(&mut hasher);
         let communicator = Communicator::new(&self.inner, AGREEMENT_COMMUNICATOR, None)?;
-        communicator.agree(hasher.finish()).map_err(SetupError::Agreement)
+        communicator.agree(hasher.finish()).map_err(|error| SetupError::Agreement(Box::new(error)))
     }
 
     /// A new communicator of all ranks. All of them must make theirs in the same order.

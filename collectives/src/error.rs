@@ -245,7 +245,7 @@ pub enum SetupError {
     },
     /// The ranks do not agree on the plan, or one of them is lost already.
     #[error("the ranks cannot agree on a plan")]
-    Agreement(#[source] CollectiveError),
+    Agreement(#[source] Box<CollectiveError>),
     /// Memory cannot be had.
     #[error("no memory for staging")]
     Memory(#[from] RegionError),

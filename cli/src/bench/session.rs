@@ -66,7 +66,7 @@ impl BenchError {
             Self::Run(RunError::Operation(error) | RunError::Group { source: error, .. }) => {
                 collective_error(error)
             }
-            Self::Setup(SetupError::Agreement(error)) => Some(error),
+            Self::Setup(SetupError::Agreement(error)) => Some(error.as_ref()),
             _ => None,
         }
     }

@@ -31,7 +31,7 @@ use super::stream::{self, Scratch};
 /// let modulo = UserOp::new("sum modulo 1009", |all: &mut [u32], next: &[u32]| {
 ///     all.iter_mut().zip(next).for_each(|(all, next)| *all = (*all + next) % 1009);
 /// });
-/// let mut sums = [1000, 5];
+/// let mut sums = [1000_u32, 5];
 /// Kernel::user(&modulo).reduce_assign(&mut sums, &[10, 6]);
 /// assert_eq!(sums, [1, 11]);
 /// ```
