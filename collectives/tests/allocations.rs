@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use paceline_collectives::plan::Algorithm;
 use paceline_collectives::{
-    Communicator, ContextOptions, Element, ReduceOp, TransportKind, bf16, f16,
+    Communicator, ContextOptions, Element, ReduceOp, Reduction, TransportKind, bf16, f16,
 };
 use support::{forced, over, world};
 
@@ -86,20 +86,21 @@ impl<T: Element> Buffers<T> {
         Self { data: whole.clone(), input: whole, part: vec![value; part] }
     }
 
-    fn run_all(&mut self, communicator: &Communicator, op: ReduceOp) {
+    fn run_all(&mut self, communicator: &Communicator, reduction: &Reduction<T>) {
+        let op = || reduction.clone();
         let (rank, root) = (communicator.rank(), communicator.world_size() - 1);
         let Self { data, input, part } = self;
-        communicator.all_reduce(data, op).unwrap();
-        communicator.all_reduce_into(input, data, op).unwrap();
-        communicator.reduce_scatter(input, part, op).unwrap();
-        communicator.reduce_scatter_in_place(data, op).unwrap();
+        communicator.all_reduce(data, op()).unwrap();
+        communicator.all_reduce_into(input, data, op()).unwrap();
+        communicator.reduce_scatter(input, part, op()).unwrap();
+        communicator.reduce_scatter_in_place(data, op()).unwrap();
         communicator.all_gather(part, data).unwrap();
         communicator.all_gather_in_place(data).unwrap();
         communicator.broadcast(data, root).unwrap();
         communicator.broadcast_into((rank == root).then_some(&input[..]), data, root).unwrap();
-        communicator.reduce(data, op, root).unwrap();
+        communicator.reduce(data, op(), root).unwrap();
         let output = (rank == root).then_some(&mut data[..]);
-        communicator.reduce_into(input, output, op, root).unwrap();
+        communicator.reduce_into(input, output, op(), root).unwrap();
         communicator.barrier().unwrap();
         communicator.shift(input, data, None).unwrap();
     }
@@ -150,7 +151,7 @@ fn no_collective_allocates() {
                 for part in [0, 1, 5_000, 50_001] {
                     let mut buffers = Buffers::new(1.0f32, part, world_size as usize);
                     assert_free(communicator, name, |communicator| {
-                        buffers.run_all(communicator, ReduceOp::Avg);
+                        buffers.run_all(communicator, &ReduceOp::Avg.into());
                     });
                 }
             });
@@ -163,7 +164,7 @@ fn no_type_makes_it_allocate() {
     fn check<T: Element>(communicator: &Communicator, value: T) {
         let mut buffers = Buffers::new(value, 3_000, communicator.world_size() as usize);
         assert_free(communicator, T::DTYPE.name(), |communicator| {
-            buffers.run_all(communicator, ReduceOp::Max);
+            buffers.run_all(communicator, &ReduceOp::Max.into());
         });
     }
     for options in [over(TransportKind::Tcp), over(TransportKind::Shm)] {
@@ -174,6 +175,21 @@ fn no_type_makes_it_allocate() {
             check(communicator, 1i64);
             check(communicator, 1i32);
             check(communicator, 1u8);
+        });
+    }
+}
+
+#[test]
+fn factors_do_not_make_it_allocate() {
+    for (name, options) in ways() {
+        world(2, &options, |communicator| {
+            for part in [1, 50_001] {
+                let mut buffers = Buffers::new(1.0f32, part, 2);
+                let reduction = Reduction::new(ReduceOp::Sum).prescale(0.5).postscale(0.25);
+                assert_free(communicator, name, |communicator| {
+                    buffers.run_all(communicator, &reduction);
+                });
+            }
         });
     }
 }
