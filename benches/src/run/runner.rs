@@ -65,7 +65,8 @@ impl Runner<'_> {
             self.iteration += 1;
         }
         self.workload.settle(0);
-        let extent = extent_of(self.warm_up()?, self.settings, self.workload.slot_bytes());
+        let operation_ns = self.warm_up()?;
+        let extent = extent_of(operation_ns, self.settings, self.largest_slot()?);
         let slots = if self.settings.check == Check::Every { extent.slots() } else { 1 };
         self.workload.reserve_slots(to_usize(slots)).map_err(RunError::Operation)?;
 
@@ -81,6 +82,14 @@ impl Runner<'_> {
             measurement.wrong = Some(wrong.iter().map(|of_rank| of_rank[0]).sum());
         }
         Ok(measurement)
+    }
+
+    /// Bytes of a slot on the rank where it is largest: a root may have buffers that others lack,
+    /// and all ranks have to divide their rounds in the same way.
+    fn largest_slot(&mut self) -> Result<u64, RunError> {
+        let own = self.workload.slot_bytes();
+        let all = self.gather("agree on buffers", &[own])?;
+        Ok(all.iter().map(|of_rank| of_rank[0]).max().unwrap_or(own))
     }
 
     /// One unchecked round of these numbers.

@@ -66,6 +66,7 @@ struct FakeWorkload<F> {
     cost: F,
     calls: u64,
     slots: Vec<Option<u64>>,
+    slot_bytes: u64,
     settled: bool,
     corrupt_iteration: Option<u64>,
     fail_at: Option<u64>,
@@ -82,6 +83,7 @@ impl<F: Fn(u64) -> u64> FakeWorkload<F> {
             cost,
             calls: 0,
             slots: Vec::new(),
+            slot_bytes: 1024,
             settled: false,
             corrupt_iteration: None,
             fail_at: None,
@@ -94,7 +96,7 @@ impl<F: Fn(u64) -> u64> FakeWorkload<F> {
 
 impl<F: Fn(u64) -> u64> Workload for FakeWorkload<F> {
     fn slot_bytes(&self) -> u64 {
-        1024
+        self.slot_bytes
     }
 
     fn reserve_slots(&mut self, count: usize) -> Result<(), BoxError> {
@@ -254,6 +256,20 @@ fn checked_operations_of_a_train_have_slots_of_their_own() {
         assert!(workload.log.ends_with(&[&round[..], &round[..], &round[..]].concat()));
         assert_eq!(result.wrong, Some(3));
     });
+}
+
+#[test]
+fn ranks_with_different_buffers_divide_their_rounds_alike() {
+    let calls = on_ranks(3, |mut group| {
+        let settings = Settings { check: Check::Every, iterations: Some(15), ..SETTINGS };
+        let clock = FakeClock::default();
+        let mut workload = FakeWorkload::new(&clock, |_| 100_000);
+        // The root has two buffers, and so fewer operations would fit into a train of its own.
+        workload.slot_bytes = if group.rank() == 0 { 128 << 10 } else { 64 << 10 };
+        measure(&mut group, &mut workload, &clock, &settings, &mut |_, _| Ok(())).unwrap();
+        workload.calls
+    });
+    assert_eq!(calls, [calls[0]; 3]);
 }
 
 #[test]
