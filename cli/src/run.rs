@@ -6,6 +6,8 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
 use clap::Args;
+use paceline_collectives::TransportChoice;
+use paceline_collectives::plan::Algorithm;
 use paceline_launcher::{
     AgentCommand, ExitCode, GRACE_DEFAULT, HostError, HostFacts, HostSlots, JobSpec, LaunchPlan,
     Outcome, OutputOptions, Program, START_TIMEOUT_DEFAULT, StdinTarget,
@@ -67,6 +69,8 @@ impl Selection for RunSettings {
 /// What is wrong with the command line beyond its grammar.
 #[derive(Debug, thiserror::Error)]
 enum UsageError {
+    #[error("{0}")]
+    Name(String),
     #[error("the name of the program is empty")]
     NamelessProgram,
     #[error("-x {text:?} has no name before the `=`")]
@@ -150,6 +154,7 @@ pub(crate) fn carry_out(plan: LaunchPlan) -> Result<Outcome, ExitCode> {
 /// The job, and whether nothing is to be said about decisions.
 fn job(arguments: Arguments) -> Result<(JobSpec, bool), UsageError> {
     let layers = arguments.settings.layers(Vec::new())?;
+    check_names(&layers)?;
     let variables = variables(&arguments.exported, &layers)?;
     let quiet = env::QUIET.is_on(&layers)?;
     if !quiet {
@@ -186,6 +191,17 @@ fn job(arguments: Arguments) -> Result<(JobSpec, bool), UsageError> {
         open_mpi_variables: has_open_mpi_variables(&layers)?,
     };
     Ok((job, quiet))
+}
+
+/// Finds out before the ranks do that no transport or algorithm has such a name.
+fn check_names(layers: &Layers) -> Result<(), UsageError> {
+    if let Some(name) = env::TRANSPORT.text(layers)? {
+        name.parse::<TransportChoice>().map_err(|error| UsageError::Name(error.to_string()))?;
+    }
+    if let Some(name) = env::ALGORITHM.text(layers)?.filter(|name| name != "auto") {
+        name.parse::<Algorithm>().map_err(|error| UsageError::Name(error.to_string()))?;
+    }
+    Ok(())
 }
 
 /// The hosts that a setting names.

@@ -35,6 +35,8 @@ fn usage_errors_say_what_and_return_2() {
         (&["-np", "2", "--stdin", "some", "true"], "none, all or the number of a rank"),
         (&["-np", "2", "--stdin", "2", "true"], "the ranks are 0 to 1"),
         (&["-np", "2", "-x", "=3", "true"], "no name"),
+        (&["-np", "2", "--transport", "pigeon", "true"], "\"pigeon\""),
+        (&["-np", "2", "--algorithm", "magic", "true"], "\"magic\""),
         (&["-np", "2", ""], "name of the program is empty"),
         (&["-np", "2", "-m", ""], "name of the program is empty"),
         (&["-np", "4294967295", "true"], "too many for one host"),
