@@ -1,9 +1,10 @@
+use paceline_collectives::plan::Algorithm;
 use paceline_collectives::{
     CollectiveError, Communicator, ContextOptions, Element, ReduceOp, Reduction, TransportKind,
     bf16, f16,
 };
 
-use super::{canonical_ways, every_way, number, over, world};
+use super::{canonical_ways, every_way, forced, number, over, world};
 
 const BEFORE: f64 = 0.3;
 const AFTER: f64 = 1.7;
@@ -112,6 +113,20 @@ fn scaled_results_have_the_same_bits_by_every_algorithm_and_on_every_rank() {
         for options in &canonical_ways()[1..] {
             assert!(run(options, count) == want, "{:?}", options.algorithm);
         }
+    }
+}
+
+/// A tree's order is not the canonical one, but as fixed; five ranks are no power of two.
+#[test]
+fn factors_come_once_in_the_order_of_a_tree_too() {
+    for algorithm in [Algorithm::RecursiveDoubling, Algorithm::HalvingDoubling] {
+        let all = world(5, &forced(TransportKind::Tcp, algorithm), |communicator| {
+            check_all_reduce::<f32>(communicator, ReduceOp::Avg, 1021);
+            let mut data = data::<f32>(communicator.rank(), 1021);
+            communicator.all_reduce(&mut data, scaled(ReduceOp::Avg)).unwrap();
+            bits(&data)
+        });
+        assert!(all.iter().all(|bits| *bits == all[0]), "{algorithm}: ranks differ");
     }
 }
 

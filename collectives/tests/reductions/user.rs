@@ -1,10 +1,11 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use paceline_collectives::plan::Algorithm;
 use paceline_collectives::{
     CollectiveError, Communicator, ReduceOp, Reduction, TransportKind, UserOp,
 };
 
-use super::{canonical_ways, every_way, number, over, world};
+use super::{canonical_ways, every_way, forced, number, over, world};
 
 /// Neither commutative nor associative to the bit.
 fn leaky_sum() -> UserOp<f32> {
@@ -72,6 +73,21 @@ fn operators_fold_in_the_canonical_order_by_every_algorithm() {
                     check(communicator, count);
                 }
             });
+        }
+    }
+}
+
+/// A tree's order is not the canonical one, but as fixed; five ranks are no power of two.
+#[test]
+fn ranks_agree_to_the_bit_where_operators_fold_in_the_order_of_a_tree() {
+    for algorithm in [Algorithm::RecursiveDoubling, Algorithm::HalvingDoubling] {
+        for world_size in [2, 4, 5] {
+            let all = world(world_size, &forced(TransportKind::Tcp, algorithm), |communicator| {
+                let mut data = data(communicator.rank(), 1021);
+                communicator.all_reduce(&mut data, leaky_sum()).unwrap();
+                bits(&data)
+            });
+            assert!(all.iter().all(|bits| *bits == all[0]), "{algorithm}: {world_size} ranks");
         }
     }
 }
