@@ -168,7 +168,12 @@ fn ranks_that_never_come_are_named() {
     );
     assert!(zero.to_string().contains("1, 3") && zero.hint().is_some(), "{zero}");
     let two = &errors[1];
-    assert!(matches!(two, EstablishError::Connect { peer: 1, .. }), "{two}");
+    // Somebody else's test may have got the port meanwhile.
+    let failed = matches!(
+        two,
+        EstablishError::Connect { peer: 1, .. } | EstablishError::Handshake { peer: 1, .. }
+    );
+    assert!(failed, "{two}");
 }
 
 #[test]
