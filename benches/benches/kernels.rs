@@ -11,7 +11,7 @@ use std::time::Duration;
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
 use paceline_collectives::kernels::{self, Kernel, Stores};
-use paceline_devices::{DType, ReduceOp};
+use paceline_devices::{DType, ReduceOp, bf16, f16};
 
 /// Bytes per operand: two orders of magnitude beyond a second-level cache.
 const MEMORY_BYTES: usize = 64 << 20;
@@ -160,6 +160,30 @@ fn folds(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// Between `f32` and the halves; throughput counts what is read and what is written.
+fn conversions(criterion: &mut Criterion) {
+    for (name, bytes) in [("from memory", MEMORY_BYTES), ("from L2", CACHE_BYTES)] {
+        let mut numbers = vec![1.0_f32; bytes / 4];
+        let (mut f16s, mut bf16s) = (vec![f16::ONE; bytes / 4], vec![bf16::ONE; bytes / 4]);
+        let mut group = criterion.benchmark_group(format!("conversion {name}"));
+        group.throughput(Throughput::BytesDecimal(bytes as u64 / 2 * 3));
+        group.sample_size(10);
+        group.bench_function("f32 to f16", |bencher| {
+            bencher.iter(|| kernels::narrow(black_box(&mut f16s), black_box(&numbers), 1.0));
+        });
+        group.bench_function("f32 to bf16", |bencher| {
+            bencher.iter(|| kernels::narrow(black_box(&mut bf16s), black_box(&numbers), 1.0));
+        });
+        group.bench_function("f16 to f32", |bencher| {
+            bencher.iter(|| kernels::widen(black_box(&mut numbers), black_box(&f16s), 1.0));
+        });
+        group.bench_function("bf16 to f32", |bencher| {
+            bencher.iter(|| kernels::widen(black_box(&mut numbers), black_box(&bf16s), 1.0));
+        });
+        group.finish();
+    }
+}
+
 /// Out of an arena in cache into a large buffer, piece by piece; throughput counts 2n.
 fn copies(criterion: &mut Criterion) {
     const PIECE_BYTES: usize = 1 << 20;
@@ -197,6 +221,7 @@ fn all(criterion: &mut Criterion) {
     every_kernel(criterion, "from memory", MEMORY_BYTES, &[Stores::Cached, Stores::Streaming]);
     every_kernel(criterion, "from L2", CACHE_BYTES, &[Stores::Cached]);
     folds(criterion);
+    conversions(criterion);
     copies(criterion);
     overheads(criterion);
 }

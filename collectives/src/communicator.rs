@@ -1,11 +1,17 @@
 //! One group of ranks and its collective operations.
 
+mod compression;
+#[cfg(test)]
+mod tests;
+
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use paceline_devices::Element;
 use paceline_rendezvous::OperationCounter;
 use paceline_transports::Region;
+
+pub use compression::Compression;
 
 use crate::call::{Call, Lent, RawCall, invalid};
 use crate::context::ContextInner;
@@ -571,6 +577,3 @@ impl Communicator {
         })
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -79,7 +79,7 @@ impl Batch {
     }
 }
 
-/// The staging buffer of fused operations, and of inputs that are scaled elsewhere. It grows to the largest operation and stays.
+/// The staging buffer of fused operations, and of inputs that are scaled or compressed. It grows to the largest operation and stays.
 #[derive(Debug, Default)]
 pub(crate) struct FusionBuffer {
     /// Words, so that every element type is aligned in it.
@@ -157,7 +157,8 @@ impl FusionBuffer {
         }
     }
 
-    fn elements<T: Element>(&mut self, count: usize) -> &mut [T] {
+    /// The first elements of the memory, which was grown to hold them.
+    pub(crate) fn elements<T: Element>(&mut self, count: usize) -> &mut [T] {
         let available = size_of_val(self.words.as_slice()) / size_of::<T>();
         assert!(count <= available, "the buffer was grown before");
         // SAFETY: the words hold at least `count` elements, are aligned for every element type

@@ -53,7 +53,7 @@ mod trouble;
 mod waiting;
 
 pub use call::RawCall;
-pub use communicator::Communicator;
+pub use communicator::{Communicator, Compression};
 pub use context::{Context, ContextOptions, TransportChoice};
 pub use error::{CollectiveError, OperationName, SetupError};
 pub use job::Job;

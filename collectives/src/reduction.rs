@@ -164,6 +164,33 @@ impl Reducer {
     }
 }
 
+/// What carries out a reduction of `f32` that are halves on the wire: factors apply to the `f32`.
+#[derive(Clone, Debug)]
+pub(crate) struct CompressedReducer {
+    /// Of the halves, without factors, but with a variant that tells of them.
+    pub(crate) halves: Reducer,
+    pub(crate) before: f32,
+    pub(crate) after: f32,
+}
+
+impl CompressedReducer {
+    /// # Errors
+    /// As for [`Reducer::new`].
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "factors are rounded to what they apply to"
+    )]
+    pub(crate) fn new(reduction: &Reduction<f32>, half: DType) -> Result<Self, String> {
+        let Operator::BuiltIn(op) = reduction.operator else {
+            return Err(format!("an operator of the user's on f32 cannot combine {half}"));
+        };
+        let variant = Reducer::typed(reduction)?.variant;
+        let halves = Reducer { variant, ..Reducer::new(op, Scale::default(), half)? };
+        let Scale { before, after } = reduction.scale;
+        Ok(Self { halves, before: before as f32, after: after as f32 })
+    }
+}
+
 #[cold]
 fn undefined(op: ReduceOp, dtype: DType) -> String {
     let defined: Vec<&str> = ReduceOp::defined_for(dtype).map(ReduceOp::name).collect();

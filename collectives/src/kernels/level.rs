@@ -137,21 +137,26 @@ mod x86 {
         #[inline(always)]
         fn widen(group: [f16; GROUP]) -> [f32; GROUP] {
             // SAFETY: both are 32 bytes of plain data.
-            let halves: [__m128i; 2] = unsafe { transmute(group) };
+            let [low, high]: [__m128i; 2] = unsafe { transmute(group) };
+            // No `map`, here and below: it is not always inlined into vector code.
             // SAFETY: only `run_avx2` gets here.
-            let wide: [__m256; 2] = halves.map(|half| unsafe { _mm256_cvtph_ps(half) });
+            let low = unsafe { _mm256_cvtph_ps(low) };
+            // SAFETY: as above.
+            let high = unsafe { _mm256_cvtph_ps(high) };
             // SAFETY: both are 64 bytes of plain data.
-            unsafe { transmute(wide) }
+            unsafe { transmute([low, high]) }
         }
 
         #[inline(always)]
         fn narrow(group: [f32; GROUP]) -> [f16; GROUP] {
             // SAFETY: both are 64 bytes of plain data.
-            let wide: [__m256; 2] = unsafe { transmute(group) };
+            let [low, high]: [__m256; 2] = unsafe { transmute(group) };
             // SAFETY: only `run_avx2` gets here.
-            let halves = wide.map(|wide| unsafe { _mm256_cvtps_ph::<ROUNDING>(wide) });
+            let low = unsafe { _mm256_cvtps_ph::<ROUNDING>(low) };
+            // SAFETY: as above.
+            let high = unsafe { _mm256_cvtps_ph::<ROUNDING>(high) };
             // SAFETY: both are 32 bytes of plain data.
-            unsafe { transmute(halves) }
+            unsafe { transmute([low, high]) }
         }
     }
 

@@ -26,6 +26,7 @@
 //! A [`Kernel`] is a handful of function pointers: `Send` and `Sync`, and cheap to clone.
 
 mod arithmetic;
+mod convert;
 mod halves;
 mod level;
 mod loops;
@@ -41,6 +42,7 @@ use std::sync::Arc;
 
 use paceline_devices::{DType, Element, ReduceOp};
 
+pub use convert::{Half, narrow, widen};
 pub use level::Isa;
 pub use scale::Scaler;
 use stream::Scratch;

@@ -1,6 +1,7 @@
 //! Every kernel on every instruction set of this machine against a scalar reference that shares no
 //! code with it, bit for bit.
 
+mod convert;
 mod reference;
 mod scale;
 mod user;

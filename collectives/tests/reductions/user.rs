@@ -142,5 +142,6 @@ fn an_operator_that_panics_ends_the_operation_on_every_rank() {
         });
         assert!(!outcomes[0].0 && outcomes[1].0, "{outcomes:?}");
         assert!(outcomes[1].1.contains("panicked"), "{}", outcomes[1].1);
+        assert!(!outcomes[0].1.contains("timed out"), "{}", outcomes[0].1);
     }
 }
