@@ -65,7 +65,7 @@ pub enum Stores {
 /// How two elements are combined.
 #[derive(Clone, Debug)]
 enum Combine {
-    BuiltIn(Functions),
+    BuiltIn(&'static Functions),
     User(Arc<dyn UserFunction>),
 }
 
@@ -83,14 +83,16 @@ pub struct Kernel {
 impl Kernel {
     /// The fastest kernel of this machine, or `None` if the operator is not defined for the type
     /// (see [`ReduceOp::supports`]).
+    #[inline]
     pub fn new(dtype: DType, op: ReduceOp) -> Option<Self> {
         Self::with_isa(dtype, op, Isa::best())
     }
 
     /// The kernel for one instruction set, for tests and comparisons. `None` also where the machine
     /// lacks it.
+    #[inline]
     pub fn with_isa(dtype: DType, op: ReduceOp, isa: Isa) -> Option<Self> {
-        let combine = Combine::BuiltIn(Functions::new(dtype, op, isa)?);
+        let combine = Combine::BuiltIn(Functions::of(dtype, op, isa)?);
         Some(Self { dtype, stores: Stores::Cached, combine, postscale: None })
     }
 

@@ -1,6 +1,7 @@
 //! Which function computes what: one per (type, operator, instruction set).
 
 use std::marker::PhantomData;
+use std::sync::OnceLock;
 use std::{ptr, slice};
 
 use paceline_devices::{DType, ReduceOp, bf16, f16};
@@ -37,12 +38,43 @@ pub(super) struct Functions {
     pub(super) alone: Option<CombineFn>,
 }
 
+/// One row per element type, by its code, of one entry per operator, by its code.
+type Table = [[Option<Functions>; CODES_MAX]; CODES_MAX];
+
+/// Beyond every code of an element type and of an operator.
+const CODES_MAX: usize = 16;
+
 impl Functions {
     /// `None` if the operator is not defined for the type or the machine lacks the instruction set.
-    pub(super) fn new(dtype: DType, op: ReduceOp, isa: Isa) -> Option<Self> {
-        if !isa.is_available() || !op.supports(dtype) {
-            return None;
+    ///
+    /// The functions of an instruction set are looked up once: a kernel is made for every operation,
+    /// of which the shortest take a tenth of a microsecond.
+    #[inline]
+    pub(super) fn of(dtype: DType, op: ReduceOp, isa: Isa) -> Option<&'static Self> {
+        static TABLES: [OnceLock<Box<Table>>; 3] = [const { OnceLock::new() }; 3];
+        let place = match isa {
+            Isa::Portable => 0,
+            Isa::Avx2 => 1,
+            Isa::Avx512 => 2,
+        };
+        let table = TABLES[place].get_or_init(|| Self::table(isa));
+        table[dtype as usize][op as usize].as_ref()
+    }
+
+    #[cold]
+    fn table(isa: Isa) -> Box<Table> {
+        let mut table = Box::new([[None; CODES_MAX]; CODES_MAX]);
+        if isa.is_available() {
+            for dtype in DType::ALL {
+                for op in ReduceOp::ALL.into_iter().filter(|op| op.supports(dtype)) {
+                    table[dtype as usize][op as usize] = Self::find(dtype, op, isa);
+                }
+            }
         }
+        table
+    }
+
+    fn find(dtype: DType, op: ReduceOp, isa: Isa) -> Option<Self> {
         match isa {
             Isa::Portable => functions::<Portable>(dtype, op),
             #[cfg(target_arch = "x86_64")]
