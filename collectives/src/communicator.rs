@@ -1,6 +1,9 @@
 //! One group of ranks and its collective operations.
 
 mod compression;
+mod exchanges;
+mod reductions;
+mod rooted;
 #[cfg(test)]
 mod tests;
 
@@ -13,12 +16,12 @@ use paceline_transports::Region;
 
 pub use compression::Compression;
 
-use crate::call::{Call, Lent, RawCall, invalid};
+use crate::call::{Call, Lent, RawCall};
 use crate::context::ContextInner;
 use crate::drive::{self, Run};
 use crate::engine::Workspace;
 use crate::error::{CollectiveError, OperationName, SetupError};
-use crate::fusion::{self, FusionBuffer, FusionLimits};
+use crate::fusion::{FusionBuffer, FusionLimits};
 use crate::node::NodeGroup;
 use crate::plan::{Choice, PlanFacts};
 use crate::program::Program;
@@ -122,241 +125,6 @@ impl Communicator {
     /// multiple of the world size.
     pub fn own_chunk(&self, count: usize) -> Range<usize> {
         Partition::new(count, self.world_size() as usize).range(self.rank() as usize)
-    }
-
-    /// Reduces the ranks' vectors element by element; every rank gets the result, in place.
-    ///
-    /// The result has the same bits on all ranks and in every run.
-    ///
-    /// # Errors
-    /// [`CollectiveError`].
-    pub fn all_reduce<T: Element>(
-        &self,
-        data: &mut [T],
-        op: impl Into<Reduction<T>>,
-    ) -> Result<(), CollectiveError> {
-        self.run_reduction(Collective::AllReduce, op, None, Lent::in_place(data))
-    }
-
-    /// As [`all_reduce`](Self::all_reduce), but leaves `input` as it is.
-    ///
-    /// # Errors
-    /// [`CollectiveError`].
-    pub fn all_reduce_into<T: Element>(
-        &self,
-        input: &[T],
-        output: &mut [T],
-        op: impl Into<Reduction<T>>,
-    ) -> Result<(), CollectiveError> {
-        let lent = Lent::apart(Some(input), Some(output));
-        self.run_reduction(Collective::AllReduce, op, None, lent)
-    }
-
-    /// All-reduces several tensors as one operation: the same bits as one
-    /// [`all_reduce`](Self::all_reduce) each, at the price of one (worlds of more than 32 ranks:
-    /// as long as both are long enough for the ring).
-    ///
-    /// Long tensors are reduced where they are; the short ones between them pass through a staging
-    /// buffer, some megabytes at a time, which is kept for the next call.
-    ///
-    /// # Errors
-    /// [`CollectiveError`].
-    pub fn all_reduce_fused<T: Element>(
-        &self,
-        tensors: &mut [&mut [T]],
-        op: impl Into<Reduction<T>>,
-    ) -> Result<(), CollectiveError> {
-        let reducer = Reducer::typed(&op.into());
-        let reducer = reducer.map_err(|what| invalid(Collective::AllReduce, what))?;
-        let mut state = self.enter(Collective::AllReduce)?;
-        let mut staging = std::mem::take(&mut state.fusion);
-        let outcome = self.run_fused(&mut state, &mut staging, tensors, &reducer);
-        state.fusion = staging;
-        outcome
-    }
-
-    fn run_fused<T: Element>(
-        &self,
-        state: &mut State,
-        staging: &mut FusionBuffer,
-        tensors: &mut [&mut [T]],
-        reducer: &Reducer,
-    ) -> Result<(), CollectiveError> {
-        let digest = fusion::digest(tensors.iter().map(|tensor| tensor.len()));
-        let parts = self.world_size() as usize;
-        let run = |state: &mut State, data: &mut [T], partition: Option<Partition>| {
-            let call = self.call(Collective::AllReduce, None, Lent::in_place(data))?;
-            let call = call.reduced_by(Ok(reducer.clone()))?.of_fused(digest, partition);
-            self.execute(state, &call, self.choose(&call))
-        };
-        if tensors.is_empty() {
-            // Nothing to reduce, but the others may think otherwise, and are told so.
-            return run(state, &mut [], None);
-        }
-        let mut rest = tensors;
-        while !rest.is_empty() {
-            let batch = FusionLimits::TUNED.batch(rest.iter().map(|tensor| size_of_val(*tensor)));
-            let (tensors, after) = rest.split_at_mut(batch.tensors);
-            rest = after;
-            if tensors.iter().any(|tensor| batch.packs(size_of_val(*tensor))) {
-                let (staged, partition) =
-                    staging.gather(tensors, batch, parts).map_err(|error| {
-                        let packed =
-                            tensors.iter().filter(|tensor| batch.packs(size_of_val(**tensor)));
-                        let count = packed.map(|tensor| tensor.len()).sum();
-                        let algorithm = self.plan::<T>(Collective::AllReduce, count).algorithm;
-                        let operation = self.name(
-                            state,
-                            OperationKind {
-                                collective: Collective::AllReduce,
-                                dtype: Some(T::DTYPE),
-                                op: reducer.op,
-                                variant: reducer.variant,
-                                root: None,
-                                fused: digest,
-                                count: count as u64,
-                                algorithm: algorithm as u8,
-                            },
-                        );
-                        self.fail(state, operation, error)
-                    })?;
-                run(state, staged, Some(partition))?;
-                staging.scatter(tensors, batch, parts);
-            }
-            for tensor in tensors.iter_mut().filter(|tensor| !batch.packs(size_of_val(**tensor))) {
-                run(state, tensor, None)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Reduces the ranks' vectors; rank r gets chunk r. `input` has `world_size` times as many
-    /// elements as `output`.
-    ///
-    /// # Errors
-    /// [`CollectiveError`].
-    pub fn reduce_scatter<T: Element>(
-        &self,
-        input: &[T],
-        output: &mut [T],
-        op: impl Into<Reduction<T>>,
-    ) -> Result<(), CollectiveError> {
-        self.chunked(Collective::ReduceScatter, "input", input.len(), "output", output.len())?;
-        let lent = Lent::apart(Some(input), Some(output));
-        self.run_reduction(Collective::ReduceScatter, op, None, lent)
-    }
-
-    /// As [`reduce_scatter`](Self::reduce_scatter), in place and for any length: afterwards the
-    /// returned range of `data`, which is [`own_chunk`](Self::own_chunk), holds this rank's chunk of
-    /// the result. The rest is as it was.
-    ///
-    /// # Errors
-    /// [`CollectiveError`].
-    pub fn reduce_scatter_in_place<T: Element>(
-        &self,
-        data: &mut [T],
-        op: impl Into<Reduction<T>>,
-    ) -> Result<Range<usize>, CollectiveError> {
-        let own = self.own_chunk(data.len());
-        let lent = Lent::in_place(data).with_output_part(own.clone());
-        self.run_reduction(Collective::ReduceScatter, op, None, lent)?;
-        Ok(own)
-    }
-
-    /// Collects the ranks' chunks; every rank gets all of them, in the order of ranks. `output` has
-    /// `world_size` times as many elements as `input`.
-    ///
-    /// # Errors
-    /// [`CollectiveError`].
-    pub fn all_gather<T: Element>(
-        &self,
-        input: &[T],
-        output: &mut [T],
-    ) -> Result<(), CollectiveError> {
-        self.chunked(Collective::AllGather, "output", output.len(), "input", input.len())?;
-        self.run(Collective::AllGather, None, Lent::apart(Some(input), Some(output)))
-    }
-
-    /// As [`all_gather`](Self::all_gather), in place and for any length: each rank's chunk lies where
-    /// [`reduce_scatter_in_place`](Self::reduce_scatter_in_place) leaves it.
-    ///
-    /// # Errors
-    /// [`CollectiveError`].
-    pub fn all_gather_in_place<T: Element>(&self, data: &mut [T]) -> Result<(), CollectiveError> {
-        let own = self.own_chunk(data.len());
-        let lent = Lent::in_place(data).with_input_part(own);
-        self.run(Collective::AllGather, None, lent)
-    }
-
-    /// Copies the root's vector to all ranks.
-    ///
-    /// # Errors
-    /// [`CollectiveError`].
-    pub fn broadcast<T: Element>(&self, data: &mut [T], root: u32) -> Result<(), CollectiveError> {
-        self.run(Collective::Broadcast, Some(root), Lent::in_place(data))
-    }
-
-    /// Copies the root's `input` to the `output` of all ranks, its own included. The other ranks
-    /// pass `None`; what they pass else is ignored.
-    ///
-    /// # Errors
-    /// [`CollectiveError`].
-    pub fn broadcast_into<T: Element>(
-        &self,
-        input: Option<&[T]>,
-        output: &mut [T],
-        root: u32,
-    ) -> Result<(), CollectiveError> {
-        self.run(Collective::Broadcast, Some(root), Lent::apart(input, Some(output)))
-    }
-
-    /// Reduces the ranks' vectors; the root gets the result, in place. On the other ranks `data` is
-    /// as it was.
-    ///
-    /// # Errors
-    /// [`CollectiveError`].
-    pub fn reduce<T: Element>(
-        &self,
-        data: &mut [T],
-        op: impl Into<Reduction<T>>,
-        root: u32,
-    ) -> Result<(), CollectiveError> {
-        self.run_reduction(Collective::Reduce, op, Some(root), Lent::in_place(data))
-    }
-
-    /// Reduces the ranks' `input`s into the root's `output`. The other ranks need none and pass
-    /// `None`; what they pass else is left as it is. Some ranks may call
-    /// [`reduce`](Self::reduce) in the same operation: the root, for example.
-    ///
-    /// # Errors
-    /// [`CollectiveError`].
-    pub fn reduce_into<T: Element>(
-        &self,
-        input: &[T],
-        output: Option<&mut [T]>,
-        op: impl Into<Reduction<T>>,
-        root: u32,
-    ) -> Result<(), CollectiveError> {
-        self.run_reduction(Collective::Reduce, op, Some(root), Lent::apart(Some(input), output))
-    }
-
-    /// Sends `input` to the next rank (the last sends to the first) and fills `output` with what the
-    /// rank before sent. `slice_bytes` forces the size of the messages.
-    ///
-    /// # Errors
-    /// [`CollectiveError`].
-    pub fn shift<T: Element>(
-        &self,
-        input: &[T],
-        output: &mut [T],
-        slice_bytes: Option<usize>,
-    ) -> Result<(), CollectiveError> {
-        let lent = Lent::apart(Some(input), Some(output));
-        let call = self.call(Collective::Shift, None, lent)?;
-        let planned = self.choose(&call);
-        let slice_bytes = slice_bytes.unwrap_or(planned.slice_bytes);
-        let mut state = self.enter(call.collective)?;
-        self.execute(&mut state, &call, Choice { slice_bytes, ..planned })
     }
 
     /// Returns once all ranks have called it.
