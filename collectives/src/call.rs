@@ -1,11 +1,15 @@
 //! What one collective call is made of.
 
+mod layout;
+
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::ptr::NonNull;
 
 use paceline_devices::{Buffer, DType, Element, Memory, ReduceOp};
 
+pub(crate) use self::layout::check_counts;
+use self::layout::{Layout, Place};
 use crate::engine::Operands;
 use crate::error::CollectiveError;
 use crate::kernels::{Kernel, Scaler};
@@ -28,12 +32,25 @@ use crate::signature::{Collective, OperationKind};
 /// | `AllGather` | | | own chunk | n | input = own chunk of the output |
 /// | `Broadcast` | | yes | n, on the root | n | output = input |
 /// | `Reduce` | yes | yes | n | n, on the root | output = input |
+/// | `Gather` | | yes | n / p | n, on the root | input = own chunk of the output |
+/// | `Scatter` | | yes | n, on the root | n / p | output = own chunk of the input |
+/// | `AllToAll` | | | n | n | no |
 /// | `Shift` | | | n | n | no |
 /// | `Barrier` | | | | | |
 ///
+/// Where chunks have the lengths that ranks say, these are the counts of the side that has all of them:
+///
+/// | collective | `input_counts` | `output_counts` | else as |
+/// |---|---|---|---|
+/// | `AllGatherV` | | on all ranks, the same | `AllGather` |
+/// | `ReduceScatterV` | on all ranks, the same | | `ReduceScatter` |
+/// | `GatherV` | | on the root | `Gather` |
+/// | `ScatterV` | on the root | | `Scatter` |
+/// | `AllToAllV` | how much for each rank | how much from each rank | `AllToAll`; sums n and m |
+///
 /// What a collective, or a rank, has no use for is ignored.
 #[derive(Clone, Copy, Debug)]
-pub struct RawCall {
+pub struct RawCall<'a> {
     /// Which collective.
     pub collective: Collective,
     /// How to reduce.
@@ -46,24 +63,46 @@ pub struct RawCall {
     pub input: Option<Buffer>,
     /// Where the result goes.
     pub output: Option<Buffer>,
+    /// How many elements of the input are for each rank.
+    pub input_counts: Option<&'a [usize]>,
+    /// How many elements of the output are from each rank.
+    pub output_counts: Option<&'a [usize]>,
+}
+
+impl RawCall<'_> {
+    /// A call without anything.
+    pub fn new(collective: Collective) -> Self {
+        Self {
+            collective,
+            op: None,
+            scale: Scale::default(),
+            root: None,
+            input: None,
+            output: None,
+            input_counts: None,
+            output_counts: None,
+        }
+    }
 }
 
 /// The buffers of a call, lent by slices for as long as `'a`: what makes a typed call safe.
 pub(crate) struct Lent<'a> {
     input: Option<Buffer>,
     output: Option<Buffer>,
+    input_counts: Option<&'a [usize]>,
+    output_counts: Option<&'a [usize]>,
     slices: PhantomData<&'a mut [u8]>,
 }
 
 impl<'a> Lent<'a> {
     pub(crate) fn in_place<T: Element>(data: &'a mut [T]) -> Self {
-        let buffer = Buffer::of_mut(data);
-        Self { input: Some(buffer), output: Some(buffer), slices: PhantomData }
+        let buffer = Some(Buffer::of_mut(data));
+        Self { input: buffer, output: buffer, ..Self::nothing() }
     }
 
     pub(crate) fn apart<T: Element>(input: Option<&'a [T]>, output: Option<&'a mut [T]>) -> Self {
         let (input, output) = (input.map(Buffer::of), output.map(Buffer::of_mut));
-        Self { input, output, slices: PhantomData }
+        Self { input, output, ..Self::nothing() }
     }
 
     /// The call that they are lent for, by rank `rank` of `world_size`. One that reduces has yet to
@@ -75,16 +114,36 @@ impl<'a> Lent<'a> {
         root: Option<u32>,
         (rank, world_size): (u32, u32),
     ) -> Result<Call<'a>, CollectiveError> {
-        let Self { input, output, .. } = self;
-        let (op, scale) = (None, Scale::default());
-        let call = RawCall { collective, op, scale, root, input, output };
+        let Self { input, output, input_counts, output_counts, .. } = self;
+        let call = RawCall {
+            root,
+            input,
+            output,
+            input_counts,
+            output_counts,
+            ..RawCall::new(collective)
+        };
         // SAFETY: the buffers are those of slices that are borrowed for `'a`, the output mutably.
         let checked = unsafe { call.check_buffers(rank, world_size) };
         checked.map_err(|what| invalid(collective, what))
     }
 
     pub(crate) fn nothing() -> Self {
-        Self { input: None, output: None, slices: PhantomData }
+        Self {
+            input: None,
+            output: None,
+            input_counts: None,
+            output_counts: None,
+            slices: PhantomData,
+        }
+    }
+
+    pub(crate) fn with_input_counts(self, counts: Option<&'a [usize]>) -> Self {
+        Self { input_counts: counts, ..self }
+    }
+
+    pub(crate) fn with_output_counts(self, counts: Option<&'a [usize]>) -> Self {
+        Self { output_counts: counts, ..self }
     }
 
     pub(crate) fn with_input_part(self, range: Range<usize>) -> Self {
@@ -108,9 +167,11 @@ pub(crate) struct Call<'a> {
     input: Buffer,
     /// Empty where the rank gets nothing.
     output: Buffer,
-    /// How the whole vector is cut.
+    /// How the whole vector is cut; the input, where input and output are two vectors.
     pub(crate) partition: Partition,
-    /// The digest of the lengths of fused tensors, or 0.
+    /// How the output is cut, where that is another vector than the input.
+    received: Option<Partition>,
+    /// The digest of the lengths of fused tensors or of the chunks, or 0.
     fused: u32,
     /// What is agreed on, for an agreement.
     agreed: u64,
@@ -118,7 +179,7 @@ pub(crate) struct Call<'a> {
     lent: PhantomData<&'a mut [u8]>,
 }
 
-impl RawCall {
+impl RawCall<'_> {
     /// Checks everything that does not depend on what other ranks do.
     ///
     /// # Safety
@@ -158,41 +219,47 @@ impl RawCall {
             _ => {}
         }
         let is_root = root == Some(rank);
+        let other = |side: Option<Buffer>| {
+            let dtype = side.map_or(DType::U8, |buffer| buffer.dtype);
+            Buffer::empty(dtype)
+        };
         let input = match collective {
-            Collective::Barrier | Collective::Agreement => Buffer::empty(DType::U8),
-            Collective::Broadcast if !is_root => {
-                Buffer::empty(self.output.map_or(DType::U8, |output| output.dtype))
+            Collective::Barrier | Collective::Agreement => other(None),
+            Collective::Broadcast | Collective::Scatter | Collective::ScatterV if !is_root => {
+                other(self.output)
             }
             _ => self.input.ok_or("no input is given")?,
         };
         let output = match collective {
-            Collective::Barrier | Collective::Agreement => Buffer::empty(DType::U8),
-            Collective::Reduce if !is_root => Buffer::empty(input.dtype),
+            Collective::Barrier | Collective::Agreement => other(None),
+            Collective::Reduce | Collective::Gather | Collective::GatherV if !is_root => {
+                other(self.input)
+            }
             _ => self.output.ok_or("no output is given")?,
         };
-        let whole = match collective {
-            Collective::AllGather | Collective::Broadcast => output,
-            _ => input,
-        };
-        let world_size = world_size as usize;
-        let partition = Partition::new(whole.count, world_size);
-        let own = partition.range(rank as usize).len();
-        let (wants_input, wants_output) = match collective {
-            Collective::AllGather => (own, whole.count),
-            Collective::ReduceScatter => (whole.count, own),
-            Collective::Broadcast if !is_root => (0, whole.count),
-            Collective::Reduce if !is_root => (whole.count, 0),
-            _ => (whole.count, whole.count),
-        };
-        if (input.count, output.count) != (wants_input, wants_output) {
+        let place = Place { rank: rank as usize, world_size: world_size as usize, is_root };
+        let Layout { partition, received, digest, counts } =
+            Layout::new(self, (&input, &output), place)?;
+        if (input.count, output.count) != counts {
             let (input, output) = (input.count, output.count);
             return Err(format!("the input has {input} elements, the output {output}"));
         }
         if input.dtype != output.dtype {
             return Err(format!("the input is of {}, the output of {}", input.dtype, output.dtype));
         }
-        let (reducer, fused, agreed, lent) = (None, 0, 0, PhantomData);
-        Ok(Call { collective, reducer, root, input, output, partition, fused, agreed, rank, lent })
+        Ok(Call {
+            collective,
+            reducer: None,
+            root,
+            input,
+            output,
+            partition,
+            received,
+            fused: digest,
+            agreed: 0,
+            rank,
+            lent: PhantomData,
+        })
     }
 }
 
@@ -237,9 +304,19 @@ impl Call<'_> {
         self.dtype().size()
     }
 
-    /// Bytes of the whole vector.
-    pub(crate) fn bytes(&self) -> usize {
-        self.partition.count() * self.element_bytes()
+    /// Elements of the whole vector as far as all ranks know it: 0 where each knows its own part.
+    fn agreed_count(&self) -> usize {
+        if self.collective.shares_counts() { self.partition.count() } else { 0 }
+    }
+
+    /// Bytes of the whole vector as far as all ranks know it.
+    pub(crate) fn agreed_bytes(&self) -> usize {
+        self.agreed_count() * self.element_bytes()
+    }
+
+    /// How the output is cut.
+    pub(crate) fn received(&self) -> &Partition {
+        self.received.as_ref().unwrap_or(&self.partition)
     }
 
     /// What all ranks must agree on.
@@ -249,7 +326,7 @@ impl Call<'_> {
             self.reducer.as_ref().map_or((None, 0), |reducer| (reducer.op, reducer.variant));
         let (dtype, count) = match collective {
             Collective::Barrier | Collective::Agreement => (None, self.agreed),
-            _ => (Some(self.dtype()), self.partition.count() as u64),
+            _ => (Some(self.dtype()), self.agreed_count() as u64),
         };
         let algorithm = algorithm as u8;
         OperationKind { collective, dtype, op, variant, root, fused, count, algorithm }
@@ -264,7 +341,7 @@ impl Call<'_> {
     pub(crate) fn operands(&self) -> Operands {
         let Self { input, output, .. } = *self;
         let output_start = match self.collective {
-            Collective::ReduceScatter => self.own_chunk().start,
+            Collective::ReduceScatter | Collective::ReduceScatterV => self.own_chunk().start,
             _ => 0,
         };
         Operands { input, output, output_start }
@@ -275,8 +352,11 @@ impl Call<'_> {
         let root = self.root.unwrap_or(0);
         NodeRequest {
             kind: match self.collective {
-                Collective::ReduceScatter => NodeKind::ReduceScatter,
-                Collective::AllGather => NodeKind::AllGather,
+                Collective::ReduceScatter | Collective::ReduceScatterV => NodeKind::ReduceScatter,
+                Collective::AllGather | Collective::AllGatherV => NodeKind::AllGather,
+                Collective::AllToAll => NodeKind::AllToAll,
+                Collective::Gather => NodeKind::Gather { root },
+                Collective::Scatter => NodeKind::Scatter { root },
                 Collective::Broadcast => NodeKind::Broadcast { root },
                 Collective::Reduce => NodeKind::Reduce { root },
                 Collective::Barrier => NodeKind::Barrier,
@@ -286,7 +366,7 @@ impl Call<'_> {
             dtype: self.dtype(),
             kernel: self.kernel(),
             count: self.partition.count(),
-            fused: self.partition.is_fused().then(|| self.partition.clone()),
+            cut: self.partition.is_explicit().then(|| self.partition.clone()),
             signature: kind.signature(),
             input: self.input.host_address().cast_const(),
             output: self.output.host_address(),
@@ -325,6 +405,7 @@ impl Call<'_> {
             input: scaled,
             reducer: self.reducer.clone(),
             partition: self.partition.clone(),
+            received: self.received.clone(),
             ..*self
         })
     }
@@ -332,7 +413,7 @@ impl Call<'_> {
     /// Carries out the call in a world of one rank.
     pub(crate) fn complete_alone(&self) {
         let Some(kernel) = self.kernel().filter(|kernel| !kernel.keeps_lone_operands()) else {
-            return self.place_input();
+            return Self::copy(self.input, self.output);
         };
         let (from, to) = (self.input.host_address().cast_const(), self.output.host_address());
         // SAFETY: alone, a rank that reduces has an output as long as its input; both are lent, and
@@ -340,16 +421,36 @@ impl Call<'_> {
         unsafe { kernel.fold_and_finish(to, &[from], self.input.count, 1) };
     }
 
-    /// Puts this rank's input where it belongs in the output, unless it lies there already.
-    pub(crate) fn place_input(&self) {
-        let to = match self.collective {
-            Collective::AllGather => self.output.part(self.own_chunk()),
-            _ => self.output,
+    /// Puts what of this rank's input belongs in its own output there, unless it lies there already:
+    /// what no message brings.
+    pub(crate) fn place_own(&self) {
+        let is_root = self.root == Some(self.rank);
+        let (from, to) = match self.collective {
+            Collective::AllGather | Collective::AllGatherV => {
+                (self.input, self.output.part(self.own_chunk()))
+            }
+            Collective::Gather | Collective::GatherV if is_root => {
+                (self.input, self.output.part(self.own_chunk()))
+            }
+            Collective::Scatter | Collective::ScatterV if is_root => {
+                (self.input.part(self.own_chunk()), self.output)
+            }
+            Collective::AllToAll | Collective::AllToAllV => {
+                let to = self.received().range(self.rank as usize);
+                (self.input.part(self.own_chunk()), self.output.part(to))
+            }
+            Collective::Broadcast if is_root => (self.input, self.output),
+            _ => return,
         };
-        let (from, to) = (self.input.host_address().cast_const(), to.host_address());
-        if !std::ptr::eq(from, to) {
-            // SAFETY: both buffers are lent, and the place has room for the input, as was checked.
-            unsafe { std::ptr::copy(from, to, self.input.bytes()) };
+        Self::copy(from, to);
+    }
+
+    fn copy(from: Buffer, to: Buffer) {
+        let (source, target) = (from.host_address().cast_const(), to.host_address());
+        if !std::ptr::eq(source, target) {
+            // SAFETY: both are parts of buffers that are lent, and as long as each other, as was
+            // checked when the call was.
+            unsafe { std::ptr::copy(source, target, from.bytes()) };
         }
     }
 }

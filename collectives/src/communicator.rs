@@ -16,7 +16,7 @@ use paceline_transports::Region;
 
 pub use compression::Compression;
 
-use crate::call::{Call, Lent, RawCall};
+use crate::call::{Call, Lent, RawCall, check_counts, invalid};
 use crate::context::ContextInner;
 use crate::drive::{self, Run};
 use crate::engine::Workspace;
@@ -153,7 +153,7 @@ impl Communicator {
     /// # Errors
     /// [`CollectiveError`]; [`CollectiveError::InvalidArgument`] also where a buffer, the operator or
     /// the root is missing, or counts or types do not fit together.
-    pub unsafe fn run_raw(&self, call: &RawCall) -> Result<(), CollectiveError> {
+    pub unsafe fn run_raw(&self, call: &RawCall<'_>) -> Result<(), CollectiveError> {
         // SAFETY: the contract of this function, and the call does not outlive it.
         self.perform(&unsafe { call.check(self.rank(), self.world_size()) }?)
     }
@@ -193,7 +193,7 @@ impl Communicator {
     }
 
     fn choose(&self, call: &Call<'_>) -> Choice {
-        self.facts.choose(call.collective, call.bytes())
+        self.facts.choose(call.collective, call.agreed_bytes())
     }
 
     fn perform(&self, call: &Call<'_>) -> Result<(), CollectiveError> {
@@ -259,10 +259,8 @@ impl Communicator {
         call: &Call<'_>,
         choice: Choice,
     ) -> Result<(), CollectiveError> {
-        if matches!(call.collective, Collective::AllGather | Collective::Broadcast) {
-            // Schedules pass on from the output what everybody gets.
-            call.place_input();
-        }
+        // Before anything is sent: schedules pass on from the output what everybody gets.
+        call.place_own();
         let (rank, world_size) = (self.rank() as usize, self.world_size() as usize);
         let program = Program::new(call, choice, rank, world_size);
         let run = Run {
@@ -321,6 +319,21 @@ impl Communicator {
                 first: first.clone(),
             }),
         }
+    }
+
+    /// This rank's chunk of a vector in chunks of given lengths.
+    fn own_of(
+        &self,
+        collective: Collective,
+        side: &str,
+        counts: &[usize],
+        elements: usize,
+    ) -> Result<Range<usize>, CollectiveError> {
+        let (rank, world_size) = (self.rank() as usize, self.world_size() as usize);
+        check_counts(side, Some(counts), elements, world_size)
+            .map_err(|what| invalid(collective, what))?;
+        let start = counts[..rank].iter().sum();
+        Ok(start..start + counts[rank])
     }
 
     /// Equal parts are asked for, because then all ranks notice when they are not.

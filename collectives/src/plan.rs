@@ -31,6 +31,10 @@ pub enum Algorithm {
     Chain = 7,
     /// Rounds of telling a rank twice as far away.
     Dissemination = 8,
+    /// A block to and from every other rank, some ranks at a time.
+    Pairwise = 16,
+    /// Every block straight to the root, or from it.
+    Direct = 17,
     /// Everything to rank 0, the result back to everybody.
     Star = 11,
     /// Shared memory: read from each other's slots, one hand-over.
@@ -41,7 +45,7 @@ pub enum Algorithm {
 
 impl Algorithm {
     /// Every algorithm.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::Ring,
         Self::OneShot,
         Self::Star,
@@ -51,6 +55,8 @@ impl Algorithm {
         Self::BinomialTree,
         Self::Chain,
         Self::Dissemination,
+        Self::Pairwise,
+        Self::Direct,
         Self::NodeOneShot,
         Self::NodeTwoShot,
     ];
@@ -67,6 +73,8 @@ impl Algorithm {
             Self::BinomialTree => "binomial",
             Self::Chain => "chain",
             Self::Dissemination => "dissemination",
+            Self::Pairwise => "pairwise",
+            Self::Direct => "direct",
             Self::NodeOneShot => "node-one-shot",
             Self::NodeTwoShot => "node-two-shot",
         }
@@ -75,16 +83,29 @@ impl Algorithm {
     /// Whether a collective can be carried out this way.
     pub const fn supports(self, collective: Collective) -> bool {
         match self {
-            Self::NodeOneShot => !matches!(collective, Collective::Shift | Collective::Agreement),
-            Self::NodeTwoShot => !matches!(
+            Self::NodeOneShot => {
+                // The others' places in shared memory follow from what all ranks know.
+                collective.shares_counts()
+                    && !matches!(collective, Collective::Shift | Collective::Agreement)
+            }
+            Self::NodeTwoShot => {
+                Self::NodeOneShot.supports(collective) && !matches!(collective, Collective::Barrier)
+            }
+            Self::Pairwise => matches!(collective, Collective::AllToAll | Collective::AllToAllV),
+            Self::Direct => matches!(
                 collective,
-                Collective::Barrier | Collective::Shift | Collective::Agreement
+                Collective::Gather
+                    | Collective::GatherV
+                    | Collective::Scatter
+                    | Collective::ScatterV
             ),
             Self::Ring => matches!(
                 collective,
                 Collective::AllReduce
                     | Collective::ReduceScatter
+                    | Collective::ReduceScatterV
                     | Collective::AllGather
+                    | Collective::AllGatherV
                     | Collective::Reduce
                     | Collective::Shift
             ),
@@ -92,7 +113,9 @@ impl Algorithm {
                 collective,
                 Collective::AllReduce
                     | Collective::ReduceScatter
+                    | Collective::ReduceScatterV
                     | Collective::AllGather
+                    | Collective::AllGatherV
                     | Collective::Reduce
             ),
             Self::OneShot | Self::Star | Self::RecursiveDoubling | Self::HalvingDoubling => {
@@ -216,8 +239,19 @@ impl PlanFacts {
         }
         match collective {
             Collective::AllReduce => self.preferred_all_reduce(bytes),
-            Collective::ReduceScatter | Collective::AllGather if few => Algorithm::TwoShot,
-            Collective::ReduceScatter | Collective::AllGather => Algorithm::Ring,
+            Collective::ReduceScatter
+            | Collective::ReduceScatterV
+            | Collective::AllGather
+            | Collective::AllGatherV => {
+                if few {
+                    Algorithm::TwoShot
+                } else {
+                    Algorithm::Ring
+                }
+            }
+            Collective::AllToAll | Collective::AllToAllV => Algorithm::Pairwise,
+            Collective::Gather | Collective::GatherV => Algorithm::Direct,
+            Collective::Scatter | Collective::ScatterV => Algorithm::Direct,
             Collective::Broadcast if bytes >= CHAIN_BYTES_MIN && self.world_size > 2 => {
                 Algorithm::Chain
             }
@@ -254,6 +288,9 @@ impl PlanFacts {
         match algorithm {
             Algorithm::OneShot | Algorithm::Star => (ONE_SHOT_BYTES_MAX, 1),
             Algorithm::RecursiveDoubling | Algorithm::HalvingDoubling => (SLICE_BYTES_MAX, 1),
+            // Nothing happens to the bytes on the way, so every block is one message.
+            Algorithm::Pairwise => (bytes.max(1), PAIRS_ABREAST),
+            Algorithm::Direct => (bytes.max(1), self.world_size as usize),
             _ => {
                 let chunk = bytes.div_ceil(self.world_size as usize);
                 let slice = chunk.div_ceil(SLICES_WANTED).clamp(SLICE_BYTES_MIN, SLICE_BYTES_MAX);
@@ -306,6 +343,9 @@ const SLICES_WANTED: usize = 4;
 const SLICE_BYTES_MIN: usize = 32 << 10;
 /// Above it a slice no longer stays in the second-level cache until it is reduced.
 const SLICE_BYTES_MAX: usize = 256 << 10;
+/// All-to-all: ranks that one sends to at a time. It keeps the links busy while one of the others is
+/// late, and everybody from sending to the same rank.
+const PAIRS_ABREAST: usize = 4;
 /// Slices abreast: one is under way while the other is reduced. More would only push the bytes out
 /// of the caches before they are used again: 2 beat 1, 3, 4 and 8 on loopback (benches/RESULTS.md).
 const WINDOW: usize = 2;

@@ -3,8 +3,8 @@
 use crate::call::Call;
 use crate::plan::{Algorithm, Choice};
 use crate::schedule::{
-    Barrier, Broadcast, HalvingDoubling, OneShot, Phases, RecursiveDoubling, Ring, Schedule, Shift,
-    Star, Tree, TwoShot,
+    Barrier, Broadcast, Direct, HalvingDoubling, OneShot, Pairwise, Phases, RecursiveDoubling,
+    Ring, Schedule, Shift, Star, Tree, TwoShot, Way,
 };
 use crate::signature::Collective;
 
@@ -19,6 +19,8 @@ pub(crate) enum Program {
     Broadcast(Broadcast),
     Barrier(Barrier),
     Shift(Shift),
+    Pairwise(Pairwise),
+    Direct(Direct),
 }
 
 impl Program {
@@ -37,9 +39,22 @@ impl Program {
                 let tree = if chain { Tree::Chain } else { Tree::Binomial };
                 return Self::Broadcast(Broadcast::new(rank, root, world_size, count, slice, tree));
             }
+            Collective::AllToAll | Collective::AllToAllV => {
+                let (sends, receives) = (call.partition.clone(), call.received().clone());
+                let window = choice.window;
+                return Self::Pairwise(Pairwise::new(rank, world_size, sends, receives, window));
+            }
+            Collective::Gather | Collective::GatherV => {
+                let partition = call.partition.clone();
+                return Self::Direct(Direct::new(rank, root, world_size, partition, Way::ToRoot));
+            }
+            Collective::Scatter | Collective::ScatterV => {
+                let partition = call.partition.clone();
+                return Self::Direct(Direct::new(rank, root, world_size, partition, Way::FromRoot));
+            }
             Collective::AllReduce => Phases::AllReduce,
-            Collective::ReduceScatter => Phases::ReduceScatter,
-            Collective::AllGather => Phases::AllGather,
+            Collective::ReduceScatter | Collective::ReduceScatterV => Phases::ReduceScatter,
+            Collective::AllGather | Collective::AllGatherV => Phases::AllGather,
             Collective::Reduce => Phases::Reduce { root },
         };
         let (partition, window) = (call.partition.clone(), choice.window);
@@ -70,6 +85,8 @@ impl Program {
             Self::Broadcast(schedule) => schedule,
             Self::Barrier(schedule) => schedule,
             Self::Shift(schedule) => schedule,
+            Self::Pairwise(schedule) => schedule,
+            Self::Direct(schedule) => schedule,
         }
     }
 }

@@ -26,13 +26,29 @@ pub enum Collective {
     Barrier = 6,
     /// Everybody gets the vector of the rank before it.
     Shift = 8,
+    /// Everybody has a block for everybody.
+    AllToAll = 16,
+    /// The root gets everybody's block.
+    Gather = 17,
+    /// Everybody gets its block of the root's vector.
+    Scatter = 18,
+    /// As all-gather, with chunks of given lengths.
+    AllGatherV = 19,
+    /// As reduce-scatter, with chunks of given lengths.
+    ReduceScatterV = 20,
+    /// As all-to-all, with blocks of given lengths.
+    AllToAllV = 21,
+    /// As gather, with blocks of given lengths.
+    GatherV = 22,
+    /// As scatter, with blocks of given lengths.
+    ScatterV = 23,
     /// The agreement on the plan that opens a communicator; not called by users.
     Agreement = 7,
 }
 
 impl Collective {
     /// The collectives that users call.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 15] = [
         Self::AllReduce,
         Self::ReduceScatter,
         Self::AllGather,
@@ -40,6 +56,14 @@ impl Collective {
         Self::Reduce,
         Self::Barrier,
         Self::Shift,
+        Self::AllToAll,
+        Self::Gather,
+        Self::Scatter,
+        Self::AllGatherV,
+        Self::ReduceScatterV,
+        Self::AllToAllV,
+        Self::GatherV,
+        Self::ScatterV,
     ];
 
     /// The name used on the command line, in messages and in reports, e.g. `all_reduce`.
@@ -52,18 +76,45 @@ impl Collective {
             Self::Reduce => "reduce",
             Self::Barrier => "barrier",
             Self::Shift => "shift",
+            Self::AllToAll => "all_to_all",
+            Self::Gather => "gather",
+            Self::Scatter => "scatter",
+            Self::AllGatherV => "all_gather_v",
+            Self::ReduceScatterV => "reduce_scatter_v",
+            Self::AllToAllV => "all_to_all_v",
+            Self::GatherV => "gather_v",
+            Self::ScatterV => "scatter_v",
             Self::Agreement => "agreement",
         }
     }
 
     /// Whether it goes from or to one rank.
     pub const fn has_root(self) -> bool {
-        matches!(self, Self::Broadcast | Self::Reduce)
+        matches!(
+            self,
+            Self::Broadcast
+                | Self::Reduce
+                | Self::Gather
+                | Self::Scatter
+                | Self::GatherV
+                | Self::ScatterV
+        )
+    }
+
+    /// Whether ranks say how long the chunks are.
+    pub const fn takes_counts(self) -> bool {
+        matches!(self, Self::AllGatherV | Self::ReduceScatterV) || !self.shares_counts()
+    }
+
+    /// Whether all ranks know how long everybody's chunk is. Where each knows only what it has to do
+    /// with itself, a difference shows in the length of a message.
+    pub const fn shares_counts(self) -> bool {
+        !matches!(self, Self::AllToAllV | Self::GatherV | Self::ScatterV)
     }
 
     /// Whether elements are combined.
     pub const fn reduces(self) -> bool {
-        matches!(self, Self::AllReduce | Self::ReduceScatter | Self::Reduce)
+        matches!(self, Self::AllReduce | Self::ReduceScatter | Self::ReduceScatterV | Self::Reduce)
     }
 
     fn from_code(code: u8) -> Option<Self> {
@@ -91,9 +142,11 @@ pub struct OperationKind {
     pub variant: u16,
     /// From or to which rank; `None` where there is no root.
     pub root: Option<u32>,
-    /// A digest of the lengths of fused tensors, which all ranks must share; 0 for a lone tensor.
+    /// A digest of the lengths of fused tensors or of the chunks, which all ranks must share; 0 for a
+    /// lone tensor in even chunks.
     pub fused: u32,
-    /// Elements of the whole vector, fewer than 2^48 where they are reduced, else 2^56. For an agreement, what is agreed on.
+    /// Elements of the whole vector, fewer than 2^48 where they are reduced, else 2^56; 0 where ranks
+    /// know their own part only. For an agreement, what is agreed on.
     pub count: u64,
     /// The code of the algorithm, so that a forced one differs visibly.
     pub algorithm: u8,
@@ -162,14 +215,18 @@ impl OperationKind {
     /// Everything but the name, for people: `1048576 f32, sum, by ring`.
     pub(crate) fn details(&self) -> String {
         let mut parts = Vec::new();
-        parts.extend(self.dtype.map(|dtype| format!("{} {dtype}", self.count)));
+        parts.extend(self.dtype.map(|dtype| match self.collective.shares_counts() {
+            true => format!("{} {dtype}", self.count),
+            false => dtype.to_string(),
+        }));
         parts.extend(self.op.map(|op| op.to_string()));
         parts.extend((self.variant != 0).then(|| match self.op {
             Some(_) => format!("scaled, factors {:04x}", self.variant),
             None => format!("operator and factors {:04x}", self.variant),
         }));
         parts.extend(self.root.map(|root| format!("root {root}")));
-        parts.extend((self.fused != 0).then(|| format!("fused tensors {:08x}", self.fused)));
+        let lengths = if self.collective.takes_counts() { "counts" } else { "fused tensors" };
+        parts.extend((self.fused != 0).then(|| format!("{lengths} {:08x}", self.fused)));
         let algorithm = crate::plan::Algorithm::from_code(self.algorithm);
         parts.extend(algorithm.map(|algorithm| format!("by {algorithm}")));
         parts.join(", ")

@@ -7,7 +7,7 @@ mod support;
 
 use paceline_collectives::plan::Algorithm;
 use paceline_collectives::{
-    Buffer, Collective, CollectiveError, Communicator, ContextOptions, RawCall, ReduceOp, Scale,
+    Buffer, Collective, CollectiveError, Communicator, ContextOptions, RawCall, ReduceOp,
     TransportKind,
 };
 use support::{every_way, forced, over, world};
@@ -158,12 +158,10 @@ fn raw_calls_know_types_and_operators_at_run_time_only() {
             let buffer = Buffer::of_mut(&mut data);
             // In place and of a length that three does not divide.
             let scatter = RawCall {
-                collective: Collective::ReduceScatter,
                 op: Some(ReduceOp::Sum),
-                scale: Scale::default(),
-                root: None,
                 input: Some(buffer),
                 output: Some(buffer.part(own.clone())),
+                ..RawCall::new(Collective::ReduceScatter)
             };
             let gather = RawCall {
                 collective: Collective::AllGather,
@@ -187,12 +185,11 @@ fn raw_calls_that_make_no_sense_are_refused_and_do_no_harm() {
     world(2, &over(TransportKind::Tcp), |communicator| {
         let (three, two, doubles) = ([0.0f32; 3], [0.0f32; 2], [0.0f64; 3]);
         let good = RawCall {
-            collective: Collective::Reduce,
             op: Some(ReduceOp::Sum),
-            scale: Scale::default(),
             root: Some(communicator.rank()),
             input: Some(Buffer::of(&three)),
             output: Some(Buffer::of(&three)),
+            ..RawCall::new(Collective::Reduce)
         };
         let integers = Some(Buffer::of(&[1i32]));
         let broadcast = RawCall { collective: Collective::Broadcast, ..good };

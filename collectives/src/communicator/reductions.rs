@@ -152,6 +152,43 @@ impl Communicator {
         Ok(own)
     }
 
+    /// As [`reduce_scatter`](Self::reduce_scatter), with chunks of any lengths: rank r gets
+    /// `counts[r]` elements. All ranks pass the same counts.
+    ///
+    /// The order of reduction is that of [`schedule`](crate::schedule), chunk by chunk: each rank's own
+    /// elements come last in its chunk.
+    ///
+    /// # Errors
+    /// [`CollectiveError`]; [`CollectiveError::Mismatch`] also where ranks pass different counts.
+    pub fn reduce_scatter_v<T: Element>(
+        &self,
+        input: &[T],
+        output: &mut [T],
+        counts: &[usize],
+        op: impl Into<Reduction<T>>,
+    ) -> Result<(), CollectiveError> {
+        let lent = Lent::apart(Some(input), Some(output)).with_input_counts(Some(counts));
+        self.run_reduction(Collective::ReduceScatterV, op, None, lent)
+    }
+
+    /// As [`reduce_scatter_v`](Self::reduce_scatter_v), in place: afterwards the returned range of
+    /// `data` holds this rank's chunk of the result. The rest is as it was.
+    ///
+    /// # Errors
+    /// As for [`reduce_scatter_v`](Self::reduce_scatter_v).
+    pub fn reduce_scatter_v_in_place<T: Element>(
+        &self,
+        data: &mut [T],
+        counts: &[usize],
+        op: impl Into<Reduction<T>>,
+    ) -> Result<Range<usize>, CollectiveError> {
+        let own = self.own_of(Collective::ReduceScatterV, "input", counts, data.len())?;
+        let lent = Lent::in_place(data).with_output_part(own.clone());
+        let lent = lent.with_input_counts(Some(counts));
+        self.run_reduction(Collective::ReduceScatterV, op, None, lent)?;
+        Ok(own)
+    }
+
     /// Reduces the ranks' vectors; the root gets the result, in place. On the other ranks `data` is
     /// as it was.
     ///

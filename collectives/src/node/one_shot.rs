@@ -81,7 +81,14 @@ impl OneShot {
                 // SAFETY: the root shows the whole tensor, and the caller lends as much room.
                 unsafe { take(request.output, from, request.bytes()) };
             }
-            NodeKind::Reduce { .. } | NodeKind::Barrier => {}
+            NodeKind::AllToAll => {
+                (0..members).for_each(|owner| self.take_block(group, call, owner, owner));
+            }
+            NodeKind::Scatter { root } => self.take_block(group, call, root as usize, 0),
+            NodeKind::Gather { root } if root as usize == member => {
+                (0..members).for_each(|owner| self.take_chunk(group, call, owner));
+            }
+            NodeKind::Reduce { .. } | NodeKind::Gather { .. } | NodeKind::Barrier => {}
         }
     }
 
@@ -129,6 +136,19 @@ impl OneShot {
         }
     }
 
+    /// Takes our chunk of what `owner` shows to where chunk `place` of the output begins.
+    fn take_block(&self, group: &NodeGroup, call: &Call, owner: usize, place: usize) {
+        let request = &call.request;
+        let size = request.dtype.size();
+        let partition = request.partition(group.members());
+        let chunk = partition.range(group.member());
+        let from = self.contribution(&group.arena, call, owner).wrapping_add(chunk.start * size);
+        let to = request.output.wrapping_add(partition.range(place).start * size);
+        // SAFETY: the owner shows all chunks; the caller lends room for one, or for one from each
+        // member, and those of an exchange have one length.
+        unsafe { take(to, from, chunk.len() * size) };
+    }
+
     fn take_chunk(&self, group: &NodeGroup, call: &Call, owner: usize) {
         let request = &call.request;
         let size = request.dtype.size();
@@ -155,11 +175,14 @@ unsafe fn take(to: *mut u8, from: *const u8, bytes: usize) {
 #[inline]
 fn shown_bytes(request: &NodeRequest, member: usize, members: usize) -> usize {
     match request.kind {
-        NodeKind::AllReduce | NodeKind::ReduceScatter => request.bytes(),
+        NodeKind::AllReduce | NodeKind::ReduceScatter | NodeKind::AllToAll => request.bytes(),
         // The root folds all others' inputs with its own and shows nothing.
         NodeKind::Reduce { root } if root as usize != member => request.bytes(),
-        NodeKind::Broadcast { root } if root as usize == member => request.bytes(),
-        NodeKind::AllGather => {
+        NodeKind::Broadcast { root } | NodeKind::Scatter { root } if root as usize == member => {
+            request.bytes()
+        }
+        NodeKind::Gather { root } if root as usize == member => 0,
+        NodeKind::AllGather | NodeKind::Gather { .. } => {
             request.partition(members).range(member).len() * request.dtype.size()
         }
         _ => 0,

@@ -107,7 +107,7 @@ impl Plan {
         if request.manner == Manner::OneShot {
             let bytes = match request.kind {
                 NodeKind::Barrier => 0,
-                NodeKind::AllGather => longest(),
+                NodeKind::AllGather | NodeKind::Gather { .. } => longest(),
                 _ => request.bytes(),
             };
             let inline = bytes <= paceline_transports::shm::Arena::INLINE_BYTES_MAX;

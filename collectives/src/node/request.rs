@@ -24,6 +24,18 @@ pub enum NodeKind {
         /// The member that gets it.
         root: u32,
     },
+    /// Everybody gets its chunk of everybody's elements; all chunks have one length.
+    AllToAll,
+    /// The root gets everybody's chunk.
+    Gather {
+        /// The member that gets them.
+        root: u32,
+    },
+    /// Everybody gets its chunk of the root's elements.
+    Scatter {
+        /// The member that has them.
+        root: u32,
+    },
     /// Nobody goes on before everybody has come.
     Barrier,
 }
@@ -50,17 +62,18 @@ pub struct NodeRequest {
     pub kernel: Option<Kernel>,
     /// Elements of the whole tensor.
     pub count: usize,
-    /// How the tensor falls to its owners where it is several tensors fused; `None` for one tensor.
-    pub fused: Option<Partition>,
+    /// How the tensor falls to its owners where that is not in even chunks.
+    pub cut: Option<Partition>,
     /// What all members' calls must agree on.
     pub signature: Signature,
-    /// This member's contribution: the whole tensor, or its chunk for [`NodeKind::AllGather`].
-    /// Members that contribute nothing (a broadcast's others, a barrier) may pass null.
+    /// This member's contribution: the whole tensor, or its chunk for [`NodeKind::AllGather`] and
+    /// [`NodeKind::Gather`]. Members that contribute nothing (a broadcast's or scatter's others, a
+    /// barrier) may pass null.
     pub input: *const u8,
-    /// Where the result goes: the whole tensor, or the own chunk for [`NodeKind::ReduceScatter`].
-    /// Members that get nothing may pass null. May equal `input`; for [`NodeKind::AllGather`]
-    /// `input` may be the own chunk of `output`, for [`NodeKind::ReduceScatter`] `output` may be the
-    /// own chunk of `input`. Otherwise the two do not overlap.
+    /// Where the result goes: the whole tensor, or the own chunk for [`NodeKind::ReduceScatter`] and
+    /// [`NodeKind::Scatter`]. Members that get nothing may pass null. May equal `input`, but not for
+    /// [`NodeKind::AllToAll`]; where `input` is a chunk it may be the own chunk of `output`, where
+    /// `output` is one it may be the own chunk of `input`. Otherwise the two do not overlap.
     pub output: *mut u8,
 }
 
@@ -73,7 +86,7 @@ impl NodeRequest {
     /// How the tensor falls to owners; a broadcast's root owns it all.
     pub(super) fn partition(&self, members: usize) -> Partition {
         let parts = if matches!(self.kind, NodeKind::Broadcast { .. }) { 1 } else { members };
-        self.fused.clone().unwrap_or_else(|| Partition::new(self.count, parts))
+        self.cut.clone().unwrap_or_else(|| Partition::new(self.count, parts))
     }
 
     /// Bytes of the whole tensor. It lies in memory, so this cannot overflow.

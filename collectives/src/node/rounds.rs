@@ -8,7 +8,7 @@ use super::chain::fold_chain;
 use super::copy::{Stores, copy, streamed};
 use super::group::{Call, NodeGroup, Progress, Wait};
 use super::plan::{self, LINE, PIECE_BYTES};
-use super::request::NodeKind;
+use super::request::{NodeKind, NodeRequest};
 use crate::schedule::Partition;
 
 /// Rounds by which staging is ahead of reducing, and reducing ahead of draining.
@@ -155,7 +155,7 @@ impl Rounds {
     fn stage(&mut self, group: &NodeGroup, call: &Call) {
         let arena = &group.arena;
         let (member, members) = (arena.member(), arena.members());
-        if call.request.reduces() {
+        if stages(&call.request, member) {
             for distance in 1..members {
                 let owner = (member + distance) % members;
                 let block = self.partition.slice(owner, self.staged, self.block);
@@ -210,13 +210,38 @@ impl Rounds {
         match call.request.kind {
             NodeKind::Broadcast { root } if root as usize == member => {
                 let block = self.partition.slice(0, self.reduced, self.block);
-                self.show(group, call, &block, extent(&block, call).0);
+                let at = extent(&block, call).0;
+                self.show(group, call, &block, at);
+                self.keep(call, &block, at);
             }
             NodeKind::Broadcast { .. } | NodeKind::Barrier => {}
             NodeKind::AllGather => {
                 let block = self.partition.slice(member, self.reduced, self.block);
                 let own = self.partition.range(member).start;
-                self.show(group, call, &block, extent(&(own..block.start), call).1);
+                let at = extent(&(own..block.start), call).1;
+                self.show(group, call, &block, at);
+                self.keep(call, &block, at);
+            }
+            NodeKind::Gather { root } => {
+                let block = self.partition.slice(member, self.reduced, self.block);
+                let own = self.partition.range(member).start;
+                let at = extent(&(own..block.start), call).1;
+                if root as usize == member {
+                    self.keep(call, &block, at);
+                } else {
+                    self.show(group, call, &block, at);
+                }
+            }
+            NodeKind::AllToAll => {
+                (0..group.members()).for_each(|owner| {
+                    let to = self.partition.slice(owner, self.reduced, self.block).start;
+                    self.take(group, call, owner, to);
+                });
+            }
+            NodeKind::Scatter { root } => {
+                let block = self.partition.slice(member, self.reduced, self.block);
+                let to = block.start - self.partition.range(member).start;
+                self.take(group, call, root as usize, to);
             }
             NodeKind::AllReduce | NodeKind::ReduceScatter | NodeKind::Reduce { .. } => {
                 self.fold(group, call);
@@ -226,17 +251,40 @@ impl Rounds {
         group.arena.publish(Counter::Reduced, self.base + self.reduced as u64);
     }
 
-    /// Puts elements as they are, found at byte `at` of the input, into the result ring and the
-    /// output.
+    /// Puts elements as they are, found at byte `at` of the input, into the result ring.
     fn show(&self, group: &NodeGroup, call: &Call, block: &Range<usize>, at: usize) {
-        let (start, bytes) = extent(block, call);
+        let (_, bytes) = extent(block, call);
         let from = call.request.input.wrapping_add(at);
         let shown = self.result_block(&group.arena, group.member(), self.reduced);
         // SAFETY: the slot is free as argued on `Rounds`; the caller lends the input.
         unsafe { copy(shown, from, bytes, Stores::Cached) };
+    }
+
+    /// Puts elements as they are, found at byte `at` of the input, into the output.
+    fn keep(&self, call: &Call, block: &Range<usize>, at: usize) {
+        let (start, bytes) = extent(block, call);
+        let from = call.request.input.wrapping_add(at);
         let to = call.request.output.wrapping_add(start);
         if !std::ptr::eq(to, from) {
             // SAFETY: the caller lends the output, which is not the input here.
+            unsafe { copy(to, from, bytes, self.stores) };
+        }
+    }
+
+    /// Copies our block of what `owner` has for us to the output, to element `to` of it.
+    fn take(&self, group: &NodeGroup, call: &Call, owner: usize, to: usize) {
+        let member = group.member();
+        let block = self.partition.slice(member, self.reduced, self.block);
+        let (start, bytes) = extent(&block, call);
+        let from = if owner == member {
+            call.request.input.wrapping_add(start).cast_mut()
+        } else {
+            self.staged_block(&group.arena, owner, member, self.reduced)
+        };
+        let to = call.request.output.wrapping_add(to * call.request.dtype.size());
+        if !std::ptr::eq(to, from) {
+            // SAFETY: the owner has staged this round and leaves it alone until we publish it as
+            // reduced; the caller lends input and output.
             unsafe { copy(to, from, bytes, self.stores) };
         }
     }
@@ -315,13 +363,25 @@ impl Rounds {
     }
 }
 
+/// Whether `member` has something for each of the others.
+fn stages(request: &NodeRequest, member: usize) -> bool {
+    match request.kind {
+        NodeKind::AllToAll => true,
+        NodeKind::Scatter { root } => root as usize == member,
+        _ => request.reduces(),
+    }
+}
+
 /// Whether `member` wants what `owner` shows.
 fn takes_result(kind: NodeKind, member: usize, owner: usize) -> bool {
     match kind {
         NodeKind::AllReduce | NodeKind::AllGather => true,
-        NodeKind::Reduce { root } => root as usize == member,
+        NodeKind::Reduce { root } | NodeKind::Gather { root } => root as usize == member,
         NodeKind::Broadcast { root } => root as usize == owner,
-        NodeKind::ReduceScatter | NodeKind::Barrier => false,
+        NodeKind::ReduceScatter
+        | NodeKind::AllToAll
+        | NodeKind::Scatter { .. }
+        | NodeKind::Barrier => false,
     }
 }
 

@@ -84,7 +84,7 @@ pub(super) fn request<T: Element>(
         dtype: T::DTYPE,
         kernel,
         count,
-        fused: None,
+        cut: None,
         signature,
         input,
         output,

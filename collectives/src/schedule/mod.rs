@@ -22,6 +22,7 @@
 
 mod direct;
 mod doubling;
+mod exchange;
 mod partition;
 mod ring;
 mod rooted;
@@ -32,6 +33,7 @@ use std::ops::Range;
 
 pub use direct::{OneShot, Star, TwoShot};
 pub use doubling::{HalvingDoubling, RecursiveDoubling};
+pub use exchange::{Direct, Pairwise, Way};
 pub use partition::Partition;
 pub use ring::Ring;
 pub use rooted::{Barrier, Broadcast, Shift, Tree};

@@ -6,7 +6,8 @@ use std::sync::Arc;
 /// A lone tensor is cut into chunks whose sizes differ by at most one element, the longer ones
 /// first. That depends on nothing but the two numbers, so that every algorithm cuts in the same
 /// places. Fused tensors are laid out chunk by chunk ([`Partition::fused`]): every element keeps
-/// the owner that it would have alone, hence its order of reduction.
+/// the owner that it would have alone, hence its order of reduction. Where ranks say how much is
+/// whose, chunks have just these lengths ([`Partition::explicit`]).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Partition {
     count: usize,
@@ -45,13 +46,37 @@ impl Partition {
         Self { count: places[parts], parts, longest, bounds: Some(Arc::clone(bounds)) }
     }
 
+    /// Chunks of just these lengths, one behind the other.
+    pub fn explicit(lengths: &[usize]) -> Self {
+        assert!(!lengths.is_empty(), "a partition has at least one part");
+        Self::of_lengths(lengths.len(), |part| lengths[part])
+    }
+
+    /// A chunk of `length` elements for `part`, and empty ones for the others.
+    pub fn only(part: usize, length: usize, parts: usize) -> Self {
+        assert!(part < parts, "part outside the partition");
+        Self::of_lengths(parts, |other| if other == part { length } else { 0 })
+    }
+
+    fn of_lengths(parts: usize, length: impl Fn(usize) -> usize) -> Self {
+        let mut end = 0;
+        let mut longest = 0;
+        let ends = (0..parts).map(|part| {
+            longest = longest.max(length(part));
+            end += length(part);
+            end
+        });
+        let bounds: Arc<[usize]> = std::iter::once(0).chain(ends).collect();
+        Self { count: bounds[parts], parts, longest, bounds: Some(bounds) }
+    }
+
     /// Elements in all.
     pub fn count(&self) -> usize {
         self.count
     }
 
-    /// Whether it is the layout of several tensors.
-    pub fn is_fused(&self) -> bool {
+    /// Whether its chunks have other lengths than those of a lone tensor, or may have.
+    pub fn is_explicit(&self) -> bool {
         self.bounds.is_some()
     }
 
@@ -134,6 +159,17 @@ mod tests {
             assert_eq!(fused.range(0).start, 0);
             assert_eq!(fused.range(parts - 1).end, 121);
         }
+    }
+
+    #[test]
+    fn chunks_may_have_any_lengths() {
+        let partition = Partition::explicit(&[3, 0, 5, 0]);
+        let ranges: Vec<_> = (0..4).map(|part| partition.range(part)).collect();
+        assert_eq!(ranges, [0..3, 3..3, 3..8, 8..8]);
+        assert_eq!((partition.count(), partition.longest()), (8, 5));
+        let only = Partition::only(1, 7, 3);
+        assert_eq!((only.range(0), only.range(1), only.range(2)), (0..0, 0..7, 7..7));
+        assert_eq!((only.count(), only.longest()), (7, 7));
     }
 
     #[test]

@@ -9,20 +9,37 @@ use std::collections::{HashMap, VecDeque};
 
 use super::{Action, Partition, RecvStep, Schedule, Source, Target};
 
-type Element = Vec<usize>;
+pub(super) type Element = Vec<usize>;
 
 pub(super) struct Buffers {
     input: Vec<Vec<Element>>,
     /// Empty when in place.
     output: Vec<Vec<Element>>,
     in_place: bool,
+    /// How the vectors are cut, if not evenly.
+    partition: Option<Partition>,
 }
 
 impl Buffers {
     pub(super) fn new(world_size: usize, count: usize, in_place: bool) -> Self {
         let input: Vec<_> = (0..world_size).map(|rank| vec![vec![rank]; count]).collect();
         let output = vec![vec![Vec::new(); if in_place { 0 } else { count }]; world_size];
-        Self { input, output, in_place }
+        Self { input, output, in_place, partition: None }
+    }
+
+    /// Inputs of any length, and empty elements in the outputs, of which there are so many.
+    pub(super) fn of(input: Vec<Vec<Element>>, output_counts: &[usize]) -> Self {
+        let output = output_counts.iter().map(|count| vec![Vec::new(); *count]).collect();
+        Self { input, output, in_place: false, partition: None }
+    }
+
+    pub(super) fn cut(self, partition: Partition) -> Self {
+        Self { partition: Some(partition), ..self }
+    }
+
+    fn partition(&self) -> Partition {
+        let even = || Partition::new(self.output(0).len(), self.input.len());
+        self.partition.clone().unwrap_or_else(even)
     }
 
     pub(super) fn output(&self, rank: usize) -> &[Element] {
@@ -35,7 +52,7 @@ impl Buffers {
 
     fn canonical(&self, index: usize) -> Element {
         let world_size = self.input.len();
-        let partition = Partition::new(self.output(0).len(), world_size);
+        let partition = self.partition();
         let owner = (0..world_size).find(|part| partition.range(*part).contains(&index)).unwrap();
         (1..=world_size).map(|step| (owner + step) % world_size).collect()
     }
@@ -60,7 +77,7 @@ impl Buffers {
     }
 
     pub(super) fn assert_owned_chunks(&self) {
-        let partition = Partition::new(self.output(0).len(), self.input.len());
+        let partition = self.partition();
         for rank in 0..self.input.len() {
             for index in partition.range(rank) {
                 assert_eq!(self.output(rank)[index], self.canonical(index));
@@ -126,6 +143,7 @@ pub(super) fn simulate<S: Schedule>(buffers: &mut Buffers, build: impl Fn(usize)
         input: buffers.input.clone(),
         output: buffers.output.clone(),
         in_place: buffers.in_place,
+        partition: buffers.partition.clone(),
     };
     let mut other_order = copy(buffers);
     run(buffers, &programs, 1);
