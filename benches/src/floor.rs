@@ -10,8 +10,8 @@
 //! and the best of them are measured again before every round of the collective: both medians then
 //! come from the same moments.
 //!
-//! A broadcast or a reduction between two ranks moves its bytes one way only, so it may well beat
-//! an exchange; the record then says that the floor is none.
+//! A broadcast or a reduction between two ranks moves its bytes one way only, and so do gather and
+//! scatter between any; they may well beat an exchange; the record then says that the floor is none.
 
 use crate::histogram::LatencyHistogram;
 use crate::metrics::{Collective, as_f64, as_u64};

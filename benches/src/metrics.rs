@@ -24,18 +24,27 @@ pub enum Collective {
     Broadcast,
     /// The root ends with the reduction.
     Reduce,
+    /// Every rank ends with a block from every rank.
+    AllToAll,
+    /// The root ends with all ranks' blocks.
+    Gather,
+    /// Every rank ends with its block of the root's buffer.
+    Scatter,
     /// No rank leaves before all have entered; no data.
     Barrier,
 }
 
 impl Collective {
     /// Every collective, in the order in which help texts list them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 9] = [
         Self::AllReduce,
         Self::ReduceScatter,
         Self::AllGather,
         Self::Broadcast,
         Self::Reduce,
+        Self::AllToAll,
+        Self::Gather,
+        Self::Scatter,
         Self::Barrier,
     ];
 
@@ -47,6 +56,9 @@ impl Collective {
             Self::AllGather => "all_gather",
             Self::Broadcast => "broadcast",
             Self::Reduce => "reduce",
+            Self::AllToAll => "all_to_all",
+            Self::Gather => "gather",
+            Self::Scatter => "scatter",
             Self::Barrier => "barrier",
         }
     }
@@ -56,12 +68,21 @@ impl Collective {
         matches!(self, Self::AllReduce | Self::ReduceScatter | Self::Reduce)
     }
 
+    /// Whether it can be carried out in one buffer; the others are measured with two.
+    pub const fn works_in_place(self) -> bool {
+        !matches!(self, Self::AllToAll | Self::Gather | Self::Scatter)
+    }
+
     /// busbw / algbw. 0 where nothing has to move: one rank, or a barrier.
     pub fn bus_factor(self, world_size: u32) -> f64 {
         let ranks = f64::from(world_size.max(1));
         match self {
             Self::AllReduce => 2.0 * (ranks - 1.0) / ranks,
-            Self::ReduceScatter | Self::AllGather => (ranks - 1.0) / ranks,
+            Self::ReduceScatter
+            | Self::AllGather
+            | Self::AllToAll
+            | Self::Gather
+            | Self::Scatter => (ranks - 1.0) / ranks,
             Self::Broadcast | Self::Reduce if world_size > 1 => 1.0,
             Self::Broadcast | Self::Reduce | Self::Barrier => 0.0,
         }
@@ -69,12 +90,16 @@ impl Collective {
 
     /// The shape of the collective nearest to `bytes`.
     ///
-    /// Sizes are rounded down to whole elements, and for `reduce_scatter` and `all_gather` to the
+    /// Sizes are rounded down to whole elements, and where every rank has a block of its own to the
     /// same number of elements for each rank; never below one element unless `bytes` is 0.
     pub fn shape(self, bytes: u64, dtype: DType, world_size: u32) -> Shape {
         let element_bytes = as_u64(dtype.size());
         let blocks = match self {
-            Self::ReduceScatter | Self::AllGather => u64::from(world_size.max(1)),
+            Self::ReduceScatter
+            | Self::AllGather
+            | Self::AllToAll
+            | Self::Gather
+            | Self::Scatter => u64::from(world_size.max(1)),
             Self::AllReduce | Self::Broadcast | Self::Reduce => 1,
             Self::Barrier => return Shape { count: 0, blocks: 1, bytes: 0 },
         };
@@ -96,7 +121,7 @@ impl fmt::Display for Collective {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "unknown collective {0:?}; expected one of all_reduce, reduce_scatter, all_gather, broadcast, \
-     reduce, barrier"
+     reduce, all_to_all, gather, scatter, barrier"
 )]
 pub struct ParseCollectiveError(pub String);
 
@@ -116,10 +141,11 @@ impl FromStr for Collective {
 /// The element counts and the size of one operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shape {
-    /// Elements in the smaller of a rank's two buffers: what nccl-tests prints as *count*.
+    /// Elements of a block: of the smaller of a rank's two buffers, where they differ. What nccl-tests
+    /// prints as *count*.
     pub count: u64,
-    /// How many times that the larger buffer holds: the world size for `reduce_scatter` and
-    /// `all_gather`, otherwise 1.
+    /// How many blocks the larger buffer holds: the world size where each rank has a block of its
+    /// own, otherwise 1.
     pub blocks: u64,
     /// Bytes of the larger buffer: what nccl-tests prints as *size*.
     pub bytes: u64,
@@ -175,6 +201,9 @@ mod tests {
         assert_eq!(factor(Collective::AllGather), 0.75);
         assert_eq!(factor(Collective::Broadcast), 1.0);
         assert_eq!(factor(Collective::Reduce), 1.0);
+        assert_eq!(factor(Collective::AllToAll), 0.75);
+        assert_eq!(factor(Collective::Gather), 0.75);
+        assert_eq!(factor(Collective::Scatter), 0.75);
         assert_eq!(factor(Collective::Barrier), 0.0);
         assert_eq!(Collective::AllReduce.bus_factor(1), 0.0);
         assert_eq!(Collective::Broadcast.bus_factor(1), 0.0);
@@ -216,6 +245,7 @@ mod tests {
         for collective in Collective::ALL {
             assert_eq!(collective.name().parse(), Ok(collective));
         }
-        assert!("gather".parse::<Collective>().is_err());
+        assert_eq!("alltoall".parse(), Ok(Collective::AllToAll));
+        assert!("gathered".parse::<Collective>().is_err());
     }
 }

@@ -119,6 +119,9 @@ pub const fn library_name(collective: Collective) -> paceline_collectives::Colle
         Collective::AllGather => paceline_collectives::Collective::AllGather,
         Collective::Broadcast => paceline_collectives::Collective::Broadcast,
         Collective::Reduce => paceline_collectives::Collective::Reduce,
+        Collective::AllToAll => paceline_collectives::Collective::AllToAll,
+        Collective::Gather => paceline_collectives::Collective::Gather,
+        Collective::Scatter => paceline_collectives::Collective::Scatter,
         Collective::Barrier => paceline_collectives::Collective::Barrier,
     }
 }

@@ -103,6 +103,10 @@ impl<T: Element> Buffers<T> {
         communicator.reduce_into(input, output, op(), root).unwrap();
         communicator.barrier().unwrap();
         communicator.shift(input, data, None).unwrap();
+        communicator.all_to_all(input, data).unwrap();
+        let output = (rank == root).then_some(&mut data[..]);
+        communicator.gather(part, output, root).unwrap();
+        communicator.scatter((rank == root).then_some(&input[..]), part, root).unwrap();
     }
 }
 

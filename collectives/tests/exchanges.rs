@@ -43,21 +43,21 @@ fn mix(from: usize, to: usize, nth: usize) -> u8 {
 impl Sample for f64 {
     const NOTHING: Self = -1.0;
     fn sample(from: usize, to: usize, nth: usize) -> Self {
-        f64::from(mix(from, to, nth)) + 0.25
+        Self::from(mix(from, to, nth)) + 0.25
     }
 }
 
 impl Sample for bf16 {
-    const NOTHING: Self = bf16::ZERO;
+    const NOTHING: Self = Self::ZERO;
     fn sample(from: usize, to: usize, nth: usize) -> Self {
-        bf16::from_f32(f32::from(mix(from, to, nth)) + 1.0)
+        Self::from_f32(f32::from(mix(from, to, nth)) + 1.0)
     }
 }
 
 impl Sample for i32 {
     const NOTHING: Self = -1;
     fn sample(from: usize, to: usize, nth: usize) -> Self {
-        i32::from(mix(from, to, nth)) << 16
+        Self::from(mix(from, to, nth)) << 16
     }
 }
 
@@ -69,9 +69,9 @@ impl Sample for u8 {
 }
 
 impl Sample for Bool {
-    const NOTHING: Self = Bool::FALSE;
+    const NOTHING: Self = Self::FALSE;
     fn sample(from: usize, to: usize, nth: usize) -> Self {
-        Bool::from(mix(from, to, nth).is_multiple_of(2))
+        Self::from(mix(from, to, nth).is_multiple_of(2))
     }
 }
 
@@ -141,7 +141,7 @@ fn check_gather<T: Sample>(communicator: &Communicator, root: usize, count: usiz
     let input: Vec<T> = block(rank, root, count);
     let is_root = rank == root;
     let mut output = vec![T::NOTHING; if is_root { count * ranks } else { 3 }];
-    let lent = (is_root || count % 2 == 0).then_some(&mut output[..]);
+    let lent = (is_root || count.is_multiple_of(2)).then_some(&mut output[..]);
     communicator.gather(&input, lent, u32::try_from(root).unwrap()).unwrap();
     if is_root {
         let want: Vec<T> = (0..ranks).flat_map(|from| block(from, root, count)).collect();
@@ -437,7 +437,7 @@ fn ranks_that_disagree_on_counts_are_told_so() {
         }
         let gather = |communicator: &Communicator| {
             let own = vec![1u8; 3 + communicator.rank() as usize];
-            let mut output = vec![0; 6];
+            let mut output = [0; 6];
             let output = (communicator.rank() == 0).then_some(&mut output[..]);
             communicator.gather(&own, output, 0)
         };

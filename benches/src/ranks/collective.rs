@@ -10,7 +10,7 @@ use crate::metrics::{Collective, Shape, as_u64};
 use crate::run::{BoxError, Workload};
 use crate::verify::{Pattern, Source, TestElement};
 
-/// The rank that broadcasts, and to which others reduce.
+/// The rank that others get their data from, or send it to.
 const ROOT: u32 = 0;
 
 /// One collective on buffers of one shape.
@@ -54,7 +54,7 @@ impl<'a, T: TestElement> CollectiveWorkload<'a, T> {
             pattern,
             count: usize::try_from(shape.count)?,
             elements: usize::try_from(shape.elements())?,
-            out_of_place,
+            out_of_place: out_of_place || !collective.works_in_place(),
             slots: Vec::new(),
         })
     }
@@ -64,6 +64,8 @@ impl<'a, T: TestElement> CollectiveWorkload<'a, T> {
         let is_root = self.communicator.rank() == ROOT;
         match (self.collective, self.out_of_place) {
             (Collective::Broadcast, true) if !is_root => (0, self.elements),
+            (Collective::Gather, _) => (self.count, if is_root { self.elements } else { 0 }),
+            (Collective::Scatter, _) => (if is_root { self.elements } else { 0 }, self.count),
             (Collective::Reduce, true) if !is_root => (self.elements, 0),
             (Collective::Barrier, _) => (0, 0),
             (Collective::ReduceScatter, true) => (self.elements, self.count),
@@ -90,6 +92,9 @@ impl<'a, T: TestElement> CollectiveWorkload<'a, T> {
             Collective::Broadcast => communicator.broadcast(data, ROOT),
             Collective::Reduce => communicator.reduce(data, self.op, ROOT),
             Collective::Barrier => communicator.barrier(),
+            Collective::AllToAll | Collective::Gather | Collective::Scatter => {
+                unreachable!("it is always measured out of place")
+            }
         }
     }
 
@@ -106,15 +111,22 @@ impl<'a, T: TestElement> CollectiveWorkload<'a, T> {
             Collective::Reduce => {
                 communicator.reduce_into(input, is_root.then_some(output), self.op, ROOT)
             }
+            Collective::AllToAll => communicator.all_to_all(input, output),
+            Collective::Gather => communicator.gather(input, is_root.then_some(output), ROOT),
+            Collective::Scatter => communicator.scatter(is_root.then_some(input), output, ROOT),
             Collective::Barrier => communicator.barrier(),
         }
     }
 
-    /// Wrong elements of one block of an `all_gather`: the data of the rank that it is from.
-    fn wrong_in_block(&self, rank: usize, iteration: u64, data: &[T]) -> u64 {
-        let start = rank * self.count;
-        let source = Source::Rank(u32::try_from(rank).expect("below the world size"));
-        self.pattern.count_wrong(source, iteration, start, &data[start..start + self.count])
+    /// Wrong elements in all ranks' blocks: each has the data of the rank that it is from, from the
+    /// element on that `first` says.
+    fn wrong_in_blocks(&self, iteration: u64, data: &[T], first: impl Fn(usize) -> usize) -> u64 {
+        let wrong_from = |rank: u32| {
+            let start = index(rank) * self.count;
+            let block = &data[start..start + self.count];
+            self.pattern.count_wrong(Source::Rank(rank), iteration, first(index(rank)), block)
+        };
+        (0..self.communicator.world_size()).map(wrong_from).sum()
     }
 }
 
@@ -141,7 +153,7 @@ impl<T: TestElement> Workload for CollectiveWorkload<'_, T> {
         let mine = Source::Rank(rank);
         match (self.collective, self.out_of_place) {
             (Collective::Barrier, _) => {}
-            (Collective::AllGather, true) => {
+            (Collective::AllGather | Collective::Gather, true) => {
                 self.pattern.fill(mine, iteration, block.start, input);
             }
             (Collective::AllGather, false) => {
@@ -181,9 +193,17 @@ impl<T: TestElement> Workload for CollectiveWorkload<'_, T> {
                 let own = if self.out_of_place { data } else { &data[block.clone()] };
                 reduced(block.start, own)
             }
-            Collective::AllGather => {
-                let ranks = 0..index(self.communicator.world_size());
-                ranks.map(|rank| self.wrong_in_block(rank, iteration, data)).sum()
+            Collective::Gather if rank != ROOT => 0,
+            Collective::AllGather | Collective::Gather => {
+                self.wrong_in_blocks(iteration, data, |rank| rank * self.count)
+            }
+            Collective::AllToAll => {
+                let own = self.own_block().start;
+                self.wrong_in_blocks(iteration, data, |_| own)
+            }
+            Collective::Scatter => {
+                let first = self.own_block().start;
+                self.pattern.count_wrong(Source::Rank(ROOT), iteration, first, data)
             }
             Collective::Broadcast => {
                 self.pattern.count_wrong(Source::Rank(ROOT), iteration, 0, data)

@@ -24,7 +24,8 @@ use crate::options::{Selection, Settings};
     after_help = EXAMPLES
 )]
 pub(crate) struct Arguments {
-    /// all_reduce, reduce_scatter, all_gather, broadcast, reduce or barrier
+    /// all_reduce, reduce_scatter, all_gather, broadcast, reduce, all_to_all, gather, scatter or
+    /// barrier
     #[arg(value_name = "COLLECTIVE", default_value = "all_reduce", hide_default_value = true)]
     pub(super) collective: Collective,
 

@@ -137,7 +137,7 @@ impl Plan {
             transports: transports(arguments, &environment)?,
             dtype,
             op,
-            out_of_place: arguments.out_of_place,
+            out_of_place: arguments.out_of_place || !collective.works_in_place(),
             settings: settings(arguments),
             context,
             ranks: env::NP.parse(&environment)?,

@@ -83,6 +83,9 @@ fn every_collective_is_measured_and_right() {
         (Collective::AllGather, 2),
         (Collective::Broadcast, 3),
         (Collective::Reduce, 2),
+        (Collective::AllToAll, 4),
+        (Collective::Gather, 3),
+        (Collective::Scatter, 3),
         (Collective::Barrier, 4),
     ] {
         let np = ranks.to_string();
