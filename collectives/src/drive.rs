@@ -11,13 +11,15 @@ use crate::engine::{
 };
 use crate::error::{CollectiveError, OperationName};
 use crate::kernels::Kernel;
-use crate::node::{NodeError, NodeGroup, NodeRequest, Progress};
+use crate::members::Members;
+use crate::node::{NodeError, NodeGroup, NodeOp, NodeRequest, Progress};
 use crate::schedule::{Partition, Schedule};
 use crate::waiting::{PARK_MAX, Waiting};
 
 /// One operation to run.
 pub(crate) struct Run<'a> {
     pub(crate) context: &'a ContextInner,
+    pub(crate) members: &'a Members,
     pub(crate) operation: OperationName,
     /// Where other operations of the communicator run, if it has shared memory.
     pub(crate) node: Option<&'a NodeGroup>,
@@ -94,14 +96,13 @@ pub(crate) unsafe fn run(run: Run<'_>, workspace: &mut Workspace) -> Result<(), 
             signature: run.operation.kind.signature(),
         },
         operands: run.operands,
-        rank: context.rank() as usize,
-        world_size: context.world_size() as usize,
+        members: run.members,
         board,
     };
     // SAFETY: the contract of this function; the operation ends before it returns.
     let operation = unsafe { Operation::new(parts) };
     let mut running = Running { context, operation, board, wire: Some(wire), complete: false };
-    let mut waiting = Waiting::new(context, run.operation);
+    let mut waiting = Waiting::new(context, run.members, run.operation);
     loop {
         let (operation, wire) = running.parts();
         let moved = match operation.step(wire) {
@@ -144,13 +145,14 @@ pub(crate) unsafe fn run(run: Run<'_>, workspace: &mut Workspace) -> Result<(), 
 /// The request's buffers are valid for the duration of the call, as [`NodeGroup::start`] demands.
 pub(crate) unsafe fn run_node(
     context: &ContextInner,
+    members: &Members,
     name: OperationName,
     group: &mut NodeGroup,
     request: NodeRequest,
 ) -> Result<(), CollectiveError> {
     let panic_abort = AbortAfterPanic(group);
     // SAFETY: the contract of this function.
-    let outcome = unsafe { run_in_group(context, name, panic_abort.0, request) };
+    let outcome = unsafe { run_in_group(context, members, name, panic_abort.0, request) };
     std::mem::forget(panic_abort);
     outcome
 }
@@ -165,15 +167,21 @@ impl Drop for AbortAfterPanic<'_> {
     }
 }
 
+/// The ranks of the world that an operation in shared memory waits for.
+fn waits_for(members: &Members, operation: &NodeOp) -> Vec<u32> {
+    operation.waits_for().map(|member| members.in_world(member)).into_iter().collect()
+}
+
 /// # Safety
 /// As for [`run_node`].
 unsafe fn run_in_group(
     context: &ContextInner,
+    members: &Members,
     name: OperationName,
     group: &mut NodeGroup,
     request: NodeRequest,
 ) -> Result<(), CollectiveError> {
-    let mut waiting = Waiting::new(context, name);
+    let mut waiting = Waiting::new(context, members, name);
     // SAFETY: the contract of this function; an operation that is given up touches nothing more.
     let started = unsafe { group.start(request) };
     let mut operation = started.map_err(|error| waiting.explain_node(error))?;
@@ -192,7 +200,7 @@ unsafe fn run_in_group(
                 return Err(message.unwrap_or_else(|| waiting.explain_node(error)));
             }
         }
-        match waiting.tick(|| operation.waits_for().into_iter().collect())? {
+        match waiting.tick(|| waits_for(members, &operation))? {
             IdleAction::Spin => std::hint::spin_loop(),
             IdleAction::Yield => std::thread::yield_now(),
             IdleAction::Park => {
@@ -271,6 +279,7 @@ mod tests {
         let (input, output) = (Buffer::of(input), Buffer::of_mut(output));
         let run = Run {
             context: context.inner(),
+            members: &Members::everybody(context.rank(), 2),
             operation: OperationName { kind, communicator, op_seq: 0 },
             node: None,
             schedule,

@@ -99,8 +99,9 @@ impl Job {
         Some(self.rendezvous().control.as_ref()?.track(context, communicator))
     }
 
-    pub(crate) fn poll_abort(&self) -> Option<Abort> {
-        self.rendezvous().control.as_ref()?.poll_abort()
+    /// Why operations of a communicator must end, if they must.
+    pub(crate) fn poll_abort(&self, context: u32, communicator: u32) -> Option<Abort> {
+        self.rendezvous().control.as_ref()?.poll_abort_of(context, communicator)
     }
 }
 

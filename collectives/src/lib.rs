@@ -43,6 +43,7 @@ mod error;
 mod fusion;
 mod job;
 pub mod kernels;
+mod members;
 pub mod node;
 pub mod plan;
 mod program;

@@ -9,6 +9,7 @@ use paceline_rendezvous::{Abort, OperationReport, OperationState};
 use crate::context::ContextInner;
 use crate::engine::{Idle, IdleAction, StepError, Wire};
 use crate::error::{CollectiveError, OperationName};
+use crate::members::Members;
 use crate::node::{NodeError, NodeGroup};
 use crate::signature::OperationKind;
 
@@ -40,6 +41,7 @@ const STALL_REPORT_INTERVAL: Duration = Duration::from_secs(5);
 /// The waiting of one operation.
 pub(crate) struct Waiting<'a> {
     context: &'a ContextInner,
+    members: &'a Members,
     name: OperationName,
     idle: Idle,
     /// When waiting was first noticed; the start of the operation as far as deadlines go.
@@ -53,9 +55,14 @@ pub(crate) struct Waiting<'a> {
 }
 
 impl<'a> Waiting<'a> {
-    pub(crate) fn new(context: &'a ContextInner, name: OperationName) -> Self {
+    pub(crate) fn new(
+        context: &'a ContextInner,
+        members: &'a Members,
+        name: OperationName,
+    ) -> Self {
         Self {
             context,
+            members,
             name,
             idle: Idle::new(context.idle),
             since: None,
@@ -111,7 +118,7 @@ impl<'a> Waiting<'a> {
         // before it ends, and a system call would take longer than the shortest of them.
         if now - *self.looked.get_or_insert(now) >= ABORT_LOOK_INTERVAL {
             self.looked = Some(now);
-            if let Some(abort) = self.context.job.poll_abort() {
+            if let Some(abort) = self.context.job.poll_abort(self.context.number, self.name.communicator) {
                 return Err(self.aborted(abort));
             }
             self.watch(now.saturating_duration_since(since), waiting_on)?;
@@ -168,7 +175,7 @@ impl<'a> Waiting<'a> {
     /// rank exchanges messages; or has given up.
     pub(crate) fn look_at_node(&self, node: &NodeGroup) -> Option<CollectiveError> {
         if let Some((member, theirs)) = node.waits_elsewhere(self.name.op_seq) {
-            return Some(self.mismatch(member, theirs));
+            return Some(self.mismatch(self.members.in_world(member), theirs));
         }
         let op_seq = self.name.op_seq;
         node.aborted().map(|member| self.explain_node(NodeError::Aborted { member, op_seq }))
@@ -185,11 +192,14 @@ impl<'a> Waiting<'a> {
         Some(self.mismatch(peer, theirs))
     }
 
-    /// What a failed step in shared memory means. Members of the node are ranks of the group.
+    /// What a failed step in shared memory means. Members of the node are ranks of the communicator.
     pub(crate) fn explain_node(&self, error: NodeError) -> CollectiveError {
         match error {
-            NodeError::SignatureMismatch { member, theirs, .. } => self.mismatch(member, theirs),
+            NodeError::SignatureMismatch { member, theirs, .. } => {
+                self.mismatch(self.members.in_world(member), theirs)
+            }
             NodeError::Aborted { member, .. } => {
+                let member = self.members.in_world(member);
                 self.aborted(self.verdict().unwrap_or_else(|| Abort {
                     epoch: 0,
                     culprit: Some(member),
@@ -238,7 +248,7 @@ impl<'a> Waiting<'a> {
         self.context.job.rendezvous().control.as_ref()?;
         let until = Instant::now() + VERDICT_WAIT;
         while Instant::now() < until {
-            if let Some(abort) = self.context.job.poll_abort() {
+            if let Some(abort) = self.context.job.poll_abort(self.context.number, self.name.communicator) {
                 return Some(abort);
             }
             std::thread::sleep(Duration::from_millis(1));
@@ -247,13 +257,18 @@ impl<'a> Waiting<'a> {
     }
 
     fn report(&self, state: OperationState, waited: Duration) {
-        report(self.context, self.name, state, waited);
+        report(self.context, self.members, self.name, state, waited);
     }
 }
 
 /// Lets the others know through the coordinator that an operation failed here: they may be in it
 /// already and must not wait out their deadline.
-pub(crate) fn report_failure(context: &ContextInner, name: OperationName, error: &CollectiveError) {
+pub(crate) fn report_failure(
+    context: &ContextInner,
+    members: &Members,
+    name: OperationName,
+    error: &CollectiveError,
+) {
     let culprit = match error {
         // Aborts come from the coordinator, and a time-out was reported when it was noticed.
         CollectiveError::Aborted { .. } | CollectiveError::TimedOut { .. } => return,
@@ -261,12 +276,13 @@ pub(crate) fn report_failure(context: &ContextInner, name: OperationName, error:
         other => other.culprit(),
     };
     let state = OperationState::Failed { reason: error.reason(), culprit };
-    report(context, name, state, Duration::ZERO);
+    report(context, members, name, state, Duration::ZERO);
 }
 
 /// Tells the others, if the thread is panicking when it is dropped. Forgotten when all went well.
 pub(crate) struct PanicReport<'a> {
     pub(crate) context: &'a ContextInner,
+    pub(crate) members: &'a Members,
     pub(crate) name: OperationName,
 }
 
@@ -274,14 +290,21 @@ impl Drop for PanicReport<'_> {
     fn drop(&mut self) {
         let (reason, culprit) = ("it panicked".to_owned(), Some(self.context.rank()));
         let state = OperationState::Failed { reason, culprit };
-        report(self.context, self.name, state, Duration::ZERO);
+        report(self.context, self.members, self.name, state, Duration::ZERO);
     }
 }
 
-fn report(context: &ContextInner, name: OperationName, state: OperationState, waited: Duration) {
+fn report(
+    context: &ContextInner,
+    members: &Members,
+    name: OperationName,
+    state: OperationState,
+    waited: Duration,
+) {
     context.job.report(&OperationReport {
         context: context.number,
         communicator: name.communicator,
+        members: members.of_group().map(<[u32]>::to_vec),
         op_seq: name.op_seq,
         kind: name.kind.collective.name().to_owned(),
         name: None,

@@ -27,6 +27,8 @@ const OUTBOX_BYTES_MAX: usize = 8 << 20;
 /// Longest time that a thread waits for the socket before it looks whether another thread has
 /// something to send.
 const READER_SLICE: Duration = Duration::from_millis(100);
+/// Failed groups that are remembered: who still uses one of many will also hear it from its peers.
+const GROUP_ABORTS_MAX: usize = 1024;
 /// First and last pause between two attempts to connect.
 const RETRY_PAUSES: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(100));
 
@@ -44,6 +46,8 @@ pub struct ControlClient {
     /// Signalled when the reader has finished a turn.
     turn: Condvar,
     abort: OnceLock<Abort>,
+    /// Groups that are over, by numbers of context and communicator: the latest.
+    group_aborts: Mutex<BTreeMap<(u32, u32), Abort>>,
     progress: ProgressTable,
 }
 
@@ -146,6 +150,7 @@ impl ControlClient {
             state: Mutex::new(state),
             turn: Condvar::new(),
             abort: OnceLock::new(),
+            group_aborts: Mutex::default(),
             progress: ProgressTable::default(),
         };
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
@@ -219,6 +224,12 @@ impl ControlClient {
         self.abort.get().cloned()
     }
 
+    /// Why the operations of a communicator are over, if they are: the job is, or the group alone.
+    pub fn poll_abort_of(&self, context: u32, communicator: u32) -> Option<Abort> {
+        let abort = self.poll_abort();
+        abort.or_else(|| self.group_aborts().get(&(context, communicator)).cloned())
+    }
+
     /// Leaves the job in good order: returns when the coordinator knows.
     ///
     /// # Errors
@@ -243,6 +254,10 @@ impl ControlClient {
             }
             state = self.take_turn(state, deadline);
         }
+    }
+
+    fn group_aborts(&self) -> MutexGuard<'_, BTreeMap<(u32, u32), Abort>> {
+        self.group_aborts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -404,6 +419,13 @@ impl ControlClient {
             ToRank::Abort { abort } => {
                 // The first abort counts; there is at most one in an epoch anyway.
                 let _ = self.abort.set(abort.clone());
+            }
+            ToRank::GroupAbort { context, communicator, abort } => {
+                let mut aborts = self.group_aborts();
+                if aborts.len() >= GROUP_ABORTS_MAX {
+                    aborts.pop_first();
+                }
+                aborts.entry((*context, *communicator)).or_insert_with(|| abort.clone());
             }
             ToRank::Farewell => state.farewell = true,
         }

@@ -20,6 +20,35 @@ pub const TEXT_BYTES_MAX: usize = 4096;
 /// In place of the number of a communicator: the operation is one of the context itself.
 pub const NO_COMMUNICATOR: u32 = u32::MAX;
 
+/// Bits of a communicator's number that count the groups which one rank leads, or the communicators
+/// of all ranks.
+const GROUP_BITS: u32 = 18;
+
+/// Communicators of all ranks in one context, and groups that one rank may lead, at most.
+pub const GROUPS_MAX: u32 = 1 << GROUP_BITS;
+
+/// The number of the communicator of a group of ranks, from the rank that leads it and that rank's
+/// own count: unique without asking anybody else. `None` where one of them is too large.
+pub fn group_communicator(leader: u32, count: u32) -> Option<u32> {
+    let high = leader.checked_add(1).filter(|high| *high < u32::MAX >> GROUP_BITS)?;
+    (count < GROUPS_MAX).then_some(high << GROUP_BITS | count)
+}
+
+/// A communicator as messages name it: `communicator 2`, or `group 0 of rank 3` for the first group
+/// that rank 3 leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CommunicatorName(pub u32);
+
+impl fmt::Display for CommunicatorName {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (high, count) = (self.0 >> GROUP_BITS, self.0 % GROUPS_MAX);
+        match high.checked_sub(1) {
+            None => write!(formatter, "communicator {count}"),
+            Some(leader) => write!(formatter, "group {count} of rank {leader}"),
+        }
+    }
+}
+
 /// Number that pairs an answer with its request; unique per connection.
 pub type RequestId = u64;
 
@@ -102,6 +131,15 @@ pub enum ToRank {
         /// What happened.
         abort: Abort,
     },
+    /// One group of ranks is over: its operations in progress fail with this. Others go on.
+    GroupAbort {
+        /// The number of its context.
+        context: u32,
+        /// The number of its communicator.
+        communicator: u32,
+        /// What happened.
+        abort: Abort,
+    },
     /// The goodbye has arrived; the connection may be closed.
     Farewell,
 }
@@ -144,6 +182,8 @@ pub struct OperationReport {
     pub context: u32,
     /// The number of the communicator in it, or [`NO_COMMUNICATOR`].
     pub communicator: u32,
+    /// The ranks that belong to the communicator; `None` if all do.
+    pub members: Option<Vec<u32>>,
     /// Number of the operation in its communicator, counted from 0.
     pub op_seq: u64,
     /// What it is, such as `all_reduce`.
@@ -156,6 +196,18 @@ pub struct OperationReport {
     pub state: OperationState,
     /// Milliseconds that the rank has been in this operation.
     pub since_ms: u64,
+}
+
+/// The bit of an operation's number that says that it is a message from one rank to another: those
+/// are numbered on their own, by tag (32 bits) and then by the order of those with the same tag
+/// between the two ranks (31 bits).
+pub const MESSAGE_BIT: u64 = 1 << 63;
+
+/// Tag and order of a message, from the number of its operation; `None` for a collective operation.
+pub fn message_place(op_seq: u64) -> Option<(u32, u32)> {
+    let (tag, order) = (op_seq >> 31 & u64::from(u32::MAX), op_seq & 0x7fff_ffff);
+    let place = (u32::try_from(tag).ok()?, u32::try_from(order).ok()?);
+    (op_seq & MESSAGE_BIT != 0).then_some(place)
 }
 
 /// How far an operation came on one rank.

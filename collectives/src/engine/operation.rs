@@ -12,6 +12,7 @@ use paceline_transports::{
 use super::slots::{SLOTS_MAX, Slots};
 use super::wire::{Token, WINDOW_MAX, Wire};
 use crate::kernels::Kernel;
+use crate::members::Members;
 use crate::schedule::{Action, Partition, RecvStep, Schedule, SendStep, Source, Target};
 
 /// What a communicator keeps between operations, so that none of them allocates.
@@ -73,7 +74,7 @@ pub(crate) struct OperationId {
     pub(crate) signature: Signature,
 }
 
-/// Why a step failed.
+/// Why a step failed. Peers are ranks of the world.
 #[derive(Debug)]
 pub(crate) enum StepError {
     /// A connection is dead.
@@ -93,6 +94,7 @@ pub(crate) struct Operation<'a> {
     id: OperationId,
     operands: Operands,
     element_bytes: usize,
+    members: &'a Members,
     rank: usize,
     world_size: usize,
     board: usize,
@@ -119,8 +121,8 @@ pub(crate) struct OperationParts<'a> {
     pub(crate) partition: Partition,
     pub(crate) id: OperationId,
     pub(crate) operands: Operands,
-    pub(crate) rank: usize,
-    pub(crate) world_size: usize,
+    /// Those whose ranks the schedule counts.
+    pub(crate) members: &'a Members,
     pub(crate) board: usize,
 }
 
@@ -158,8 +160,7 @@ impl<'a> Operation<'a> {
             partition,
             id,
             operands,
-            rank,
-            world_size,
+            members,
             board,
         } = parts;
         let element_bytes = operands.input.dtype.size();
@@ -183,8 +184,9 @@ impl<'a> Operation<'a> {
             id,
             operands,
             element_bytes,
-            rank,
-            world_size,
+            members,
+            rank: members.rank as usize,
+            world_size: members.world_size as usize,
             board,
             next_send: 0,
             next_recv: 0,
@@ -208,7 +210,7 @@ impl<'a> Operation<'a> {
         Ok(posted || moved || applied)
     }
 
-    /// The peers whose bytes are missing, or who do not take ours; each once.
+    /// The peers whose bytes are missing, or who do not take ours, as ranks of the world; each once.
     pub(crate) fn waiting_on(&self, wire: &mut Wire) -> Vec<u32> {
         let (applied, sent) = (wire.board(self.board).applied(), wire.board(self.board).sent());
         let mut peers = Vec::new();
@@ -221,6 +223,7 @@ impl<'a> Operation<'a> {
         if peers.is_empty() {
             peers.extend((sent..self.next_send).map(|index| self.schedule.send(index).peer));
         }
+        peers.iter_mut().for_each(|peer| *peer = self.members.in_world(*peer));
         peers.sort_unstable();
         peers.dedup();
         peers
@@ -235,7 +238,8 @@ impl<'a> Operation<'a> {
         let board = wire.board(self.board);
         if let Some(error) = board.failure() {
             let (error, step) = (error.clone(), board.failed_step().unwrap_or(0));
-            let peer = self.schedule.recv(step.min(self.recvs.saturating_sub(1))).peer;
+            let step = self.schedule.recv(step.min(self.recvs.saturating_sub(1)));
+            let peer = self.members.in_world(step.peer);
             return Err(match error {
                 OpError::SignatureMismatch { theirs, .. } => StepError::Mismatch { peer, theirs },
                 error => StepError::Message { peer, error },
@@ -273,11 +277,12 @@ impl<'a> Operation<'a> {
                 signature: self.id.signature,
                 slice: self.landing(&step, slot),
             };
-            match wire.endpoint(step.peer).post_recv(post) {
+            let peer = self.members.in_world(step.peer);
+            match wire.endpoint(peer).post_recv(post) {
                 Ok(()) => {}
                 Err(Rejected::QueueFull(_)) => break,
                 Err(Rejected::Dead(_)) => {
-                    return Err(StepError::Endpoint(wire.death_of(step.peer)));
+                    return Err(StepError::Endpoint(wire.death_of(peer)));
                 }
             }
             self.next_recv += 1;
@@ -308,11 +313,12 @@ impl<'a> Operation<'a> {
                 signature: self.id.signature,
                 slice: self.outgoing(&step),
             };
-            match wire.endpoint(step.peer).post_send(post) {
+            let peer = self.members.in_world(step.peer);
+            match wire.endpoint(peer).post_send(post) {
                 Ok(()) => {}
                 Err(Rejected::QueueFull(_)) => break,
                 Err(Rejected::Dead(_)) => {
-                    return Err(StepError::Endpoint(wire.death_of(step.peer)));
+                    return Err(StepError::Endpoint(wire.death_of(peer)));
                 }
             }
             if step.source == Source::Scratch {

@@ -4,7 +4,9 @@ use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use super::state::{CoordinatorConfig, Member, Members, Presence};
-use crate::message::{NO_COMMUNICATOR, OperationReport, OperationState, clip};
+use crate::message::{
+    CommunicatorName, NO_COMMUNICATOR, OperationReport, OperationState, clip, message_place,
+};
 
 /// A stall explained.
 #[derive(Debug)]
@@ -45,6 +47,9 @@ pub(super) fn stall(
     report: &OperationReport,
     now: Instant,
 ) -> Stall {
+    if message_place(report.op_seq).is_some() {
+        return message_stall(members, report, now);
+    }
     let label = operation(report);
     let waiting: Vec<u32> = members
         .iter()
@@ -58,7 +63,9 @@ pub(super) fn stall(
         if waiting.len() == 1 { "s" } else { "" },
         since.unwrap_or_default().as_secs_f64()
     );
-    let others = (0..config.world_size).filter(|rank| *rank != reporter);
+    let group = report.members.as_deref();
+    let is_member = |rank: &u32| group.is_none_or(|group| group.contains(rank));
+    let others = (0..config.world_size).filter(|rank| *rank != reporter && is_member(rank));
     let faulty = others.filter_map(|rank| Some((fault(members.get(&rank), report, now)?, rank)));
     if let Some((fault, culprit)) = first_culprit(members, report, faulty) {
         let member = members.get(&culprit);
@@ -78,6 +85,26 @@ pub(super) fn stall(
         };
     }
     Stall { culprit: None, reason: format!("{label}: nobody makes progress; {tail}") }
+}
+
+/// Explains why a message between two ranks does not come or is not taken: by what the other of them
+/// does instead.
+fn message_stall(members: &Members, report: &OperationReport, now: Instant) -> Stall {
+    let label = operation(report);
+    let Some(&peer) = awaited(report).first() else {
+        return Stall { culprit: None, reason: format!("{label}: nobody makes progress") };
+    };
+    let member = members.get(&peer);
+    let fault = match member.map(|member| member.presence) {
+        None | Some(Presence::Left | Presence::Lost) => Fault::Gone,
+        Some(Presence::Present) if member.is_some_and(|m| silence(m, now) >= SILENCE_MIN) => {
+            Fault::Silent
+        }
+        Some(Presence::Present) => Fault::NotEntered,
+    };
+    let what = describe(fault, member, report, now);
+    let who = who(peer, member);
+    Stall { culprit: Some(peer), reason: format!("{label}: {who} {what}") }
 }
 
 /// What is wrong with a rank, as far as the operation of `report` goes.
@@ -134,21 +161,30 @@ fn describe(
             let instead = waits_elsewhere(member, report, now)
                 .map(|other| format!(", waits in {}", operation(other)))
                 .unwrap_or_default();
-            format!("never entered but is alive (heartbeat {silence:.1} s ago{last}{instead})")
+            let missing = if message_place(report.op_seq).is_some() {
+                "has not called the other side of it"
+            } else {
+                "never entered"
+            };
+            format!("{missing} but is alive (heartbeat {silence:.1} s ago{last}{instead})")
         }
     }
 }
 
-/// What a rank waits in, in another communicator than that of `report`.
+/// What a rank waits in, other than the operations of the communicator of `report`.
 fn waits_elsewhere<'a>(
     member: &'a Member,
     report: &OperationReport,
     now: Instant,
 ) -> Option<&'a OperationReport> {
     let here = (report.context, report.communicator);
-    member.progress.iter().filter(|(place, _)| **place != here).find_map(|(_, standing)| {
+    member.progress.iter().find_map(|(place, standing)| {
         let (other, arrived) = standing.report.as_ref()?;
-        let is_in_it = standing.entered == other.op_seq.saturating_add(1);
+        let is_message = message_place(other.op_seq).is_some();
+        let is_collective = standing.entered == other.op_seq.saturating_add(1);
+        // Of messages it is not known how many a rank has entered.
+        let may_be_elsewhere = *place != here || message_place(report.op_seq).is_some();
+        let is_in_it = is_message || (is_collective && may_be_elsewhere);
         let is_recent = now.saturating_duration_since(*arrived) <= REPORT_AGE_MAX;
         (is_in_it && is_recent).then_some(other)
     })
@@ -212,10 +248,15 @@ fn awaited(report: &OperationReport) -> &[u32] {
 /// An operation as messages name it: `all_reduce #412 (grad.7)`, and `all_reduce #412 of communicator
 /// 2` or `all_reduce #412 of communicator 0 of context 1` where there are several.
 pub(super) fn operation(report: &OperationReport) -> String {
-    let mut text = format!("{} #{}", clip(&report.kind), report.op_seq);
+    let mut text = clip(&report.kind).to_owned();
+    match message_place(report.op_seq) {
+        Some((tag, order)) => write!(text, " #{order} with tag {tag}"),
+        None => write!(text, " #{}", report.op_seq),
+    }
+    .expect("writing to a String cannot fail");
     let is_only_one = report.communicator == 0 && report.context == 0;
     if !is_only_one && report.communicator != NO_COMMUNICATOR {
-        write!(text, " of communicator {}", report.communicator)
+        write!(text, " of {}", CommunicatorName(report.communicator))
             .expect("writing to a String cannot fail");
     }
     if report.context != 0 {

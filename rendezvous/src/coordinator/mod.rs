@@ -6,6 +6,7 @@
 mod connection;
 mod diagnosis;
 mod event_loop;
+mod groups;
 mod server;
 mod state;
 

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::diagnosis;
+use super::groups::{Ending, GroupEndings};
 use crate::message::{
     Abort, KEY_BYTES_MAX, OperationReport, OperationState, Progress, RequestId, ToCoordinator,
-    ToRank, VALUE_BYTES_MAX, clip,
+    ToRank, VALUE_BYTES_MAX, clip, message_place,
 };
 
 /// Bytes of all keys and values together. Addresses of a thousand ranks are a few hundred KiB.
@@ -110,6 +111,7 @@ pub struct Coordinator {
     /// The abort that takes effect when the grace is over.
     pending: Option<(Instant, Abort)>,
     aborted: Option<Abort>,
+    groups: GroupEndings,
 }
 
 impl Coordinator {
@@ -123,6 +125,7 @@ impl Coordinator {
             first_joined: None,
             pending: None,
             aborted: None,
+            groups: GroupEndings::default(),
         }
     }
 
@@ -272,7 +275,8 @@ impl Coordinator {
         };
         let timed_out = matches!(report.state, OperationState::TimedOut { .. });
         if let Some(member) = self.members.get_mut(&rank) {
-            let entered = report.op_seq.saturating_add(1);
+            let is_message = message_place(report.op_seq).is_some();
+            let entered = if is_message { 0 } else { report.op_seq.saturating_add(1) };
             let standing = member.advance(report.context, report.communicator, entered);
             standing.report = Some((report.clone(), now));
         }
@@ -280,15 +284,46 @@ impl Coordinator {
             // Who blames another has probably seen the symptom of a death that a supervisor is
             // about to explain.
             Some((culprit, reason)) if culprit.is_some_and(|culprit| culprit != rank) => {
-                self.end_after_grace(culprit, reason, now)
+                match self.group_ending(&report, culprit, &reason) {
+                    Some(ending) => {
+                        self.groups.end_at(now + self.config.lost_grace, ending);
+                        self.groups.tick(now)
+                    }
+                    None => self.end_after_grace(culprit, reason, now),
+                }
             }
-            Some((culprit, reason)) => self.abort(culprit, &reason),
+            Some((culprit, reason)) => self.end(&report, culprit, &reason),
             None if timed_out => {
                 let stall = diagnosis::stall(&self.config, &self.members, rank, &report, now);
-                self.abort(stall.culprit, &stall.reason)
+                self.end(&report, stall.culprit, &stall.reason)
             }
             None => Vec::new(),
         }
+    }
+
+    /// Ends what a report is about: a group, or the epoch.
+    fn end(
+        &mut self,
+        report: &OperationReport,
+        culprit: Option<u32>,
+        reason: &str,
+    ) -> Vec<(u32, ToRank)> {
+        match self.group_ending(report, culprit, reason) {
+            Some(ending) => self.groups.end(ending),
+            None => self.abort(culprit, reason),
+        }
+    }
+
+    fn group_ending(
+        &self,
+        report: &OperationReport,
+        culprit: Option<u32>,
+        reason: &str,
+    ) -> Option<Ending> {
+        let (epoch, reason) = (self.config.epoch, clip(reason).to_owned());
+        let mut ending = Ending::of(report, Abort { epoch, culprit, reason })?;
+        ending.keep_members(|rank| self.is_present(rank));
+        Some(ending)
     }
 
     /// The connection of a rank has ended without goodbye; the epoch ends after the grace.
@@ -369,6 +404,10 @@ impl Coordinator {
             let Abort { culprit, reason, .. } = abort.clone();
             return self.abort(culprit, &reason);
         }
+        let told = self.groups.tick(now);
+        if !told.is_empty() {
+            return told;
+        }
         match (self.join_deadline(), self.config.join_timeout) {
             (Some(due), Some(timeout)) if due <= now => {
                 let absent = diagnosis::absent(&self.config, &self.members);
@@ -386,7 +425,7 @@ impl Coordinator {
     /// When [`Coordinator::tick`] has something to do next.
     pub fn next_deadline(&self) -> Option<Instant> {
         let pending = self.pending.as_ref().map(|(due, _)| *due);
-        [pending, self.join_deadline()].into_iter().flatten().min()
+        [pending, self.groups.next_deadline(), self.join_deadline()].into_iter().flatten().min()
     }
 
     fn join_deadline(&self) -> Option<Instant> {

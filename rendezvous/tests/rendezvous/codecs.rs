@@ -35,11 +35,13 @@ fn reports() -> impl Strategy<Value = OperationReport> {
         (".*", any::<Option<u32>>())
             .prop_map(|(reason, culprit)| OperationState::Failed { reason, culprit }),
     ];
-    let number = (any::<u32>(), any::<u32>(), any::<u64>());
+    let members = prop::option::of(prop::collection::vec(any::<u32>(), 0..5));
+    let number = (any::<u32>(), any::<u32>(), members, any::<u64>());
     (number, ".*", any::<Option<String>>(), any::<u64>(), state, any::<u64>()).prop_map(
-        |((context, communicator, op_seq), kind, name, bytes, state, since_ms)| OperationReport {
+        |((context, communicator, members, op_seq), kind, name, bytes, state, since_ms)| OperationReport {
             context,
             communicator,
+            members,
             op_seq,
             kind,
             name,
@@ -83,6 +85,12 @@ fn to_rank() -> impl Strategy<Value = ToRank> {
         (any::<u32>(), any::<Option<u32>>(), ".*").prop_map(|(epoch, culprit, reason)| {
             ToRank::Abort { abort: Abort { epoch, culprit, reason } }
         }),
+        (any::<(u32, u32)>(), any::<Option<u32>>(), ".*").prop_map(
+            |((context, communicator), culprit, reason)| {
+                let abort = Abort { epoch: 0, culprit, reason };
+                ToRank::GroupAbort { context, communicator, abort }
+            }
+        ),
         Just(ToRank::Farewell),
     ]
 }

@@ -43,6 +43,7 @@ fn report_of(
         report: OperationReport {
             context,
             communicator,
+            members: None,
             op_seq,
             kind,
             name: None,

@@ -47,6 +47,7 @@ fn report(state: OperationState) -> OperationReport {
     OperationReport {
         context: 0,
         communicator: 0,
+        members: None,
         op_seq: 412,
         kind: "all_reduce".to_owned(),
         name: Some("grad.7".to_owned()),

@@ -1,0 +1,65 @@
+//! Who belongs to a communicator, and what its ranks are called in the world.
+
+use std::sync::Arc;
+
+/// The ranks of a communicator. Schedules, roots and the memory of a node count ranks of the
+/// communicator; connections, errors and reports those of the world.
+#[derive(Clone, Debug)]
+pub(crate) struct Members {
+    /// This process.
+    pub(crate) rank: u32,
+    pub(crate) world_size: u32,
+    /// Ranks of the world by rank of the group; `None` where everybody is a member and the two are
+    /// the same.
+    group: Option<Arc<[u32]>>,
+}
+
+impl Members {
+    pub(crate) fn everybody(rank: u32, world_size: u32) -> Self {
+        Self { rank, world_size, group: None }
+    }
+
+    /// Some ranks of the world, in this order, seen from the one that is `ours` in the world.
+    ///
+    /// # Panics
+    /// If that is not one of them.
+    pub(crate) fn group(world_ranks: Vec<u32>, ours: u32) -> Self {
+        let place = world_ranks.iter().position(|rank| *rank == ours);
+        let count = |count: usize| u32::try_from(count).expect("ranks are counted in u32");
+        Self {
+            rank: count(place.expect("who makes a group is one of its members")),
+            world_size: count(world_ranks.len()),
+            group: Some(world_ranks.into()),
+        }
+    }
+
+    /// What a rank of the communicator is called in the world.
+    #[inline]
+    pub(crate) fn in_world(&self, rank: u32) -> u32 {
+        match &self.group {
+            None => rank,
+            Some(group) => group[rank as usize],
+        }
+    }
+
+    /// The ranks of the world that form a group; `None` where it is everybody.
+    pub(crate) fn of_group(&self) -> Option<&[u32]> {
+        self.group.as_deref()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn members_are_counted_in_the_order_of_their_group() {
+        let members = Members::group(vec![5, 2, 9], 2);
+        assert_eq!((members.rank, members.world_size), (1, 3));
+        assert_eq!([0, 1, 2].map(|rank| members.in_world(rank)), [5, 2, 9]);
+        assert_eq!(members.of_group(), Some(&[5, 2, 9][..]));
+        let members = Members::everybody(3, 7);
+        assert_eq!((members.rank, members.world_size, members.in_world(6)), (3, 7, 6));
+        assert_eq!(members.of_group(), None);
+    }
+}
