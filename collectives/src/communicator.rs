@@ -2,6 +2,7 @@
 
 mod compression;
 mod exchanges;
+mod group;
 mod reductions;
 mod rooted;
 #[cfg(test)]
@@ -22,6 +23,7 @@ use crate::drive::{self, Run};
 use crate::engine::Workspace;
 use crate::error::{CollectiveError, OperationName, SetupError};
 use crate::fusion::{FusionBuffer, FusionLimits};
+use crate::members::Members;
 use crate::node::NodeGroup;
 use crate::plan::{Choice, PlanFacts};
 use crate::program::Program;
@@ -29,9 +31,6 @@ use crate::reduction::{Reducer, Reduction};
 use crate::schedule::Partition;
 use crate::signature::{Collective, OperationKind};
 use crate::waiting::{PanicReport, report_failure};
-
-/// Staging memory of a communicator at the start; it grows if a schedule cannot do with it.
-const SCRATCH_BYTES: usize = 4 << 20;
 
 /// A group of ranks that carry out collective operations together.
 ///
@@ -49,6 +48,7 @@ const SCRATCH_BYTES: usize = 4 << 20;
 pub struct Communicator {
     context: Arc<ContextInner>,
     id: u32,
+    members: Members,
     facts: PlanFacts,
     /// What heartbeats tell the coordinator.
     counter: Option<OperationCounter>,
@@ -65,34 +65,38 @@ struct State {
 }
 
 impl Communicator {
-    /// With a node group, operations run in memory that all ranks share.
+    /// With a node group, operations run in memory that all members share.
     pub(crate) fn new(
         context: &Arc<ContextInner>,
         id: u32,
+        members: Members,
         node: Option<NodeGroup>,
     ) -> Result<Self, SetupError> {
-        let alone = context.world_size() == 1;
-        let scratch = Region::allocate(if alone { 0 } else { SCRATCH_BYTES })?;
-        let facts = PlanFacts { shared_memory: node.is_some(), ..context.facts.clone() };
+        let facts = PlanFacts {
+            world_size: members.world_size,
+            shared_memory: node.is_some(),
+            ..context.facts.clone()
+        };
         let state = State {
             op_seq: 0,
             node,
-            workspace: Workspace::new(scratch),
+            workspace: Workspace::new(Region::allocate(0)?),
             fusion: FusionBuffer::default(),
             poisoned: None,
         };
         let counter = context.job.track(context.number, id);
-        Ok(Self { context: Arc::clone(context), id, facts, counter, state: Mutex::new(state) })
+        let state = Mutex::new(state);
+        Ok(Self { context: Arc::clone(context), id, members, facts, counter, state })
     }
 
     /// This process's number in the group, `0..world_size`.
     pub fn rank(&self) -> u32 {
-        self.context.rank()
+        self.members.rank
     }
 
     /// How many ranks there are.
     pub fn world_size(&self) -> u32 {
-        self.context.world_size()
+        self.members.world_size
     }
 
     /// Bytes of memory that this rank holds for operations of this communicator: scratch for messages
@@ -208,7 +212,17 @@ impl Communicator {
         call: &Call<'_>,
         choice: Choice,
     ) -> Result<(), CollectiveError> {
-        let kind = call.kind(choice.algorithm);
+        self.execute_as(state, call.kind(choice.algorithm), call, choice)
+    }
+
+    /// The same under another name.
+    fn execute_as(
+        &self,
+        state: &mut State,
+        kind: OperationKind,
+        call: &Call<'_>,
+        choice: Choice,
+    ) -> Result<(), CollectiveError> {
         let operation = self.name(state, kind);
         let outcome = match call.staging_bytes() {
             0 => {
@@ -239,12 +253,13 @@ impl Communicator {
             call.complete_alone();
             return Ok(());
         }
-        let panic_report = PanicReport { context: &self.context, name: operation };
+        let Self { context, members, .. } = self;
+        let panic_report = PanicReport { context, members, name: operation };
         let outcome = match (&mut state.node, choice.algorithm.node_manner()) {
             (Some(group), Some(manner)) => {
                 let request = call.node_request(&operation.kind, manner);
                 // SAFETY: a call lends its buffers for as long as it is borrowed.
-                unsafe { drive::run_node(&self.context, operation, group, request) }
+                unsafe { drive::run_node(context, members, operation, group, request) }
             }
             _ => self.run_over_wire(state, operation, call, choice),
         };
@@ -265,6 +280,7 @@ impl Communicator {
         let program = Program::new(call, choice, rank, world_size);
         let run = Run {
             context: &self.context,
+            members: &self.members,
             operation,
             node: state.node.as_ref(),
             schedule: program.as_schedule(),
@@ -298,7 +314,7 @@ impl Communicator {
         if error.is_fatal() {
             state.poisoned = Some(error.to_string());
             // First the cause, then the end of what they share: who sees this asks for that.
-            report_failure(&self.context, operation, &error);
+            report_failure(&self.context, &self.members, operation, &error);
             if let Some(node) = &state.node {
                 node.abort();
             }

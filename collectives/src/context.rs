@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 
 use paceline_rendezvous::env::{self, Environment, PortRange};
+use paceline_rendezvous::message::GROUPS_MAX;
 use paceline_rendezvous::{BootstrapError, ProcessEnvironment};
 use paceline_transports::TransportKind;
 use paceline_transports::tcp::InterfaceChoice;
@@ -15,6 +16,7 @@ use crate::connect::{Connected, connect};
 use crate::engine::{IdlePolicy, Wire};
 use crate::error::{AGREEMENT_COMMUNICATOR, SetupError};
 use crate::job::Job;
+use crate::members::Members;
 use crate::node::NodeGroup;
 use crate::plan::{Algorithm, PlanFacts};
 
@@ -135,6 +137,8 @@ pub(crate) struct ContextInner {
     /// Shared memory for the first communicator that is made.
     node: Mutex<Option<NodeGroup>>,
     communicators: AtomicU32,
+    /// Groups that this rank has led, or was ready to lead.
+    groups: AtomicU32,
     fallback: Option<String>,
 }
 
@@ -159,6 +163,21 @@ impl ContextInner {
     /// Whether another thread wants the wire.
     pub(crate) fn is_contended(&self) -> bool {
         self.waiting.load(Ordering::Relaxed) > 0
+    }
+
+    /// A number for a group, should this rank lead it.
+    pub(crate) fn reserve_group(&self) -> u32 {
+        self.groups.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// It does not. The number is used again unless another one was reserved meanwhile.
+    pub(crate) fn return_group(&self, number: u32) {
+        let (order, last) = (Ordering::Relaxed, number.wrapping_add(1));
+        let _ = self.groups.compare_exchange(last, number, order, order);
+    }
+
+    fn everybody(&self) -> Members {
+        Members::everybody(self.rank(), self.world_size())
     }
 
     pub(crate) fn rank(&self) -> u32 {
@@ -198,6 +217,7 @@ impl Context {
             waiting: AtomicU32::new(0),
             node: Mutex::new(node),
             communicators: AtomicU32::new(0),
+            groups: AtomicU32::new(0),
             fallback,
         };
         let context = Self { inner: Arc::new(inner) };
@@ -209,7 +229,8 @@ impl Context {
     fn agree(&self) -> Result<(), SetupError> {
         let mut hasher = DefaultHasher::new();
         self.inner.facts.hash(&mut hasher);
-        let communicator = Communicator::new(&self.inner, AGREEMENT_COMMUNICATOR, None)?;
+        let everybody = self.inner.everybody();
+        let communicator = Communicator::new(&self.inner, AGREEMENT_COMMUNICATOR, everybody, None)?;
         communicator.agree(hasher.finish()).map_err(|error| SetupError::Agreement(Box::new(error)))
     }
 
@@ -223,7 +244,11 @@ impl Context {
     pub fn communicator(&self) -> Result<Communicator, SetupError> {
         let id = self.inner.communicators.fetch_add(1, Ordering::Relaxed);
         let node = self.inner.node.lock().unwrap_or_else(PoisonError::into_inner).take();
-        Communicator::new(&self.inner, id, node)
+        if id >= GROUPS_MAX {
+            let what = format!("more than {GROUPS_MAX} communicators in one context");
+            return Err(SetupError::Option(what));
+        }
+        Communicator::new(&self.inner, id, self.inner.everybody(), node)
     }
 
     #[cfg(test)]

@@ -16,6 +16,10 @@ use crate::node::{NodeError, NodeGroup, NodeOp, NodeRequest, Progress};
 use crate::schedule::{Partition, Schedule};
 use crate::waiting::{PARK_MAX, Waiting};
 
+/// Staging memory of a communicator, once it reduces what comes by messages; more if a schedule cannot do
+/// with it.
+const SCRATCH_BYTES: usize = 4 << 20;
+
 /// One operation to run.
 pub(crate) struct Run<'a> {
     pub(crate) context: &'a ContextInner,
@@ -77,7 +81,9 @@ pub(crate) unsafe fn run(run: Run<'_>, workspace: &mut Workspace) -> Result<(), 
     };
     let needed = scratch_bytes_min(run.schedule, run.operands.input.dtype.size());
     if workspace.scratch_bytes() < needed {
-        let scratch = Region::allocate(needed).map_err(|error| no_memory(error.to_string()))?;
+        // Where nothing is exchanged by messages there never is any.
+        let bytes = needed.max(SCRATCH_BYTES);
+        let scratch = Region::allocate(bytes).map_err(|error| no_memory(error.to_string()))?;
         workspace.replace_scratch(scratch);
     }
     let mut wire = context.wire();

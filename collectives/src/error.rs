@@ -1,6 +1,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use paceline_rendezvous::message::CommunicatorName;
 use paceline_rendezvous::{BootstrapError, ControlError, StoreError};
 use paceline_transports::{EndpointError, EstablishError, OpError, RegionError};
 
@@ -26,7 +27,7 @@ impl fmt::Display for OperationName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} #{}", self.kind.collective, self.op_seq)?;
         if !matches!(self.communicator, 0 | AGREEMENT_COMMUNICATOR) {
-            write!(f, " of communicator {}", self.communicator)?;
+            write!(f, " of {}", CommunicatorName(self.communicator))?;
         }
         let details = self.kind.details();
         if details.is_empty() { Ok(()) } else { write!(f, " ({details})") }
@@ -246,6 +247,9 @@ pub enum SetupError {
     /// The ranks do not agree on the plan, or one of them is lost already.
     #[error("the ranks cannot agree on a plan")]
     Agreement(#[source] Box<CollectiveError>),
+    /// The exchange that forms groups failed.
+    #[error("the ranks cannot form groups")]
+    Split(#[source] Box<CollectiveError>),
     /// Memory cannot be had.
     #[error("no memory for staging")]
     Memory(#[from] RegionError),
@@ -256,6 +260,7 @@ impl SetupError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Bootstrap(error) => error.hint(),
+            Self::Split(error) => error.hint(),
             Self::Establish { source, .. } => source.hint(),
             Self::Absent { .. } => Some(
                 "see whether these ranks started and what they do; --start-timeout \

@@ -86,7 +86,13 @@ impl Algorithm {
             Self::NodeOneShot => {
                 // The others' places in shared memory follow from what all ranks know.
                 collective.shares_counts()
-                    && !matches!(collective, Collective::Shift | Collective::Agreement)
+                    && !matches!(
+                        collective,
+                        Collective::Shift
+                            | Collective::Agreement
+                            | Collective::Send
+                            | Collective::Receive
+                    )
             }
             Self::NodeTwoShot => {
                 Self::NodeOneShot.supports(collective) && !matches!(collective, Collective::Barrier)
@@ -258,6 +264,8 @@ impl PlanFacts {
             Collective::Broadcast => Algorithm::BinomialTree,
             Collective::Reduce if few => Algorithm::TwoShot,
             Collective::Reduce | Collective::Shift => Algorithm::Ring,
+            // Messages go as they are, and a split is carried out as an all-gather.
+            Collective::Send | Collective::Receive | Collective::Split => Algorithm::Ring,
             Collective::Barrier | Collective::Agreement => Algorithm::Dissemination,
         }
     }

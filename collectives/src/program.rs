@@ -54,7 +54,10 @@ impl Program {
             }
             Collective::AllReduce => Phases::AllReduce,
             Collective::ReduceScatter | Collective::ReduceScatterV => Phases::ReduceScatter,
-            Collective::AllGather | Collective::AllGatherV => Phases::AllGather,
+            Collective::AllGather | Collective::AllGatherV | Collective::Split => Phases::AllGather,
+            Collective::Send | Collective::Receive => {
+                unreachable!("messages between two ranks follow no program")
+            }
             Collective::Reduce => Phases::Reduce { root },
         };
         let (partition, window) = (call.partition.clone(), choice.window);

@@ -44,6 +44,12 @@ pub enum Collective {
     ScatterV = 23,
     /// The agreement on the plan that opens a communicator; not called by users.
     Agreement = 7,
+    /// The exchange that forms groups: an all-gather of its own name.
+    Split = 32,
+    /// A message from one rank to another, to the one that sends it.
+    Send = 33,
+    /// The same message to the one that receives it. On the wire it is a send.
+    Receive = 34,
 }
 
 impl Collective {
@@ -85,6 +91,9 @@ impl Collective {
             Self::GatherV => "gather_v",
             Self::ScatterV => "scatter_v",
             Self::Agreement => "agreement",
+            Self::Split => "split",
+            Self::Send => "send",
+            Self::Receive => "recv",
         }
     }
 
@@ -118,7 +127,8 @@ impl Collective {
     }
 
     fn from_code(code: u8) -> Option<Self> {
-        Self::ALL.into_iter().chain([Self::Agreement]).find(|kind| *kind as u8 == code)
+        let others = [Self::Agreement, Self::Split, Self::Send];
+        Self::ALL.into_iter().chain(others).find(|kind| *kind as u8 == code)
     }
 }
 

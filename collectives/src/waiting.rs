@@ -118,7 +118,9 @@ impl<'a> Waiting<'a> {
         // before it ends, and a system call would take longer than the shortest of them.
         if now - *self.looked.get_or_insert(now) >= ABORT_LOOK_INTERVAL {
             self.looked = Some(now);
-            if let Some(abort) = self.context.job.poll_abort(self.context.number, self.name.communicator) {
+            if let Some(abort) =
+                self.context.job.poll_abort(self.context.number, self.name.communicator)
+            {
                 return Err(self.aborted(abort));
             }
             self.watch(now.saturating_duration_since(since), waiting_on)?;
@@ -248,7 +250,9 @@ impl<'a> Waiting<'a> {
         self.context.job.rendezvous().control.as_ref()?;
         let until = Instant::now() + VERDICT_WAIT;
         while Instant::now() < until {
-            if let Some(abort) = self.context.job.poll_abort(self.context.number, self.name.communicator) {
+            if let Some(abort) =
+                self.context.job.poll_abort(self.context.number, self.name.communicator)
+            {
                 return Some(abort);
             }
             std::thread::sleep(Duration::from_millis(1));

@@ -46,7 +46,8 @@ fn panic_inside(communicator: &Communicator) {
         algorithm: 0,
     };
     let name = communicator.name(&mut state, kind);
-    let _report = PanicReport { context: &communicator.context, name };
+    let _report =
+        PanicReport { context: &communicator.context, members: &communicator.members, name };
     panic!("a bug, for the test");
 }
 

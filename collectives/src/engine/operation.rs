@@ -153,16 +153,8 @@ impl<'a> Operation<'a> {
     /// operation is [done](Self::is_done) or [given up](Self::give_up), and nobody else may access
     /// them meanwhile. Input and output are the same memory or do not overlap.
     pub(crate) unsafe fn new(parts: OperationParts<'a>) -> Self {
-        let OperationParts {
-            schedule,
-            workspace,
-            kernel,
-            partition,
-            id,
-            operands,
-            members,
-            board,
-        } = parts;
+        let OperationParts { schedule, workspace, kernel, partition, id, operands, members, board } =
+            parts;
         let element_bytes = operands.input.dtype.size();
         // SAFETY: the contract of this function.
         unsafe { relend(&mut workspace.input, &operands.input) };

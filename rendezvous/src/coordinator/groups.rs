@@ -52,7 +52,8 @@ impl GroupEndings {
             self.ended.pop_first();
         }
         let (context, communicator) = key;
-        let told = |rank| (rank, ToRank::GroupAbort { context, communicator, abort: abort.clone() });
+        let told =
+            |rank| (rank, ToRank::GroupAbort { context, communicator, abort: abort.clone() });
         members.into_iter().map(told).collect()
     }
 

@@ -38,16 +38,18 @@ fn reports() -> impl Strategy<Value = OperationReport> {
     let members = prop::option::of(prop::collection::vec(any::<u32>(), 0..5));
     let number = (any::<u32>(), any::<u32>(), members, any::<u64>());
     (number, ".*", any::<Option<String>>(), any::<u64>(), state, any::<u64>()).prop_map(
-        |((context, communicator, members, op_seq), kind, name, bytes, state, since_ms)| OperationReport {
-            context,
-            communicator,
-            members,
-            op_seq,
-            kind,
-            name,
-            bytes,
-            state,
-            since_ms,
+        |((context, communicator, members, op_seq), kind, name, bytes, state, since_ms)| {
+            OperationReport {
+                context,
+                communicator,
+                members,
+                op_seq,
+                kind,
+                name,
+                bytes,
+                state,
+                since_ms,
+            }
         },
     )
 }
