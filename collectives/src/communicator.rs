@@ -5,6 +5,7 @@ mod exchanges;
 mod group;
 mod reductions;
 mod rooted;
+mod share;
 #[cfg(test)]
 mod tests;
 

@@ -20,7 +20,7 @@ use crate::trouble::{Alarm, Trouble, cause};
 
 /// How long to try to share memory at most where there is TCP to fall back to. On one node it takes
 /// milliseconds, or fails at once.
-const SHARING_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const SHARING_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long to look for what another rank should have published by then.
 const LOOK_TIMEOUT: Duration = Duration::from_millis(50);

@@ -140,6 +140,8 @@ pub(crate) struct ContextInner {
     /// Groups that this rank has led, or was ready to lead.
     groups: AtomicU32,
     fallback: Option<String>,
+    /// Whether ranks of one node may share memory where all ranks do not.
+    shares_on_nodes: bool,
 }
 
 impl ContextInner {
@@ -174,6 +176,11 @@ impl ContextInner {
     pub(crate) fn return_group(&self, number: u32) {
         let (order, last) = (Ordering::Relaxed, number.wrapping_add(1));
         let _ = self.groups.compare_exchange(last, number, order, order);
+    }
+
+    /// Whether ranks whose node is the same may be able to share memory; the same on all ranks.
+    pub(crate) fn may_share_memory(&self) -> bool {
+        self.facts.transport == TransportKind::Shm || self.shares_on_nodes
     }
 
     fn everybody(&self) -> Members {
@@ -218,6 +225,7 @@ impl Context {
             node: Mutex::new(node),
             communicators: AtomicU32::new(0),
             groups: AtomicU32::new(0),
+            shares_on_nodes: options.transport == TransportChoice::Auto && fallback.is_none(),
             fallback,
         };
         let context = Self { inner: Arc::new(inner) };
@@ -236,11 +244,12 @@ impl Context {
 
     /// A new communicator of all ranks. All of them must make theirs in the same order.
     ///
-    /// Where the ranks share memory, the first communicator works in it directly; further ones
-    /// exchange messages.
+    /// Where all ranks share memory, its collectives work in it directly. The first communicator takes
+    /// what was shared when the context was made; for each further one the ranks share more, and
+    /// wait for each other.
     ///
     /// # Errors
-    /// [`SetupError::Memory`] if its staging memory cannot be had.
+    /// [`SetupError::Split`] if the ranks that were to share memory did not come.
     pub fn communicator(&self) -> Result<Communicator, SetupError> {
         let id = self.inner.communicators.fetch_add(1, Ordering::Relaxed);
         let node = self.inner.node.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -248,7 +257,12 @@ impl Context {
             let what = format!("more than {GROUPS_MAX} communicators in one context");
             return Err(SetupError::Option(what));
         }
-        Communicator::new(&self.inner, id, self.inner.everybody(), node)
+        let makes_do = node.is_some() || self.inner.facts.transport != TransportKind::Shm;
+        let mut communicator = Communicator::new(&self.inner, id, self.inner.everybody(), node)?;
+        if !makes_do {
+            communicator.share_memory()?;
+        }
+        Ok(communicator)
     }
 
     #[cfg(test)]

@@ -9,7 +9,7 @@ use std::thread;
 use paceline_collectives::{
     CollectiveError, Communicator, ContextOptions, ReduceOp, SetupError, TransportKind,
 };
-use support::{every_way, over, world};
+use support::{contexts, every_way, over, world};
 
 /// Numbers from a seed, the same on all ranks.
 struct Random(u64);
@@ -250,5 +250,34 @@ fn lists_of_ranks_that_make_no_sense_are_refused() {
         let error = communicator.group(&ranks).unwrap_err().to_string();
         assert!(error.contains("named other members"), "{error}");
         communicator.barrier().unwrap();
+    });
+}
+
+#[test]
+fn groups_share_memory_where_the_world_does() {
+    let shared = |options: &ContextOptions| {
+        contexts(4, options, |context| {
+            let first = context.communicator().unwrap();
+            let second = context.communicator().unwrap();
+            let half = first.split(Some(first.rank() / 2), 0).unwrap().unwrap();
+            let alone = first.split(Some(first.rank()), 0).unwrap().unwrap();
+            check(&second, 3_000, 1);
+            check(&alone, 3_000, 1);
+            let all = [&first, &second, &half, &alone];
+            all.map(|communicator| communicator.plan_facts().shared_memory)
+        })
+    };
+    assert_eq!(shared(&over(TransportKind::Shm)), [[true, true, true, false]; 4]);
+    assert_eq!(shared(&over(TransportKind::Tcp)), [[false; 4]; 4]);
+}
+
+#[test]
+fn a_group_costs_what_it_says() {
+    const GROUP_BYTES_MAX: usize = 3 << 20;
+    world(8, &over(TransportKind::Shm), |communicator| {
+        let group = communicator.split(Some(0), 0).unwrap().unwrap();
+        check(&group, 100_000, 0);
+        let bytes = group.memory_bytes();
+        assert!((1 << 20..GROUP_BYTES_MAX).contains(&bytes), "{bytes}");
     });
 }

@@ -1,11 +1,13 @@
 //! Groups of a communicator's ranks.
 
+use paceline_devices::Element;
 use paceline_rendezvous::message::group_communicator;
 
 use super::Communicator;
 use crate::call::Lent;
 use crate::error::{CollectiveError, SetupError};
 use crate::members::Members;
+use crate::plan::PlanFacts;
 use crate::signature::{Collective, OperationKind};
 
 /// What each rank says in a split: its colour or -1, its key, its count of groups.
@@ -15,6 +17,10 @@ impl Communicator {
     /// Falls into groups: ranks of the same `color` become one, ordered by `key` and among equal keys
     /// by rank. Who passes no colour is in no group. The groups exist beside this communicator; each
     /// is given up by dropping it.
+    ///
+    /// Where its members are on one node and may share memory they get memory of their own, as the
+    /// context's first communicator has: about 2 MiB for each member. [`plan_facts`](Self::plan_facts)
+    /// tells.
     ///
     /// In a group, ranks, roots and chunks are counted within it; errors and reports name ranks of
     /// the world. A failure ends its group and no other, unless a rank is lost.
@@ -28,7 +34,7 @@ impl Communicator {
         let count = self.context.reserve_group();
         let ours = [color.map_or(-1, i64::from), key, i64::from(count)];
         let mut all = vec![0; ours.len() * self.world_size() as usize];
-        self.exchange_words(&ours, &mut all).map_err(|error| SetupError::Split(Box::new(error)))?;
+        self.exchange(&ours, &mut all).map_err(|error| SetupError::Split(Box::new(error)))?;
         let said = || all.chunks_exact(WORDS).zip(0..);
         let mut ranks: Vec<u32> = Vec::new();
         if color.is_some() {
@@ -51,7 +57,9 @@ impl Communicator {
         })?;
         let world_ranks = ranks.iter().map(|rank| self.members.in_world(*rank)).collect();
         let members = Members::group(world_ranks, self.context.rank());
-        Self::new(&self.context, id, members, None).map(Some)
+        let mut group = Self::new(&self.context, id, members, None)?;
+        group.share_memory()?;
+        Ok(Some(group))
     }
 
     /// The group of these ranks, in this order; `None` on a rank that is not among them. All ranks of
@@ -83,6 +91,11 @@ impl Communicator {
         }
     }
 
+    /// What its plans follow from.
+    pub fn plan_facts(&self) -> &PlanFacts {
+        &self.facts
+    }
+
     /// What a rank of this communicator is called in the world, which is how errors name it; `None`
     /// if it has no such rank.
     pub fn world_rank(&self, rank: u32) -> Option<u32> {
@@ -90,7 +103,11 @@ impl Communicator {
     }
 
     /// An all-gather in the name of [`Collective::Split`].
-    fn exchange_words(&self, ours: &[i64], all: &mut [i64]) -> Result<(), CollectiveError> {
+    pub(super) fn exchange<T: Element>(
+        &self,
+        ours: &[T],
+        all: &mut [T],
+    ) -> Result<(), CollectiveError> {
         let call = self.call(Collective::AllGather, None, Lent::apart(Some(ours), Some(all)))?;
         let choice = self.choose(&call);
         let kind = OperationKind {

@@ -67,9 +67,7 @@ impl ShmTransport {
         arena: Option<ArenaLayout>,
         patience: &Patience<'_>,
     ) -> Result<Node, EstablishError> {
-        let name_of = |rank: &u32| decode(*rank, &group.addresses[*rank as usize]);
-        let names = members.iter().map(name_of).collect::<Result<Vec<_>, _>>()?;
-        let mut mesh = Mesh::connect(&self.listener, &names, members, group, patience)?;
+        let mut mesh = self.mesh(group, members, patience)?;
         let place = u32::try_from(mesh.place).expect("members are counted in u32");
         let pipes = PipeLayout::new(members.len());
         let create = || {
@@ -86,8 +84,6 @@ impl ShmTransport {
         };
         let join = |descriptors: Vec<_>| {
             let mut descriptors = descriptors.into_iter();
-            // The kernel drops descriptors that a process has no room for.
-            let refused = || "no memory was sent, or too many files are open".to_owned();
             let mut next = || descriptors.next().ok_or_else(refused);
             let memory =
                 SharedMemory::from_fd(next()?, pipes.bytes()).map_err(|error| explain(&error))?;
@@ -102,6 +98,44 @@ impl ShmTransport {
         let (memory, arena) = mesh.share(create, join, patience.deadline)?;
         let endpoints = endpoints(mesh, memory, pipes, group)?;
         Ok(Node { arena, endpoints })
+    }
+
+    /// Makes the arena that `layout` describes for the ranks `members` (this one among them) of a
+    /// group, who have other connections already. A member's number in the arena is its place in
+    /// `members`.
+    ///
+    /// # Errors
+    /// As for [`ShmTransport::connect_node`].
+    pub fn share_arena(
+        self,
+        group: &Group<'_>,
+        members: &[u32],
+        layout: ArenaLayout,
+        patience: &Patience<'_>,
+    ) -> Result<Arena, EstablishError> {
+        let mut mesh = self.mesh(group, members, patience)?;
+        let place = u32::try_from(mesh.place).expect("members are counted in u32");
+        let create = || {
+            let arena = Arena::create(layout, place).map_err(|error| explain(&error))?;
+            let descriptor = arena.as_fd().try_clone_to_owned().map_err(text)?;
+            Ok((arena, vec![descriptor]))
+        };
+        let join = |descriptors: Vec<_>| {
+            let descriptor = descriptors.into_iter().next().ok_or_else(refused)?;
+            Arena::join(descriptor, layout, place).map_err(|error| explain(&error))
+        };
+        mesh.share(create, join, patience.deadline)
+    }
+
+    fn mesh(
+        &self,
+        group: &Group<'_>,
+        members: &[u32],
+        patience: &Patience<'_>,
+    ) -> Result<Mesh, EstablishError> {
+        let name_of = |rank: &u32| decode(*rank, &group.addresses[*rank as usize]);
+        let names = members.iter().map(name_of).collect::<Result<Vec<_>, _>>()?;
+        Mesh::connect(&self.listener, &names, members, group, patience)
     }
 }
 
@@ -139,6 +173,11 @@ fn always_ready() -> Result<Arc<OwnedFd>, EstablishError> {
         source: errno.into(),
     })?;
     Ok(Arc::new(ready))
+}
+
+/// The kernel drops descriptors that a process has no room for.
+fn refused() -> String {
+    "no memory was sent, or too many files are open".to_owned()
 }
 
 fn text(error: std::io::Error) -> String {

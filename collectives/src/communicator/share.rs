@@ -1,0 +1,130 @@
+//! How the members of a communicator come to share memory, if they are on one node.
+
+use std::sync::PoisonError;
+use std::time::Instant;
+
+use paceline_transports::shm::{Arena, ShmTransport};
+use paceline_transports::{EstablishError, Group, Patience};
+
+use super::Communicator;
+use crate::connect::SHARING_TIMEOUT;
+use crate::error::{CollectiveError, SetupError};
+use crate::node::{NodeGroup, arena_layout};
+use crate::trouble::Alarm;
+
+/// Bytes of what each member tells the others: its node in four, the length of its address in one,
+/// the address.
+const CARD_BYTES: usize = 128;
+
+const ADDRESS_AT: usize = 5;
+
+fn card(node_rank: u32, transport: Option<&ShmTransport>) -> [u8; CARD_BYTES] {
+    let mut card = [0; CARD_BYTES];
+    card[..4].copy_from_slice(&node_rank.to_le_bytes());
+    let address = transport.map(paceline_transports::Transport::address).unwrap_or_default();
+    // One that is too long, which none is, would be as good as none.
+    if let Ok(length) = u8::try_from(address.len())
+        && let Some(place) = card[ADDRESS_AT..].get_mut(..address.len())
+    {
+        place.copy_from_slice(&address);
+        card[4] = length;
+    }
+    card
+}
+
+/// The address on a card; `None` if the member cannot share memory.
+fn address(card: &[u8]) -> Option<&[u8]> {
+    card[ADDRESS_AT..].get(..usize::from(card[4])).filter(|address| !address.is_empty())
+}
+
+impl Communicator {
+    /// Gives a new communicator memory to work in, if all its members are on one node and can share
+    /// some; otherwise they exchange messages. All members must call it.
+    pub(crate) fn share_memory(&mut self) -> Result<(), SetupError> {
+        if self.world_size() < 2 || !self.context.may_share_memory() {
+            return Ok(());
+        }
+        let arena = self.shared_arena().map_err(|error| SetupError::Split(Box::new(error)))?;
+        if let Some(arena) = arena {
+            let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+            state.node = Some(NodeGroup::new(arena));
+            self.facts.shared_memory = true;
+        }
+        Ok(())
+    }
+
+    /// The arena of all members, or of none. The errors are those of telling each other.
+    fn shared_arena(&self) -> Result<Option<Arena>, CollectiveError> {
+        let transport = ShmTransport::bind().ok();
+        let ours = card(self.context.job.rank_info().node_rank, transport.as_ref());
+        let mut cards = vec![0; CARD_BYTES * self.world_size() as usize];
+        self.exchange(&ours, &mut cards)?;
+        let cards = || cards.chunks_exact(CARD_BYTES);
+        let on_one_node = cards().all(|card| card[..4] == ours[..4]);
+        let Some(transport) = transport.filter(|_| on_one_node && cards().all(can_share)) else {
+            return Ok(None);
+        };
+        let mut addresses = vec![Vec::new(); self.context.world_size() as usize];
+        let members: Vec<u32> =
+            (0..self.world_size()).map(|rank| self.members.in_world(rank)).collect();
+        for (card, rank) in cards().zip(&members) {
+            addresses[*rank as usize] = address(card).unwrap_or_default().to_vec();
+        }
+        let arena = self.connect_arena(transport, &addresses, &members).ok();
+        // It may have worked for some: then nobody uses it.
+        let mut outcomes = vec![0; members.len()];
+        self.exchange(&[u8::from(arena.is_some())], &mut outcomes)?;
+        Ok(arena.filter(|_| outcomes.iter().all(|outcome| *outcome == 1)))
+    }
+
+    fn connect_arena(
+        &self,
+        transport: ShmTransport,
+        addresses: &[Vec<u8>],
+        members: &[u32],
+    ) -> Result<Arena, EstablishError> {
+        let (job, context) = (&self.context.job, self.context.number);
+        let rendezvous = job.rendezvous();
+        let epoch = job.rank_info().epoch;
+        let key = format!("context/{epoch}/{context}/group/{}/alarm", self.id);
+        let alarm = Alarm::new(rendezvous.store.as_ref(), key);
+        let in_vain = || alarm.is_raised();
+        let group = Group {
+            rank: self.context.rank(),
+            run_id: rendezvous.run_id,
+            epoch,
+            secret: &rendezvous.secret,
+            addresses,
+        };
+        // The others wait for the outcome of this for as long as an operation may take.
+        let deadline = Instant::now() + SHARING_TIMEOUT.min(self.context.timeout / 2);
+        let patience = Patience { deadline, in_vain: &in_vain };
+        let layout = arena_layout(self.world_size());
+        let outcome = transport.share_arena(&group, members, layout, &patience);
+        if outcome.is_err() {
+            // If the store is gone, so is the job, and everybody hears of that.
+            let _ = alarm.raise();
+        }
+        outcome
+    }
+}
+
+fn can_share(card: &[u8]) -> bool {
+    address(card).is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use paceline_transports::Transport as _;
+
+    use super::*;
+
+    #[test]
+    fn cards_say_whether_and_where_a_member_can_be_met() {
+        assert_eq!(address(&card(3, None)), None);
+        let transport = ShmTransport::bind().unwrap();
+        let card = card(3, Some(&transport));
+        assert_eq!(card[..4], 3u32.to_le_bytes());
+        assert_eq!(address(&card), Some(&transport.address()[..]));
+    }
+}
