@@ -134,6 +134,11 @@ impl Algorithm {
         }
     }
 
+    /// Whether what one rank has for another is always one message.
+    const fn sends_whole_blocks(self) -> bool {
+        matches!(self, Self::Pairwise | Self::Direct)
+    }
+
     /// How it works in memory shared by the ranks of one node, without messages, if it does.
     pub const fn node_manner(self) -> Option<Manner> {
         match self {
@@ -293,12 +298,13 @@ impl PlanFacts {
     }
 
     fn slicing(&self, algorithm: Algorithm, bytes: usize) -> (usize, usize) {
+        let others = self.world_size.max(2) as usize - 1;
         match algorithm {
             Algorithm::OneShot | Algorithm::Star => (ONE_SHOT_BYTES_MAX, 1),
             Algorithm::RecursiveDoubling | Algorithm::HalvingDoubling => (SLICE_BYTES_MAX, 1),
             // Nothing happens to the bytes on the way, so every block is one message.
-            Algorithm::Pairwise => (bytes.max(1), PAIRS_ABREAST),
-            Algorithm::Direct => (bytes.max(1), self.world_size as usize),
+            Algorithm::Pairwise => (bytes.max(1), others.min(PAIRS_ABREAST)),
+            Algorithm::Direct => (bytes.max(1), others),
             _ => {
                 let chunk = bytes.div_ceil(self.world_size as usize);
                 let slice = chunk.div_ceil(SLICES_WANTED).clamp(SLICE_BYTES_MIN, SLICE_BYTES_MAX);
@@ -317,14 +323,14 @@ impl PlanFacts {
             let choice = self.choose(collective, 1 << exponent);
             if previous != Some(choice.algorithm) {
                 previous = Some(choice.algorithm);
-                let _ = writeln!(
-                    lines,
-                    "  from {:>10} bytes: {} (slices of at most {} KiB, {} abreast)",
-                    1u64 << exponent,
-                    choice.algorithm,
-                    choice.slice_bytes >> 10,
-                    choice.window,
-                );
+                let Choice { algorithm, slice_bytes, window } = choice;
+                let _ = write!(lines, "  from {:>10} bytes: {algorithm} ", 1u64 << exponent);
+                let _ = if algorithm.sends_whole_blocks() {
+                    writeln!(lines, "(whole blocks, {window} ranks at a time)")
+                } else {
+                    let kib = slice_bytes >> 10;
+                    writeln!(lines, "(slices of at most {kib} KiB, {window} abreast)")
+                };
             }
         }
         lines
@@ -423,5 +429,21 @@ mod tests {
         let text = facts(4).explain(Collective::AllReduce);
         assert!(text.lines().count() >= 2, "{text}");
         assert!(text.contains("ring"), "{text}");
+        let text = facts(8).explain(Collective::AllToAll);
+        assert_eq!(text, "  from          1 bytes: pairwise (whole blocks, 4 ranks at a time)\n");
+    }
+
+    #[test]
+    fn ranks_that_know_their_own_counts_only_exchange_messages() {
+        for (collective, algorithm) in [
+            (Collective::AllToAllV, Algorithm::Pairwise),
+            (Collective::GatherV, Algorithm::Direct),
+            (Collective::ScatterV, Algorithm::Direct),
+        ] {
+            for forced in Algorithm::ALL.into_iter().map(Some).chain([None]) {
+                let facts = PlanFacts { shared_memory: true, forced, ..facts(4) };
+                assert_eq!(facts.choose(collective, 0).algorithm, algorithm);
+            }
+        }
     }
 }
