@@ -1,8 +1,10 @@
 //! One group of ranks and its collective operations.
 
 mod compression;
+mod entry;
 mod exchanges;
 mod group;
+mod messages;
 mod reductions;
 mod rooted;
 mod share;
@@ -10,7 +12,7 @@ mod share;
 mod tests;
 
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use paceline_devices::Element;
 use paceline_rendezvous::OperationCounter;
@@ -21,7 +23,7 @@ pub use compression::Compression;
 use crate::call::{Call, Lent, RawCall, check_counts, invalid};
 use crate::context::ContextInner;
 use crate::drive::{self, Run};
-use crate::engine::Workspace;
+use crate::engine::{Mail, Workspace};
 use crate::error::{CollectiveError, OperationName, SetupError};
 use crate::fusion::{FusionBuffer, FusionLimits};
 use crate::members::Members;
@@ -31,7 +33,7 @@ use crate::program::Program;
 use crate::reduction::{Reducer, Reduction};
 use crate::schedule::Partition;
 use crate::signature::{Collective, OperationKind};
-use crate::waiting::{PanicReport, report_failure};
+use crate::waiting::PanicReport;
 
 /// A group of ranks that carry out collective operations together.
 ///
@@ -62,6 +64,7 @@ struct State {
     node: Option<NodeGroup>,
     workspace: Workspace,
     fusion: FusionBuffer,
+    mail: Mail,
     poisoned: Option<String>,
 }
 
@@ -83,6 +86,7 @@ impl Communicator {
             node,
             workspace: Workspace::new(Region::allocate(0)?),
             fusion: FusionBuffer::default(),
+            mail: Mail::default(),
             poisoned: None,
         };
         let counter = context.job.track(context.number, id);
@@ -292,50 +296,6 @@ impl Communicator {
         // SAFETY: a call lends its buffers for as long as it is borrowed, and this returns only after
         // the operation is done or given up.
         unsafe { drive::run(run, &mut state.workspace) }
-    }
-
-    /// Numbers an operation that is entered.
-    fn name(&self, state: &mut State, kind: OperationKind) -> OperationName {
-        let op_seq = state.op_seq;
-        state.op_seq += 1;
-        if let Some(counter) = &self.counter {
-            counter.enter(op_seq);
-        }
-        OperationName { kind, communicator: self.id, op_seq }
-    }
-
-    /// Ends the communicator after an operation has failed on this rank, at whatever point: here it
-    /// takes no further operations, and the other ranks, who may be waiting in this one, are told.
-    fn fail(
-        &self,
-        state: &mut State,
-        operation: OperationName,
-        error: CollectiveError,
-    ) -> CollectiveError {
-        if error.is_fatal() {
-            state.poisoned = Some(error.to_string());
-            // First the cause, then the end of what they share: who sees this asks for that.
-            report_failure(&self.context, &self.members, operation, &error);
-            if let Some(node) = &state.node {
-                node.abort();
-            }
-        }
-        error
-    }
-
-    fn enter(&self, collective: Collective) -> Result<MutexGuard<'_, State>, CollectiveError> {
-        let state = self.state.lock().unwrap_or_else(|panicked| {
-            let mut state = panicked.into_inner();
-            state.poisoned.get_or_insert_with(|| "an operation panicked".to_owned());
-            state
-        });
-        match &state.poisoned {
-            None => Ok(state),
-            Some(first) => Err(CollectiveError::Poisoned {
-                collective: collective.name(),
-                first: first.clone(),
-            }),
-        }
     }
 
     /// This rank's chunk of a vector in chunks of given lengths.

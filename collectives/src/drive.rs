@@ -33,19 +33,36 @@ pub(crate) struct Run<'a> {
     pub(crate) operands: Operands,
 }
 
+/// What is carried out over the wire, step by step.
+pub(crate) trait Steps {
+    /// Posts and moves what it can. Never blocks. Returns whether anything moved.
+    fn step(&mut self, wire: &mut Wire) -> Result<bool, StepError>;
+
+    /// Whether nothing is left to do.
+    fn is_done(&self, wire: &mut Wire) -> bool;
+
+    /// The ranks of the world that it waits for.
+    fn waiting_on(&self, wire: &mut Wire) -> Vec<u32>;
+
+    /// What to call what it waits in, if not what it was called at the start.
+    fn waits_in(&self, wire: &mut Wire) -> Option<OperationName>;
+
+    /// Gives back the boards that it holds; if it is not done, also everything that it has posted.
+    fn end(&mut self, wire: &mut Wire, is_complete: bool);
+}
+
 /// An operation under way and what it holds. However it ends, also by a panic, nothing stays posted
 /// and what it holds is given back.
-struct Running<'a> {
+struct Running<'a, S: Steps> {
     context: &'a ContextInner,
-    operation: Operation<'a>,
-    board: usize,
+    operation: S,
     /// Absent only while another thread has its turn.
     wire: Option<MutexGuard<'a, Wire>>,
     complete: bool,
 }
 
-impl<'a> Running<'a> {
-    fn parts(&mut self) -> (&mut Operation<'a>, &mut Wire) {
+impl<S: Steps> Running<'_, S> {
+    fn parts(&mut self) -> (&mut S, &mut Wire) {
         let wire = self.wire.as_mut().expect("it is given away for one turn only");
         (&mut self.operation, wire)
     }
@@ -58,13 +75,10 @@ impl<'a> Running<'a> {
     }
 }
 
-impl Drop for Running<'_> {
+impl<S: Steps> Drop for Running<'_, S> {
     fn drop(&mut self) {
         let mut wire = self.wire.take().unwrap_or_else(|| self.context.wire());
-        if !self.complete {
-            self.operation.give_up(&mut wire);
-        }
-        wire.free_board(self.board);
+        self.operation.end(&mut wire, self.complete);
     }
 }
 
@@ -107,13 +121,25 @@ pub(crate) unsafe fn run(run: Run<'_>, workspace: &mut Workspace) -> Result<(), 
     };
     // SAFETY: the contract of this function; the operation ends before it returns.
     let operation = unsafe { Operation::new(parts) };
-    let mut running = Running { context, operation, board, wire: Some(wire), complete: false };
-    let mut waiting = Waiting::new(context, run.members, run.operation);
+    let waiting = Waiting::new(context, run.members, run.operation);
+    carry_out(context, node, wire, operation, waiting)
+}
+
+/// Steps until everything is done, or has failed.
+pub(crate) fn carry_out<'a, S: Steps>(
+    context: &'a ContextInner,
+    node: Option<&NodeGroup>,
+    wire: MutexGuard<'a, Wire>,
+    operation: S,
+    mut waiting: Waiting<'_>,
+) -> Result<(), CollectiveError> {
+    let mut running = Running { context, operation, wire: Some(wire), complete: false };
     loop {
         let (operation, wire) = running.parts();
         let moved = match operation.step(wire) {
             Ok(moved) => moved,
             Err(error) => {
+                waiting.rename(operation.waits_in(wire));
                 // Who is lost may have left because it did something else.
                 let lost = matches!(error, StepError::Endpoint(_));
                 let elsewhere = node.filter(|_| lost).and_then(|node| waiting.look_at_node(node));
@@ -127,6 +153,7 @@ pub(crate) unsafe fn run(run: Run<'_>, workspace: &mut Workspace) -> Result<(), 
             waiting.moved(|| operation.waiting_on(wire))?;
             continue;
         }
+        waiting.rename(operation.waits_in(wire));
         match waiting.tick(|| operation.waiting_on(wire))? {
             IdleAction::Spin => std::hint::spin_loop(),
             IdleAction::Yield => std::thread::yield_now(),

@@ -1,11 +1,11 @@
 use std::fmt;
 use std::time::Duration;
 
-use paceline_rendezvous::message::CommunicatorName;
+use paceline_rendezvous::message::{CommunicatorName, message_place};
 use paceline_rendezvous::{BootstrapError, ControlError, StoreError};
 use paceline_transports::{EndpointError, EstablishError, OpError, RegionError};
 
-use crate::signature::OperationKind;
+use crate::signature::{Collective, OperationKind};
 
 /// Names one operation to people: `all_reduce #17 (1048576 f32, sum, by ring)`, and if it is not of
 /// the first communicator `all_reduce #17 of communicator 2 (…)`.
@@ -16,7 +16,8 @@ pub struct OperationName {
     /// The number of its communicator in the context, from 0; the largest number for the agreement
     /// that opens a context.
     pub communicator: u32,
-    /// Its number in the communicator, from 0.
+    /// Its number in the communicator, from 0. Messages between two ranks have numbers of their own,
+    /// in which tag and order are found by `message_place`.
     pub op_seq: u64,
 }
 
@@ -25,7 +26,10 @@ pub(crate) const AGREEMENT_COMMUNICATOR: u32 = paceline_rendezvous::message::NO_
 
 impl fmt::Display for OperationName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} #{}", self.kind.collective, self.op_seq)?;
+        match message_place(self.op_seq) {
+            Some((tag, order)) => write!(f, "{} #{order} with tag {tag}", self.kind.collective)?,
+            None => write!(f, "{} #{}", self.kind.collective, self.op_seq)?,
+        }
         if !matches!(self.communicator, 0 | AGREEMENT_COMMUNICATOR) {
             write!(f, " of {}", CommunicatorName(self.communicator))?;
         }
@@ -151,6 +155,18 @@ impl CollectiveError {
         matches!(self, Self::TimedOut { .. })
     }
 
+    /// The operation that failed, where it had begun.
+    pub(crate) fn operation(&self) -> Option<OperationName> {
+        match self {
+            Self::PeerLost { operation, .. }
+            | Self::Mismatch { operation, .. }
+            | Self::Message { operation, .. }
+            | Self::TimedOut { operation, .. }
+            | Self::Aborted { operation, .. } => Some(*operation),
+            _ => None,
+        }
+    }
+
     /// The rank to blame, if it is known.
     pub fn culprit(&self) -> Option<u32> {
         match self {
@@ -189,6 +205,18 @@ impl CollectiveError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::PeerLost { peer, .. } => Some(format!("see how rank {peer} ended")),
+            Self::Mismatch { operation, .. } if operation.kind.collective.is_message() => Some(
+                "messages of one tag are received in the order in which they are sent; counts and \
+                 types must be equal on both sides"
+                    .to_owned(),
+            ),
+            Self::TimedOut { operation, .. } if operation.kind.collective == Collective::Send => {
+                Some(
+                    "a long message is sent when the other side receives it; ranks that send to \
+                     each other post both directions together, as a batch"
+                        .to_owned(),
+                )
+            }
             Self::Mismatch { .. } => Some(
                 "all ranks must call the same operations in the same order, with equal counts and \
                  types"

@@ -33,6 +33,7 @@
 //! # Resource cleanup
 //! Dropping the last communicator and context closes all connections.
 
+mod batch;
 mod call;
 mod communicator;
 mod connect;
@@ -53,6 +54,7 @@ mod signature;
 mod trouble;
 mod waiting;
 
+pub use batch::Batch;
 pub use call::RawCall;
 pub use communicator::{Communicator, Compression};
 pub use context::{Context, ContextOptions, TransportChoice};

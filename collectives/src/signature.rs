@@ -126,6 +126,11 @@ impl Collective {
         matches!(self, Self::AllReduce | Self::ReduceScatter | Self::ReduceScatterV | Self::Reduce)
     }
 
+    /// Whether it is between two ranks.
+    pub(crate) const fn is_message(self) -> bool {
+        matches!(self, Self::Send | Self::Receive)
+    }
+
     fn from_code(code: u8) -> Option<Self> {
         let others = [Self::Agreement, Self::Split, Self::Send];
         Self::ALL.into_iter().chain(others).find(|kind| *kind as u8 == code)
@@ -150,7 +155,8 @@ pub struct OperationKind {
     /// A digest of the factors around the operator and of the name of an operator of the user's,
     /// which all ranks must share; 0 for a plain operator.
     pub variant: u16,
-    /// From or to which rank; `None` where there is no root.
+    /// From or to which rank; `None` where there is no root. For a message the rank at its other end,
+    /// in the world.
     pub root: Option<u32>,
     /// A digest of the lengths of fused tensors or of the chunks, which all ranks must share; 0 for a
     /// lone tensor in even chunks.
@@ -170,12 +176,16 @@ const fn count_bytes(collective: Collective) -> usize {
 impl OperationKind {
     pub(crate) fn signature(&self) -> Signature {
         let mut bytes = [0; Signature::LEN];
-        bytes[0] = self.collective as u8;
+        let is_message = self.collective.is_message();
+        // Its two ends call a message by different names.
+        let collective = if is_message { Collective::Send } else { self.collective };
+        bytes[0] = collective as u8;
         bytes[1] = self.dtype.map_or(0, |dtype| dtype as u8);
         bytes[2] = self.op.map_or(0, |op| op as u8);
         bytes[3] = self.algorithm;
         // No collective has both a root and fused tensors, so the two share the place.
-        let root_or_fused = self.root.map_or(self.fused, |root| root + 1);
+        let root = self.root.filter(|_| !is_message);
+        let root_or_fused = root.map_or(self.fused, |root| root + 1);
         bytes[4..8].copy_from_slice(&root_or_fused.to_le_bytes());
         let count_bytes = count_bytes(self.collective);
         bytes[8..][..count_bytes].copy_from_slice(&self.count.to_le_bytes()[..count_bytes]);
@@ -234,7 +244,12 @@ impl OperationKind {
             Some(_) => format!("scaled, factors {:04x}", self.variant),
             None => format!("operator and factors {:04x}", self.variant),
         }));
-        parts.extend(self.root.map(|root| format!("root {root}")));
+        let role = match self.collective {
+            Collective::Send => "to rank",
+            Collective::Receive => "from rank",
+            _ => "root",
+        };
+        parts.extend(self.root.map(|root| format!("{role} {root}")));
         let lengths = if self.collective.takes_counts() { "counts" } else { "fused tensors" };
         parts.extend((self.fused != 0).then(|| format!("{lengths} {:08x}", self.fused)));
         let algorithm = crate::plan::Algorithm::from_code(self.algorithm);

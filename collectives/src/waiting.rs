@@ -73,6 +73,11 @@ impl<'a> Waiting<'a> {
         }
     }
 
+    /// From here on it is called something else.
+    pub(crate) fn rename(&mut self, name: Option<OperationName>) {
+        self.name = name.unwrap_or(self.name);
+    }
+
     /// Something moved. Looks at the clock now and then all the same: others' traffic moves too.
     pub(crate) fn moved(
         &mut self,

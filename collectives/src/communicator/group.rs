@@ -34,7 +34,7 @@ impl Communicator {
         let count = self.context.reserve_group();
         let ours = [color.map_or(-1, i64::from), key, i64::from(count)];
         let mut all = vec![0; ours.len() * self.world_size() as usize];
-        self.exchange(&ours, &mut all).map_err(|error| SetupError::Split(Box::new(error)))?;
+        self.tell_all(&ours, &mut all).map_err(|error| SetupError::Split(Box::new(error)))?;
         let said = || all.chunks_exact(WORDS).zip(0..);
         let mut ranks: Vec<u32> = Vec::new();
         if color.is_some() {
@@ -103,7 +103,7 @@ impl Communicator {
     }
 
     /// An all-gather in the name of [`Collective::Split`].
-    pub(super) fn exchange<T: Element>(
+    pub(super) fn tell_all<T: Element>(
         &self,
         ours: &[T],
         all: &mut [T],

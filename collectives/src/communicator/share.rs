@@ -58,7 +58,7 @@ impl Communicator {
         let transport = ShmTransport::bind().ok();
         let ours = card(self.context.job.rank_info().node_rank, transport.as_ref());
         let mut cards = vec![0; CARD_BYTES * self.world_size() as usize];
-        self.exchange(&ours, &mut cards)?;
+        self.tell_all(&ours, &mut cards)?;
         let cards = || cards.chunks_exact(CARD_BYTES);
         let on_one_node = cards().all(|card| card[..4] == ours[..4]);
         let Some(transport) = transport.filter(|_| on_one_node && cards().all(can_share)) else {
@@ -73,7 +73,7 @@ impl Communicator {
         let arena = self.connect_arena(transport, &addresses, &members).ok();
         // It may have worked for some: then nobody uses it.
         let mut outcomes = vec![0; members.len()];
-        self.exchange(&[u8::from(arena.is_some())], &mut outcomes)?;
+        self.tell_all(&[u8::from(arena.is_some())], &mut outcomes)?;
         Ok(arena.filter(|_| outcomes.iter().all(|outcome| *outcome == 1)))
     }
 

@@ -1,10 +1,12 @@
 //! Carries out schedules: posts their messages, reduces what arrives, never blocks in a step.
 
+mod exchange;
 mod idle;
 mod operation;
 mod slots;
 mod wire;
 
+pub(crate) use exchange::{Exchange, Mail};
 pub(crate) use idle::{Idle, IdleAction, IdlePolicy};
 pub(crate) use operation::{
     Operands, Operation, OperationId, OperationParts, StepError, Workspace, scratch_bytes_min,

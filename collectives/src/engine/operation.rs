@@ -11,6 +11,8 @@ use paceline_transports::{
 
 use super::slots::{SLOTS_MAX, Slots};
 use super::wire::{Token, WINDOW_MAX, Wire};
+use crate::drive::Steps;
+use crate::error::OperationName;
 use crate::kernels::Kernel;
 use crate::members::Members;
 use crate::schedule::{Action, Partition, RecvStep, Schedule, SendStep, Source, Target};
@@ -150,7 +152,7 @@ unsafe fn relend(region: &mut Arc<Region>, buffer: &Buffer) {
 impl<'a> Operation<'a> {
     /// # Safety
     /// The buffers must be valid, the input for reads and the output for writes, until the
-    /// operation is [done](Self::is_done) or [given up](Self::give_up), and nobody else may access
+    /// operation is [done](Steps::is_done) or has [ended](Steps::end), and nobody else may access
     /// them meanwhile. Input and output are the same memory or do not overlap.
     pub(crate) unsafe fn new(parts: OperationParts<'a>) -> Self {
         let OperationParts { schedule, workspace, kernel, partition, id, operands, members, board } =
@@ -186,15 +188,20 @@ impl<'a> Operation<'a> {
             slot_bytes,
         }
     }
+}
 
-    pub(crate) fn is_done(&self, wire: &mut Wire) -> bool {
+impl Steps for Operation<'_> {
+    fn is_done(&self, wire: &mut Wire) -> bool {
         let board = wire.board(self.board);
         board.applied() == self.recvs && board.sent() == self.sends
     }
 
-    /// Posts what can be posted, moves bytes, applies what has arrived. Never blocks. Returns
-    /// whether anything moved.
-    pub(crate) fn step(&mut self, wire: &mut Wire) -> Result<bool, StepError> {
+    fn waits_in(&self, _wire: &mut Wire) -> Option<OperationName> {
+        None
+    }
+
+    /// Posts what can be posted, moves bytes, applies what has arrived.
+    fn step(&mut self, wire: &mut Wire) -> Result<bool, StepError> {
         let posted = self.post_receives(wire)? | self.post_sends(wire)?;
         let moved = wire.poll().map_err(StepError::Endpoint)?;
         self.check(wire)?;
@@ -202,8 +209,8 @@ impl<'a> Operation<'a> {
         Ok(posted || moved || applied)
     }
 
-    /// The peers whose bytes are missing, or who do not take ours, as ranks of the world; each once.
-    pub(crate) fn waiting_on(&self, wire: &mut Wire) -> Vec<u32> {
+    /// The peers whose bytes are missing, or who do not take ours; each once.
+    fn waiting_on(&self, wire: &mut Wire) -> Vec<u32> {
         let (applied, sent) = (wire.board(self.board).applied(), wire.board(self.board).sent());
         let mut peers = Vec::new();
         let until = self.next_recv.max(applied + 1).min(self.recvs);
@@ -221,11 +228,16 @@ impl<'a> Operation<'a> {
         peers
     }
 
-    /// Ends the operation early: afterwards no transport holds any of its memory.
-    pub(crate) fn give_up(&mut self, wire: &mut Wire) {
-        wire.abandon(self.id.communicator);
+    /// If it ends early, no transport holds any of its memory afterwards.
+    fn end(&mut self, wire: &mut Wire, is_complete: bool) {
+        if !is_complete {
+            wire.abandon(self.id.communicator);
+        }
+        wire.free_board(self.board);
     }
+}
 
+impl Operation<'_> {
     fn check(&self, wire: &mut Wire) -> Result<(), StepError> {
         let board = wire.board(self.board);
         if let Some(error) = board.failure() {

@@ -1,6 +1,7 @@
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
+use paceline_rendezvous::message::message_place;
 use paceline_transports::{Endpoint, EndpointError, Event, MessageId, OpError, Signature, Wakeup};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -64,6 +65,10 @@ impl Board {
 
     pub(crate) fn has_arrived(&self, index: usize) -> bool {
         index < self.applied || self.arrived >> (index - self.applied) & 1 == 1
+    }
+
+    pub(crate) fn has_sent(&self, index: usize) -> bool {
+        index < self.sent || self.sent_ahead >> (index - self.sent) & 1 == 1
     }
 
     pub(crate) fn apply(&mut self) {
@@ -221,6 +226,8 @@ impl Wire {
                     let board = &mut boards[token.board];
                     board.failure.get_or_insert((token.index, error));
                 }
+                // Messages between two ranks may come in any order with collective operations.
+                Event::Early { id, .. } if message_place(id.op_seq).is_some() => {}
                 Event::Early { id, signature } => {
                     early.push(EarlyMessage { peer: endpoint.peer(), id, signature });
                 }

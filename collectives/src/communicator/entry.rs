@@ -1,0 +1,64 @@
+//! How an operation begins and, if it must, how it ends its communicator.
+
+use std::sync::MutexGuard;
+
+use super::{Communicator, State};
+use crate::error::{CollectiveError, OperationName};
+use crate::signature::{Collective, OperationKind};
+use crate::waiting::report_failure;
+
+impl Communicator {
+    /// Numbers an operation that is entered.
+    pub(super) fn name(&self, state: &mut State, kind: OperationKind) -> OperationName {
+        let op_seq = state.op_seq;
+        state.op_seq += 1;
+        if let Some(counter) = &self.counter {
+            counter.enter(op_seq);
+        }
+        OperationName { kind, communicator: self.id, op_seq }
+    }
+
+    /// Ends the communicator after an operation has failed on this rank, at whatever point: here it
+    /// takes no further operations, and the other ranks, who may be waiting in this one, are told.
+    pub(super) fn fail(
+        &self,
+        state: &mut State,
+        operation: OperationName,
+        error: CollectiveError,
+    ) -> CollectiveError {
+        if error.is_fatal() {
+            state.poisoned = Some(error.to_string());
+            // First the cause, then the end of what they share: who sees this asks for that.
+            report_failure(&self.context, &self.members, operation, &error);
+            if let Some(node) = &state.node {
+                node.abort();
+            }
+        }
+        error
+    }
+
+    pub(super) fn enter(
+        &self,
+        collective: Collective,
+    ) -> Result<MutexGuard<'_, State>, CollectiveError> {
+        self.enter_as(collective.name())
+    }
+
+    /// Waits for its turn on this communicator, to do what is called so.
+    pub(super) fn enter_as(
+        &self,
+        called: &'static str,
+    ) -> Result<MutexGuard<'_, State>, CollectiveError> {
+        let state = self.state.lock().unwrap_or_else(|panicked| {
+            let mut state = panicked.into_inner();
+            state.poisoned.get_or_insert_with(|| "an operation panicked".to_owned());
+            state
+        });
+        match &state.poisoned {
+            None => Ok(state),
+            Some(first) => {
+                Err(CollectiveError::Poisoned { collective: called, first: first.clone() })
+            }
+        }
+    }
+}
