@@ -13,6 +13,7 @@ mod tests;
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use paceline_devices::Element;
 use paceline_rendezvous::OperationCounter;
@@ -102,6 +103,11 @@ impl Communicator {
     /// How many ranks there are.
     pub fn world_size(&self) -> u32 {
         self.members.world_size
+    }
+
+    /// Longest time that an operation may take.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.context.timeout
     }
 
     /// Bytes of memory that this rank holds for operations of this communicator: scratch for messages

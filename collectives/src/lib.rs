@@ -48,6 +48,7 @@ mod members;
 pub mod node;
 pub mod plan;
 mod program;
+pub mod queue;
 mod reduction;
 pub mod schedule;
 mod signature;

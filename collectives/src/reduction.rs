@@ -69,6 +69,14 @@ impl<T> Reduction<T> {
         Self { operator: Operator::User(op), scale: Scale::default() }
     }
 
+    /// What ranks must agree on: the operator, or the name of the user's, and the factors.
+    pub(crate) fn facts(&self) -> (Option<ReduceOp>, Option<&str>, Scale) {
+        match &self.operator {
+            Operator::BuiltIn(op) => (Some(*op), None, self.scale),
+            Operator::User(user) => (None, Some(user.name()), self.scale),
+        }
+    }
+
     /// Multiplies every element by `factor` before it is reduced. Floats only.
     #[must_use]
     pub fn prescale(self, factor: f64) -> Self {

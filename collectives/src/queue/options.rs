@@ -1,0 +1,85 @@
+use std::fmt;
+use std::io::Write;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What is called when a tensor waits for ranks that have not submitted it.
+pub type StallHook = Arc<dyn Fn(&Stall) + Send + Sync>;
+
+/// How a queue works. Everything here but the hook must be equal on all ranks.
+#[derive(Clone)]
+pub struct QueueOptions {
+    /// Bytes that one round carries out at most, a longer tensor alone; default 16 MiB. Tensors are
+    /// fused within a round, and not at all if it is 0.
+    ///
+    /// More saves rounds, less lets urgent tensors overtake others sooner.
+    pub fusion_threshold: usize,
+    /// Time from the beginning of a round to that of the next one in which a rank with news waits for
+    /// more of it; default 0.
+    pub cycle_time: Duration,
+    /// Tensors that the response cache has room for, at least 1; default 1024.
+    pub cache_capacity: usize,
+    /// How long a tensor may wait for the ranks that have not submitted it; without, as long as an
+    /// operation of the context may take.
+    pub timeout: Option<Duration>,
+    /// How long a tensor has waited when it is first reported, and between reports; default 10 s.
+    pub stall_report_after: Duration,
+    /// Is told of stalls, on every rank that waits. By default the first of them writes a line to
+    /// standard error.
+    pub on_stall: StallHook,
+}
+
+impl Default for QueueOptions {
+    fn default() -> Self {
+        Self {
+            fusion_threshold: 16 << 20,
+            cycle_time: Duration::ZERO,
+            cache_capacity: 1024,
+            timeout: None,
+            stall_report_after: Duration::from_secs(10),
+            on_stall: Arc::new(write_stall),
+        }
+    }
+}
+
+impl fmt::Debug for QueueOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("QueueOptions")
+            .field("fusion_threshold", &self.fusion_threshold)
+            .field("cycle_time", &self.cycle_time)
+            .field("cache_capacity", &self.cache_capacity)
+            .field("timeout", &self.timeout)
+            .field("stall_report_after", &self.stall_report_after)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A tensor that some ranks have submitted and others have not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stall {
+    /// The tensor.
+    pub name: String,
+    /// Who has not submitted it.
+    pub missing: Vec<u32>,
+    /// Who has.
+    pub submitted: Vec<u32>,
+    /// How long the first of them has waited.
+    pub waited: Duration,
+    /// This rank, which is one of them.
+    pub rank: u32,
+}
+
+impl fmt::Display for Stall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let missing = super::error::name_ranks(&self.missing);
+        write!(f, "{}: waits for {missing} since {:.1} s", self.name, self.waited.as_secs_f64())
+    }
+}
+
+fn write_stall(stall: &Stall) {
+    if stall.submitted.first() == Some(&stall.rank) {
+        // Nobody can be told that standard error is closed.
+        let _ = writeln!(std::io::stderr().lock(), "paceline: {stall}");
+    }
+}
