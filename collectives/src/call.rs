@@ -106,7 +106,7 @@ impl<'a> Lent<'a> {
     }
 
     /// The call that they are lent for, by rank `rank` of `world_size`. One that reduces has yet to
-    /// be told [how](Call::reduced_by).
+    /// be told [how](Call::reduce_by).
     #[inline]
     pub(crate) fn call(
         self,
@@ -161,7 +161,7 @@ impl<'a> Lent<'a> {
 pub(crate) struct Call<'a> {
     pub(crate) collective: Collective,
     /// Present exactly if the collective reduces.
-    reducer: Option<Reducer>,
+    reducer: Option<&'a Reducer>,
     pub(crate) root: Option<u32>,
     /// Empty where the rank contributes nothing.
     input: Buffer,
@@ -192,15 +192,20 @@ impl RawCall<'_> {
     ) -> Result<Call<'a>, CollectiveError> {
         // SAFETY: the contract of this function.
         let checked = unsafe { self.check_buffers(rank, world_size) };
-        let call = checked.map_err(|what| invalid(self.collective, what))?;
+        checked.map_err(|what| invalid(self.collective, what))
+    }
+
+    /// What carries out the reduction, if the call is one.
+    pub(crate) fn reducer(&self) -> Result<Option<Reducer>, CollectiveError> {
         if !self.collective.reduces() {
-            return Ok(call);
+            return Ok(None);
         }
-        let reducer = match self.op {
-            Some(op) => Reducer::new(op, self.scale, call.dtype()),
-            None => Err("no operator is given".to_owned()),
+        let reducer = match (self.op, self.input) {
+            (Some(op), Some(input)) => Reducer::new(op, self.scale, input.dtype),
+            (None, _) => Err("no operator is given".to_owned()),
+            (_, None) => Err("no input is given".to_owned()),
         };
-        call.reduced_by(reducer)
+        reducer.map(Some).map_err(|what| invalid(self.collective, what))
     }
 
     /// Checks all but the operator.
@@ -268,17 +273,11 @@ pub(crate) fn invalid(collective: Collective, what: String) -> CollectiveError {
     CollectiveError::InvalidArgument { collective: collective.name(), what }
 }
 
-impl Call<'_> {
-    /// The same call with what carries out its reduction, if there is such a thing.
+impl<'a> Call<'a> {
+    /// Says what carries out the reduction.
     #[inline]
-    pub(crate) fn reduced_by(
-        self,
-        reducer: Result<Reducer, String>,
-    ) -> Result<Self, CollectiveError> {
-        match reducer {
-            Ok(reducer) => Ok(Self { reducer: Some(reducer), ..self }),
-            Err(what) => Err(invalid(self.collective, what)),
-        }
+    pub(crate) fn reduce_by(&mut self, reducer: &'a Reducer) {
+        self.reducer = Some(reducer);
     }
 
     /// The same call as one of a fused operation: with the digest of its tensors' lengths, and how
@@ -322,8 +321,7 @@ impl Call<'_> {
     /// What all ranks must agree on.
     pub(crate) fn kind(&self, algorithm: Algorithm) -> OperationKind {
         let Self { collective, root, fused, .. } = *self;
-        let (op, variant) =
-            self.reducer.as_ref().map_or((None, 0), |reducer| (reducer.op, reducer.variant));
+        let (op, variant) = self.reducer.map_or((None, 0), |reducer| (reducer.op, reducer.variant));
         let (dtype, count) = match collective {
             Collective::Barrier | Collective::Agreement => (None, self.agreed),
             _ => (Some(self.dtype()), self.agreed_count() as u64),
@@ -333,8 +331,8 @@ impl Call<'_> {
     }
 
     /// How the elements are reduced, if they are.
-    pub(crate) fn kernel(&self) -> Option<Kernel> {
-        self.reducer.as_ref().map(|reducer| reducer.kernel.clone())
+    pub(crate) fn kernel(&self) -> Option<&'a Kernel> {
+        self.reducer.map(|reducer| &reducer.kernel)
     }
 
     /// The call as the engine carries it out.
@@ -348,7 +346,7 @@ impl Call<'_> {
     }
 
     /// The call as the members of one node carry it out.
-    pub(crate) fn node_request(&self, kind: &OperationKind, manner: Manner) -> NodeRequest {
+    pub(crate) fn node_request(&self, kind: &OperationKind, manner: Manner) -> NodeRequest<'_> {
         let root = self.root.unwrap_or(0);
         NodeRequest {
             kind: match self.collective {
@@ -366,7 +364,7 @@ impl Call<'_> {
             dtype: self.dtype(),
             kernel: self.kernel(),
             count: self.partition.count(),
-            cut: self.partition.is_explicit().then(|| self.partition.clone()),
+            cut: self.partition.is_explicit().then_some(&self.partition),
             signature: kind.signature(),
             input: self.input.host_address().cast_const(),
             output: self.output.host_address(),
@@ -380,7 +378,7 @@ impl Call<'_> {
     }
 
     fn prescale(&self) -> Option<&Scaler> {
-        self.reducer.as_ref()?.prescale.as_ref()
+        self.reducer?.prescale.as_ref()
     }
 
     /// The same call with this rank's input multiplied by the factor before the reduction, if there
@@ -403,7 +401,6 @@ impl Call<'_> {
         unsafe { scaler.scale_into(to, from, self.input.count) };
         Some(Call {
             input: scaled,
-            reducer: self.reducer.clone(),
             partition: self.partition.clone(),
             received: self.received.clone(),
             ..*self

@@ -169,8 +169,13 @@ impl Communicator {
     /// [`CollectiveError`]; [`CollectiveError::InvalidArgument`] also where a buffer, the operator or
     /// the root is missing, or counts or types do not fit together.
     pub unsafe fn run_raw(&self, call: &RawCall<'_>) -> Result<(), CollectiveError> {
+        let reducer = call.reducer()?;
         // SAFETY: the contract of this function, and the call does not outlive it.
-        self.perform(&unsafe { call.check(self.rank(), self.world_size()) }?)
+        let mut checked = unsafe { call.check(self.rank(), self.world_size()) }?;
+        if let Some(reducer) = &reducer {
+            checked.reduce_by(reducer);
+        }
+        self.perform(&checked)
     }
 
     /// Runs a typed call that does not reduce.
@@ -193,8 +198,10 @@ impl Communicator {
         root: Option<u32>,
         lent: Lent<'_>,
     ) -> Result<(), CollectiveError> {
-        let reducer = Reducer::typed(&op.into());
-        self.perform(&self.call(collective, root, lent)?.reduced_by(reducer)?)
+        let reducer = Reducer::typed(&op.into()).map_err(|what| invalid(collective, what))?;
+        let mut call = self.call(collective, root, lent)?;
+        call.reduce_by(&reducer);
+        self.perform(&call)
     }
 
     #[inline]
@@ -295,7 +302,7 @@ impl Communicator {
             operation,
             node: state.node.as_ref(),
             schedule: program.as_schedule(),
-            kernel: call.kernel(),
+            kernel: call.kernel().cloned(),
             partition: call.partition.clone(),
             operands: call.operands(),
         };

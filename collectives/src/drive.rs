@@ -181,7 +181,7 @@ pub(crate) unsafe fn run_node(
     members: &Members,
     name: OperationName,
     group: &mut NodeGroup,
-    request: NodeRequest,
+    request: NodeRequest<'_>,
 ) -> Result<(), CollectiveError> {
     let panic_abort = AbortAfterPanic(group);
     // SAFETY: the contract of this function.
@@ -201,7 +201,7 @@ impl Drop for AbortAfterPanic<'_> {
 }
 
 /// The ranks of the world that an operation in shared memory waits for.
-fn waits_for(members: &Members, operation: &NodeOp) -> Vec<u32> {
+fn waits_for(members: &Members, operation: &NodeOp<'_>) -> Vec<u32> {
     operation.waits_for().map(|member| members.in_world(member)).into_iter().collect()
 }
 
@@ -212,7 +212,7 @@ unsafe fn run_in_group(
     members: &Members,
     name: OperationName,
     group: &mut NodeGroup,
-    request: NodeRequest,
+    request: NodeRequest<'_>,
 ) -> Result<(), CollectiveError> {
     let mut waiting = Waiting::new(context, members, name);
     // SAFETY: the contract of this function; an operation that is given up touches nothing more.

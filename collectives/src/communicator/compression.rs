@@ -89,14 +89,16 @@ impl Communicator {
         // The pieces carry the length of the whole, so that ranks with others notice at once.
         let digest = fusion::digest([data.len()].into_iter());
         let run = |state: &mut State, halves: &mut [H]| {
-            let call = self.call(collective, None, Lent::in_place(halves))?;
-            let call = call.reduced_by(Ok(reducer.halves.clone()))?.of_fused(digest, None);
+            let mut call = self.call(collective, None, Lent::in_place(halves))?;
+            call.reduce_by(&reducer.halves);
+            let call = call.of_fused(digest, None);
             self.execute(state, &call, self.choose(&call))
         };
         let bytes = data.len().min(STAGED_MAX) * size_of::<H>();
         if let Err(error) = staging.grow(bytes, collective.name()) {
-            let nothing = self.call(collective, None, Lent::in_place::<H>(&mut []))?;
-            let kind = nothing.reduced_by(Ok(reducer.halves.clone()))?.of_fused(digest, None);
+            let mut nothing = self.call(collective, None, Lent::in_place::<H>(&mut []))?;
+            nothing.reduce_by(&reducer.halves);
+            let kind = nothing.of_fused(digest, None);
             let operation = self.name(state, kind.kind(self.choose(&kind).algorithm));
             return Err(self.fail(state, operation, error));
         }

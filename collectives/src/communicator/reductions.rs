@@ -74,8 +74,9 @@ impl Communicator {
         let digest = fusion::digest(tensors.iter().map(|tensor| tensor.len()));
         let parts = self.world_size() as usize;
         let run = |state: &mut State, data: &mut [T], partition: Option<Partition>| {
-            let call = self.call(Collective::AllReduce, None, Lent::in_place(data))?;
-            let call = call.reduced_by(Ok(reducer.clone()))?.of_fused(digest, partition);
+            let mut call = self.call(Collective::AllReduce, None, Lent::in_place(data))?;
+            call.reduce_by(reducer);
+            let call = call.of_fused(digest, partition);
             self.execute(state, &call, self.choose(&call))
         };
         if tensors.is_empty() {

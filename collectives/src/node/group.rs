@@ -124,12 +124,12 @@ impl NodeGroup {
     /// If the request's manner does not [allow](super::Manner::allows) its size, or it reduces and has
     /// no kernel for its type.
     #[inline]
-    pub unsafe fn start(&mut self, mut request: NodeRequest) -> Result<NodeOp, NodeError> {
+    pub unsafe fn start<'a>(&mut self, request: NodeRequest<'a>) -> Result<NodeOp<'a>, NodeError> {
         if let Some(op_seq) = self.unfinished {
             return Err(NodeError::Unfinished { op_seq });
         }
-        let kernel = request.kernel.take().filter(|_| request.reduces());
-        let fits = kernel.as_ref().map(Kernel::dtype) == request.reduces().then_some(request.dtype);
+        let kernel = request.kernel.filter(|_| request.reduces());
+        let fits = kernel.map(Kernel::dtype) == request.reduces().then_some(request.dtype);
         assert!(fits, "a request that reduces has a kernel for its type");
         let op_seq = self.next_op_seq;
         self.next_op_seq += 1;
@@ -187,10 +187,10 @@ impl NodeGroup {
 
 /// An operation under way: the request and what goes with it.
 #[derive(Debug)]
-pub(super) struct Call {
-    pub(super) request: NodeRequest,
+pub(super) struct Call<'a> {
+    pub(super) request: NodeRequest<'a>,
     /// Present exactly if the request reduces.
-    pub(super) kernel: Option<Kernel>,
+    pub(super) kernel: Option<&'a Kernel>,
     pub(super) op_seq: u64,
 }
 
@@ -202,8 +202,8 @@ enum State {
 
 /// One operation under way on one member.
 #[derive(Debug)]
-pub struct NodeOp {
-    call: Call,
+pub struct NodeOp<'a> {
+    call: Call<'a>,
     state: State,
     /// Members, counted from the one after ours, that are known to be in the same operation.
     entered: usize,
@@ -214,9 +214,9 @@ pub struct NodeOp {
 
 // SAFETY: the request's buffers are lent for the whole operation by the contract of
 // `NodeGroup::start`, to whatever thread drives it.
-unsafe impl Send for NodeOp {}
+unsafe impl Send for NodeOp<'_> {}
 
-impl NodeOp {
+impl NodeOp<'_> {
     /// The number of the operation in its group.
     pub fn op_seq(&self) -> u64 {
         self.call.op_seq

@@ -26,7 +26,12 @@ impl OneShot {
     /// between two generations, so k uses that of k−2. In the ring, k's slot follows that of k−1 and
     /// starts over at 0 when it would not fit before the end; a slot is at most a quarter of the
     /// ring, so that two neighbours never overlap.
-    pub(super) fn enter(group: &mut NodeGroup, call: &Call, bytes: usize, inline: bool) -> Self {
+    pub(super) fn enter(
+        group: &mut NodeGroup,
+        call: &Call<'_>,
+        bytes: usize,
+        inline: bool,
+    ) -> Self {
         let arena = &group.arena;
         let member = arena.member();
         group.shown_before = if inline { 0 } else { bytes.next_multiple_of(LINE) };
@@ -54,7 +59,7 @@ impl OneShot {
 
     /// What `member` shows; for ourselves the input itself.
     #[inline]
-    fn contribution(&self, arena: &Arena, call: &Call, member: usize) -> *const u8 {
+    fn contribution(&self, arena: &Arena, call: &Call<'_>, member: usize) -> *const u8 {
         if member == arena.member() {
             return call.request.input;
         }
@@ -66,7 +71,7 @@ impl OneShot {
 
     /// Makes the results, once everybody has entered.
     #[inline]
-    pub(super) fn finish(&self, group: &mut NodeGroup, call: &Call) {
+    pub(super) fn finish(&self, group: &mut NodeGroup, call: &Call<'_>) {
         let request = &call.request;
         let (members, member) = (group.members(), group.member());
         match request.kind {
@@ -94,9 +99,9 @@ impl OneShot {
 
     /// Reduces everything that all members contributed.
     #[inline]
-    fn fold_all(&self, group: &mut NodeGroup, call: &Call) {
+    fn fold_all(&self, group: &mut NodeGroup, call: &Call<'_>) {
         let (request, arena) = (&call.request, &group.arena);
-        let commutative = call.kernel.as_ref().filter(|kernel| kernel.is_commutative());
+        let commutative = call.kernel.filter(|kernel| kernel.is_commutative());
         let Some(kernel) = commutative.filter(|_| arena.members() == 2) else {
             return (0..arena.members()).for_each(|owner| self.fold(group, call, owner));
         };
@@ -110,11 +115,11 @@ impl OneShot {
     }
 
     /// Reduces chunk `owner`, in the order of the schedule: the owner's own input comes last.
-    fn fold(&self, group: &mut NodeGroup, call: &Call, owner: usize) {
+    fn fold(&self, group: &mut NodeGroup, call: &Call<'_>, owner: usize) {
         let request = &call.request;
         let members = group.members();
         let chunk = request.partition(members).range(owner);
-        let Some(kernel) = call.kernel.as_ref().filter(|_| !chunk.is_empty()) else { return };
+        let Some(kernel) = call.kernel.filter(|_| !chunk.is_empty()) else { return };
         let size = request.dtype.size();
         let own_start = if request.kind == NodeKind::ReduceScatter { chunk.start } else { 0 };
         // In place the output is the own contribution, which may be needed in the middle of the
@@ -137,7 +142,7 @@ impl OneShot {
     }
 
     /// Takes our chunk of what `owner` shows to where chunk `place` of the output begins.
-    fn take_block(&self, group: &NodeGroup, call: &Call, owner: usize, place: usize) {
+    fn take_block(&self, group: &NodeGroup, call: &Call<'_>, owner: usize, place: usize) {
         let request = &call.request;
         let size = request.dtype.size();
         let partition = request.partition(group.members());
@@ -149,7 +154,7 @@ impl OneShot {
         unsafe { take(to, from, chunk.len() * size) };
     }
 
-    fn take_chunk(&self, group: &NodeGroup, call: &Call, owner: usize) {
+    fn take_chunk(&self, group: &NodeGroup, call: &Call<'_>, owner: usize) {
         let request = &call.request;
         let size = request.dtype.size();
         let chunk = request.partition(group.members()).range(owner);
@@ -173,7 +178,7 @@ unsafe fn take(to: *mut u8, from: *const u8, bytes: usize) {
 
 /// Bytes that `member` contributes.
 #[inline]
-fn shown_bytes(request: &NodeRequest, member: usize, members: usize) -> usize {
+fn shown_bytes(request: &NodeRequest<'_>, member: usize, members: usize) -> usize {
     match request.kind {
         NodeKind::AllReduce | NodeKind::ReduceScatter | NodeKind::AllToAll => request.bytes(),
         // The root folds all others' inputs with its own and shows nothing.

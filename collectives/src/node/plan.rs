@@ -101,7 +101,7 @@ pub(super) enum Plan {
 impl Plan {
     /// # Panics
     /// If the request's manner does not allow so many bytes.
-    pub(super) fn new(request: &NodeRequest, layout: ArenaLayout, tuning: &Tuning) -> Self {
+    pub(super) fn new(request: &NodeRequest<'_>, layout: ArenaLayout, tuning: &Tuning) -> Self {
         let size = request.dtype.size();
         let longest = || request.partition(layout.members as usize).longest() * size;
         if request.manner == Manner::OneShot {

@@ -50,8 +50,8 @@ pub enum Manner {
 }
 
 /// One operation, as one member calls it.
-#[derive(Clone, Debug)]
-pub struct NodeRequest {
+#[derive(Clone, Copy, Debug)]
+pub struct NodeRequest<'a> {
     /// What to do.
     pub kind: NodeKind,
     /// How. It must [allow](Manner::allows) the tensor's size.
@@ -59,11 +59,11 @@ pub struct NodeRequest {
     /// The type of the elements.
     pub dtype: DType,
     /// How to reduce elements of the type; ignored by operations that do not.
-    pub kernel: Option<Kernel>,
+    pub kernel: Option<&'a Kernel>,
     /// Elements of the whole tensor.
     pub count: usize,
     /// How the tensor falls to its owners where that is not in even chunks.
-    pub cut: Option<Partition>,
+    pub cut: Option<&'a Partition>,
     /// What all members' calls must agree on.
     pub signature: Signature,
     /// This member's contribution: the whole tensor, or its chunk for [`NodeKind::AllGather`] and
@@ -77,7 +77,7 @@ pub struct NodeRequest {
     pub output: *mut u8,
 }
 
-impl NodeRequest {
+impl NodeRequest<'_> {
     /// Whether elements are combined.
     pub(super) fn reduces(&self) -> bool {
         matches!(self.kind, NodeKind::AllReduce | NodeKind::ReduceScatter | NodeKind::Reduce { .. })
@@ -86,7 +86,7 @@ impl NodeRequest {
     /// How the tensor falls to owners; a broadcast's root owns it all.
     pub(super) fn partition(&self, members: usize) -> Partition {
         let parts = if matches!(self.kind, NodeKind::Broadcast { .. }) { 1 } else { members };
-        self.cut.clone().unwrap_or_else(|| Partition::new(self.count, parts))
+        self.cut.cloned().unwrap_or_else(|| Partition::new(self.count, parts))
     }
 
     /// Bytes of the whole tensor. It lies in memory, so this cannot overflow.

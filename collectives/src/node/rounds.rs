@@ -61,7 +61,7 @@ pub(super) struct Rounds {
 
 impl Rounds {
     /// Starts: stages round 0 and announces the operation.
-    pub(super) fn enter(group: &mut NodeGroup, call: &Call, block: usize) -> Self {
+    pub(super) fn enter(group: &mut NodeGroup, call: &Call<'_>, block: usize) -> Self {
         let (request, layout) = (&call.request, group.arena.layout());
         let members = group.members();
         let partition = request.partition(members);
@@ -106,7 +106,11 @@ impl Rounds {
     ///
     /// In the steady state: stage round t, reduce t−1, drain t−2. Each then finds what it needs
     /// ready, and still in a cache. Who has to wait stages ahead.
-    pub(super) fn step(&mut self, group: &mut NodeGroup, call: &Call) -> Result<Progress, Wait> {
+    pub(super) fn step(
+        &mut self,
+        group: &mut NodeGroup,
+        call: &Call<'_>,
+    ) -> Result<Progress, Wait> {
         let undrained = self.reduced - self.drained;
         if undrained >= LEAD
             && let Ok(progress) = self.drain(group, call)
@@ -152,7 +156,7 @@ impl Rounds {
     }
 
     /// Copies what others own of our input into the input ring.
-    fn stage(&mut self, group: &NodeGroup, call: &Call) {
+    fn stage(&mut self, group: &NodeGroup, call: &Call<'_>) {
         let arena = &group.arena;
         let (member, members) = (arena.member(), arena.members());
         if stages(&call.request, member) {
@@ -205,7 +209,7 @@ impl Rounds {
     }
 
     /// Makes our result of the next round.
-    fn reduce(&mut self, group: &mut NodeGroup, call: &Call) {
+    fn reduce(&mut self, group: &mut NodeGroup, call: &Call<'_>) {
         let member = group.member();
         match call.request.kind {
             NodeKind::Broadcast { root } if root as usize == member => {
@@ -252,7 +256,7 @@ impl Rounds {
     }
 
     /// Puts elements as they are, found at byte `at` of the input, into the result ring.
-    fn show(&self, group: &NodeGroup, call: &Call, block: &Range<usize>, at: usize) {
+    fn show(&self, group: &NodeGroup, call: &Call<'_>, block: &Range<usize>, at: usize) {
         let (_, bytes) = extent(block, call);
         let from = call.request.input.wrapping_add(at);
         let shown = self.result_block(&group.arena, group.member(), self.reduced);
@@ -261,7 +265,7 @@ impl Rounds {
     }
 
     /// Puts elements as they are, found at byte `at` of the input, into the output.
-    fn keep(&self, call: &Call, block: &Range<usize>, at: usize) {
+    fn keep(&self, call: &Call<'_>, block: &Range<usize>, at: usize) {
         let (start, bytes) = extent(block, call);
         let from = call.request.input.wrapping_add(at);
         let to = call.request.output.wrapping_add(start);
@@ -272,7 +276,7 @@ impl Rounds {
     }
 
     /// Copies our block of what `owner` has for us to the output, to element `to` of it.
-    fn take(&self, group: &NodeGroup, call: &Call, owner: usize, to: usize) {
+    fn take(&self, group: &NodeGroup, call: &Call<'_>, owner: usize, to: usize) {
         let member = group.member();
         let block = self.partition.slice(member, self.reduced, self.block);
         let (start, bytes) = extent(&block, call);
@@ -290,11 +294,11 @@ impl Rounds {
     }
 
     /// Folds the block of our own chunk.
-    fn fold(&self, group: &mut NodeGroup, call: &Call) {
+    fn fold(&self, group: &mut NodeGroup, call: &Call<'_>) {
         let request = &call.request;
         let (member, members, size) = (group.member(), group.members(), request.dtype.size());
         let block = self.partition.slice(member, self.reduced, self.block);
-        let Some(kernel) = &call.kernel else { return };
+        let Some(kernel) = call.kernel else { return };
         let result = self.result_block(&group.arena, member, self.reduced);
         let own_start = self.partition.range(member).start;
         let to = match request.kind {
@@ -331,7 +335,7 @@ impl Rounds {
     }
 
     /// Copies the results of others, as far as they are there; says who is missing.
-    fn drain(&mut self, group: &NodeGroup, call: &Call) -> Result<Progress, usize> {
+    fn drain(&mut self, group: &NodeGroup, call: &Call<'_>) -> Result<Progress, usize> {
         let arena = &group.arena;
         let (member, members) = (arena.member(), arena.members());
         let target = self.base + self.drained as u64 + 1;
@@ -364,7 +368,7 @@ impl Rounds {
 }
 
 /// Whether `member` has something for each of the others.
-fn stages(request: &NodeRequest, member: usize) -> bool {
+fn stages(request: &NodeRequest<'_>, member: usize) -> bool {
     match request.kind {
         NodeKind::AllToAll => true,
         NodeKind::Scatter { root } => root as usize == member,
@@ -386,7 +390,7 @@ fn takes_result(kind: NodeKind, member: usize, owner: usize) -> bool {
 }
 
 /// First byte and number of bytes of a range of elements.
-fn extent(range: &Range<usize>, call: &Call) -> (usize, usize) {
+fn extent(range: &Range<usize>, call: &Call<'_>) -> (usize, usize) {
     let size = call.request.dtype.size();
     (range.start * size, range.len() * size)
 }

@@ -41,7 +41,7 @@ fn on_all<R: Send>(
 }
 
 /// Drives an operation to its end, as an engine does: spin, yield, park.
-pub(super) fn finish(group: &mut NodeGroup, request: NodeRequest) -> Result<(), NodeError> {
+pub(super) fn finish(group: &mut NodeGroup, request: NodeRequest<'_>) -> Result<(), NodeError> {
     // SAFETY: the tests lend buffers of the right size until this returns.
     let mut op = unsafe { group.start(request) }?;
     let give_up = Instant::now() + Duration::from_secs(120);
@@ -73,10 +73,11 @@ pub(super) fn request<T: Element>(
     count: usize,
     input: &[T],
     output: *mut T,
-) -> NodeRequest {
+) -> NodeRequest<'static> {
     let input = input.as_ptr().cast();
     let (signature, output) = (signature(0, count), output.cast());
-    let kernel = Kernel::new(T::DTYPE, op);
+    // Requests only borrow their kernel; that of a test may stay for good.
+    let kernel = Kernel::new(T::DTYPE, op).map(|kernel| &*Box::leak(Box::new(kernel)));
     let manner = Manner::preferred(3, count * size_of::<T>());
     NodeRequest {
         kind,
@@ -344,5 +345,5 @@ fn kernels_for_another_type_are_refused() {
     let sum = request(NodeKind::AllReduce, ReduceOp::Sum, 1, &data, target);
     let kernel = Kernel::new(DType::F32, ReduceOp::Sum);
     let mut group = NodeGroup::new(arenas(1).remove(0));
-    let _ = finish(&mut group, NodeRequest { kernel, ..sum });
+    let _ = finish(&mut group, NodeRequest { kernel: kernel.as_ref(), ..sum });
 }
