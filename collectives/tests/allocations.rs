@@ -199,6 +199,31 @@ fn factors_do_not_make_it_allocate() {
 }
 
 #[test]
+fn messages_and_groups_do_not_allocate() {
+    for (name, options) in ways() {
+        world(3, &options, |communicator| {
+            let rank = communicator.rank();
+            let turned = communicator.split(Some(0), -i64::from(rank)).unwrap().unwrap();
+            let mut data = vec![1.0f32; 50_001];
+            assert_free(communicator, name, |communicator| {
+                for count in [1, 1_000, 50_001] {
+                    let data = &mut data[..count];
+                    turned.all_reduce(data, ReduceOp::Avg).unwrap();
+                    // Once around.
+                    if rank > 0 {
+                        communicator.recv(data, rank - 1, 5).unwrap();
+                    }
+                    communicator.send(data, (rank + 1) % 3, 5).unwrap();
+                    if rank == 0 {
+                        communicator.recv(data, 2, 5).unwrap();
+                    }
+                }
+            });
+        });
+    }
+}
+
+#[test]
 fn fused_operations_do_not_allocate() {
     for (name, options) in ways() {
         world(3, &options, |communicator| {

@@ -190,3 +190,54 @@ fn a_rank_that_never_enters_is_told_from_one_that_is_stopped() {
         }
     }
 }
+
+#[test]
+fn a_failed_group_leaves_its_siblings_alone_though_the_coordinator_hears_of_it() {
+    for kind in [TransportKind::Tcp, TransportKind::Shm] {
+        let (_server, jobs) = coordinated(5);
+        let options = ContextOptions { timeout: Duration::from_secs(4), ..over(kind) };
+        run(jobs, &options, |context| {
+            let world = context.communicator().unwrap();
+            let rank = world.rank();
+            // 4, 2, 0 and 3, 1.
+            let group = world.split(Some(rank % 2), -i64::from(rank)).unwrap().unwrap();
+            match rank {
+                0 => {
+                    // The others of the group are in a barrier; nobody but them hears of this.
+                    let error = group.shift(&[1.0f32; 9], &mut [0.0; 9], None).unwrap_err();
+                    assert!(error.to_string().contains("barrier"), "{error}");
+                }
+                2 | 4 => {
+                    let error = group.barrier().unwrap_err();
+                    assert!(error.to_string().contains("shift"), "{error}");
+                    assert!(error.to_string().contains("of group 0 of rank 4"), "{error}");
+                }
+                _ => (0..100).for_each(|_| group.barrier().unwrap()),
+            }
+            (0..100).for_each(|_| world.barrier().unwrap());
+        });
+    }
+}
+
+#[test]
+fn a_message_that_nobody_sends_is_explained() {
+    for kind in [TransportKind::Tcp, TransportKind::Shm] {
+        let (_server, jobs) = coordinated(2);
+        let options = ContextOptions { timeout: Duration::from_secs(2), ..over(kind) };
+        let gave_up = Barrier::new(2);
+        run(jobs, &options, |context| {
+            let communicator = context.communicator().unwrap();
+            if communicator.rank() == 0 {
+                let error = communicator.recv(&mut [0u8; 5], 1, 8).unwrap_err();
+                let text = error.to_string();
+                let told = "recv #0 with tag 8: rank 1 on ";
+                assert!(text.contains(told), "{text}");
+                assert!(
+                    text.contains("has not called the other side of it but is alive"),
+                    "{text}"
+                );
+            }
+            gave_up.wait();
+        });
+    }
+}

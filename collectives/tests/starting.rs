@@ -17,7 +17,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use paceline_collectives::{Context, ContextOptions, Job, ReduceOp};
+use paceline_collectives::{Batch, Context, ContextOptions, Job, ReduceOp};
 use paceline_rendezvous::{Environment, ProcessEnvironment};
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, set_parent_process_death_signal};
 use rustix::thread::UnshareFlags;
@@ -64,9 +64,41 @@ fn rank_program() {
             let mut sum = [context.rank()].map(f64::from);
             context.communicator().unwrap().all_reduce(&mut sum, ReduceOp::Sum).unwrap();
             let fallback = context.fallback().unwrap_or("as preferred");
-            println!("outcome: {} over {}, {fallback}", sum[0], context.transport());
+            let groups = groups(&context, role.to_str().unwrap());
+            println!("outcome: {} over {}, {fallback}{groups}", sum[0], context.transport());
         }
     }
+}
+
+/// What comes of groups that are formed after the start, where the role is about them.
+fn groups(context: &Context, role: &str) -> String {
+    let rank = context.rank();
+    match role {
+        "in groups" => {}
+        "in groups without descriptors" if rank == 1 => {
+            limit(Resource::Nofile, next_descriptor() + 1);
+        }
+        "in groups without descriptors" => {}
+        _ => return String::new(),
+    }
+    let world = context.communicator().unwrap();
+    let turned = world.split(Some(0), -i64::from(rank)).unwrap().unwrap();
+    let pair = world.split((rank != 1).then_some(7), 0).unwrap();
+    for _ in 0..10 {
+        let mut sum = vec![rank; 30_000];
+        turned.all_reduce(&mut sum, ReduceOp::Sum).unwrap();
+        assert_eq!(sum, [3; 30_000]);
+        if let Some(pair) = &pair {
+            let (other, mut received) = (1 - pair.rank(), vec![0; 30_000]);
+            let sent = vec![rank; 30_000];
+            let mut batch = Batch::new();
+            batch.send(&sent, other, 1).recv(&mut received, other, 1);
+            pair.exchange(batch).unwrap();
+            assert_eq!(received, [2 - rank; 30_000]);
+            pair.barrier().unwrap();
+        }
+    }
+    format!(", groups share memory: {}", turned.plan_facts().shared_memory)
 }
 
 fn limit(resource: Resource, most: u64) {
@@ -152,14 +184,20 @@ impl Drop for Rank {
 /// What all ranks say of their start, if rank `odd` has a role. They must end by themselves, and
 /// early.
 fn outcomes(odd: u32, role: &str, transport: &str) -> Vec<String> {
+    outcomes_by(|rank| if rank == odd { role } else { "ordinary" }, transport)
+}
+
+/// The same if all have it.
+fn outcomes_of_all(role: &str, transport: &str) -> Vec<String> {
+    outcomes_by(|_| role, transport)
+}
+
+fn outcomes_by<'a>(role_of: impl Fn(u32) -> &'a str, transport: &str) -> Vec<String> {
     let directory = tempfile::tempdir().unwrap();
     let rendezvous = format!("file:{}", directory.path().join("meeting").display());
     let secret = secret_file(directory.path());
     let started = Instant::now();
-    let start = |rank| {
-        let role = if rank == odd { role } else { "ordinary" };
-        Rank::start(rank, role, transport, &rendezvous, &secret)
-    };
+    let start = |rank| Rank::start(rank, role_of(rank), transport, &rendezvous, &secret);
     let ranks: Vec<Rank> = (0..WORLD_SIZE).map(start).collect();
     let outcomes = ends_of(ranks);
     assert!(started.elapsed() < FAR_BELOW_START_TIMEOUT, "{:?}: {outcomes:?}", started.elapsed());
@@ -191,6 +229,19 @@ fn assert_all_say(outcomes: &[String], words: &str, cause: &str) {
     for outcome in outcomes {
         assert_eq!(outcome, &outcomes[0]);
         assert!(outcome.starts_with(words) && outcome.contains(cause), "{outcome}");
+    }
+}
+
+#[test]
+fn groups_of_processes_share_memory_or_exchange_messages() {
+    for (role, transport, shared) in [
+        ("in groups", "shm", true),
+        ("in groups", "tcp", false),
+        ("in groups without descriptors", "auto", false),
+    ] {
+        let outcomes = outcomes_of_all(role, transport);
+        let words = format!("groups share memory: {shared}");
+        assert_all_say(&outcomes, "3 over ", &words);
     }
 }
 

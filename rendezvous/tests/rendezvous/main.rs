@@ -5,6 +5,7 @@ mod bootstrap;
 mod codecs;
 mod coordinator;
 mod environment;
+mod groups;
 mod hello;
 mod secret;
 mod server;
