@@ -4,11 +4,14 @@
 
 mod support;
 
+use std::sync::Arc;
 use std::thread;
 
 use paceline_collectives::{
-    CollectiveError, Communicator, ContextOptions, ReduceOp, SetupError, TransportKind,
+    CollectiveError, Communicator, Context, ContextOptions, Job, ReduceOp, SetupError,
+    TransportKind,
 };
+use paceline_rendezvous::{InProcessStore, RankInfo, Rendezvous, RunId, Secret};
 use support::{contexts, every_way, over, world};
 
 /// Numbers from a seed, the same on all ranks.
@@ -279,5 +282,44 @@ fn a_group_costs_what_it_says() {
         check(&group, 100_000, 0);
         let bytes = group.memory_bytes();
         assert!((1 << 20..GROUP_BYTES_MAX).contains(&bytes), "{bytes}");
+    });
+}
+
+#[test]
+fn ranks_of_one_node_share_memory_where_the_world_cannot() {
+    const NODES: u32 = 2;
+    let (run_id, secret) = (RunId::random().unwrap(), Secret::random().unwrap());
+    let store = Arc::new(InProcessStore::new());
+    let job = |rank| {
+        let rank_info = RankInfo {
+            rank,
+            world_size: 2 * NODES,
+            local_rank: rank / NODES,
+            local_size: 2,
+            node_rank: rank % NODES,
+            node_count: NODES,
+            run_id: Some(run_id),
+            ..RankInfo::alone()
+        };
+        let (secret, store) = (secret.clone(), store.clone());
+        Job::from_rendezvous(Rendezvous::in_process(rank_info, run_id, secret, store))
+    };
+    thread::scope(|scope| {
+        for rank in 0..2 * NODES {
+            let job = job(rank);
+            let run = move || {
+                let context = Context::new(&job, &ContextOptions::default()).unwrap();
+                assert_eq!(context.transport(), TransportKind::Tcp);
+                let world = context.communicator().unwrap();
+                let node = world.split(Some(rank % NODES), 0).unwrap().unwrap();
+                let across = world.split(Some(rank / NODES), 0).unwrap().unwrap();
+                let shared = [&world, &node, &across]
+                    .map(|communicator| communicator.plan_facts().shared_memory);
+                assert_eq!(shared, [false, true, false]);
+                check(&node, 5_000, 1);
+                check(&across, 5_000, 1);
+            };
+            thread::Builder::new().spawn_scoped(scope, run).unwrap();
+        }
     });
 }
