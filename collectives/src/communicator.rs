@@ -1,4 +1,4 @@
-//! One group of ranks and its collective operations.
+//! Ranks that work together, and their operations.
 
 mod compression;
 mod entry;
@@ -115,11 +115,13 @@ impl Communicator {
     /// ranks of a node work together.
     ///
     /// It does not grow with the vectors: scratch is 4 MiB, or 256 KiB for every rank and two more
-    /// where that is larger; staging is at most 1 MiB.
+    /// where that is larger, from the first operation that needs it; staging is at most 1 MiB. The
+    /// order of messages between two ranks costs some tens of bytes for each tag and peer.
     pub fn memory_bytes(&self) -> usize {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let node = state.node.as_ref().map_or(0, NodeGroup::memory_bytes);
-        state.workspace.scratch_bytes() + state.fusion.memory_bytes() + node
+        let staging = state.workspace.scratch_bytes() + state.fusion.memory_bytes();
+        staging + state.mail.memory_bytes() + node
     }
 
     /// How an operation of `count` elements of type `T` would be carried out.

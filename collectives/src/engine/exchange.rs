@@ -80,6 +80,14 @@ impl Mail {
         }
     }
 
+    /// Bytes of memory held.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        let region = size_of::<Arc<Region>>() + size_of::<Region>();
+        self.counts.capacity() * size_of::<((bool, u32, u32), u64)>()
+            + self.regions.len() * region
+            + self.under_way.capacity() * size_of::<UnderWay>()
+    }
+
     /// The name of the first message that was numbered last.
     pub(crate) fn first(&self) -> Option<OperationName> {
         self.under_way.first().map(|message| message.name)
