@@ -289,6 +289,32 @@ fn even_counts_give_the_bits_of_an_all_reduce() {
 }
 
 #[test]
+fn groups_exchange_among_themselves() {
+    for options in [over(TransportKind::Tcp), over(TransportKind::Shm)] {
+        world(5, &options, |communicator| {
+            // Ranks 4, 2, 0 and 3, 1: their places are not those that they have in the world.
+            let color = communicator.rank() % 2;
+            let group = communicator.split(Some(color), -i64::from(communicator.rank()));
+            let group = group.unwrap().unwrap();
+            assert_eq!(group.world_size(), 3 - color);
+            for scale in [1, 20_001] {
+                check_all_to_all::<i32>(&group, scale);
+                check_all_to_all_v::<f64>(&group, scale);
+                for root in 0..group.world_size() as usize {
+                    check_gather::<u8>(&group, root, scale);
+                    check_gather_v::<f64>(&group, root, scale);
+                    check_scatter::<f64>(&group, root, scale);
+                    check_scatter_v::<u8>(&group, root, scale);
+                }
+                let counts = lengths(group.world_size() as usize, |rank| length(rank, 0, scale));
+                check_all_gather_v::<f64>(&group, &counts);
+                check_reduce_scatter_v(&group, &counts);
+            }
+        });
+    }
+}
+
+#[test]
 fn raw_gather_and_scatter_work_in_place_on_the_root() {
     for options in ways_and(Algorithm::Direct) {
         world(3, &options, |communicator| {

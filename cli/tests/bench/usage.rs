@@ -14,7 +14,7 @@ fn assert_refused(arguments: &[&str], words: &[&str]) {
 
 #[test]
 fn words_that_mean_nothing() {
-    assert_refused(&["gather", "-np", "2"], &["gather", "all_gather"]);
+    assert_refused(&["gathered", "-np", "2"], &["gathered", "all_gather"]);
     assert_refused(&["-np", "2", "--dtype", "f8"], &["f8", "bf16"]);
     assert_refused(&["-np", "2", "--op", "xor"], &["xor", "prod"]);
     assert_refused(&["-np", "2", "--algorithm", "magic"], &["magic", "ring"]);
