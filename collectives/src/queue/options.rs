@@ -3,6 +3,11 @@ use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
+use paceline_rendezvous::BootstrapError;
+use paceline_rendezvous::env::{self, Environment};
+
+use crate::error::SetupError;
+
 /// What is called when a tensor waits for ranks that have not submitted it.
 pub type StallHook = Arc<dyn Fn(&Stall) + Send + Sync>;
 
@@ -39,6 +44,24 @@ impl Default for QueueOptions {
             stall_report_after: Duration::from_secs(10),
             on_stall: Arc::new(write_stall),
         }
+    }
+}
+
+impl QueueOptions {
+    /// The options that the `PACELINE_*` variables, or Horovod's, describe.
+    ///
+    /// # Errors
+    /// [`SetupError`] names the variable whose value makes no sense.
+    pub fn from_environment(environment: &(impl Environment + ?Sized)) -> Result<Self, SetupError> {
+        let invalid = |error| SetupError::Bootstrap(BootstrapError::from(error));
+        let mut options = Self::default();
+        if let Some(bytes) = env::FUSION_THRESHOLD.bytes(environment).map_err(invalid)? {
+            options.fusion_threshold = usize::try_from(bytes).unwrap_or(usize::MAX);
+        }
+        if let Some(time) = env::CYCLE_TIME.milliseconds(environment).map_err(invalid)? {
+            options.cycle_time = time;
+        }
+        Ok(options)
     }
 }
 
@@ -81,5 +104,30 @@ fn write_stall(stall: &Stall) {
     if stall.submitted.first() == Some(&stall.rank) {
         // Nobody can be told that standard error is closed.
         let _ = writeln!(std::io::stderr().lock(), "paceline: {stall}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+
+    use super::*;
+
+    struct Only(&'static str, &'static str);
+
+    impl Environment for Only {
+        fn get(&self, name: &str) -> Option<OsString> {
+            (name == self.0).then(|| self.1.into())
+        }
+    }
+
+    #[test]
+    fn horovods_variables_mean_what_they_mean_there() {
+        let of = |name, value| QueueOptions::from_environment(&Only(name, value));
+        assert_eq!(of("HOROVOD_FUSION_THRESHOLD", "67108864").unwrap().fusion_threshold, 64 << 20);
+        assert_eq!(of("PACELINE_FUSION_THRESHOLD", "64M").unwrap().fusion_threshold, 64 << 20);
+        let time = of("HOROVOD_CYCLE_TIME", "3.5").unwrap().cycle_time;
+        assert_eq!(time, Duration::from_micros(3500));
+        assert!(of("PACELINE_FUSION_THRESHOLD", "much").is_err());
     }
 }

@@ -142,6 +142,28 @@ impl Variable {
         self.parse_with(environment, option::seconds)
     }
 
+    /// The value as a number of milliseconds that may be zero.
+    ///
+    /// # Errors
+    /// As [`Variable::parse`]; negative and non-finite numbers are invalid.
+    pub fn milliseconds(
+        &self,
+        environment: &(impl Environment + ?Sized),
+    ) -> Result<Option<Duration>, EnvironmentError> {
+        self.parse_with(environment, option::milliseconds)
+    }
+
+    /// The value as a number of bytes, such as `65536`, `64K` or `16 MiB`.
+    ///
+    /// # Errors
+    /// As [`Variable::parse`].
+    pub fn bytes(
+        &self,
+        environment: &(impl Environment + ?Sized),
+    ) -> Result<Option<u64>, EnvironmentError> {
+        self.parse_with(environment, option::bytes)
+    }
+
     /// Whether something is on; it is off where nothing is said.
     ///
     /// # Errors

@@ -75,6 +75,25 @@ pub(super) fn seconds(text: &str) -> Option<Duration> {
     Duration::try_from_secs_f64(text.parse().ok()?).ok()
 }
 
+/// A number of bytes, or of units of 1024, 1024² or 1024³ of them.
+pub(super) fn bytes(text: &str) -> Option<u64> {
+    let digits = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let unit: u64 = match &*unit.trim().to_ascii_lowercase() {
+        "" | "b" => 1,
+        "k" | "kb" | "kib" => 1 << 10,
+        "m" | "mb" | "mib" => 1 << 20,
+        "g" | "gb" | "gib" => 1 << 30,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(unit)
+}
+
+/// A number of milliseconds, with decimals if need be.
+pub(super) fn milliseconds(text: &str) -> Option<Duration> {
+    Duration::try_from_secs_f64(text.parse::<f64>().ok()? / 1e3).ok()
+}
+
 /// Whether something is on.
 pub(super) fn switch(text: &str) -> Option<bool> {
     match text {
@@ -136,6 +155,25 @@ mod tests {
             assert_eq!(edits(from, to), count, "{from} {to}");
             assert_eq!(edits(to, from), count, "{to} {from}");
         }
+    }
+
+    #[test]
+    fn bytes_and_milliseconds() {
+        for (text, count) in [
+            ("0", Some(0)),
+            ("67108864", Some(64 << 20)),
+            ("16M", Some(16 << 20)),
+            ("3 KiB", Some(3 << 10)),
+            ("", None),
+            ("M", None),
+            ("-1", None),
+            ("1T", None),
+            ("99999999999G", None),
+        ] {
+            assert_eq!(bytes(text), count, "{text}");
+        }
+        assert_eq!(milliseconds("2.5"), Some(Duration::from_micros(2500)));
+        assert_eq!((milliseconds("-1"), milliseconds("nan")), (None, None));
     }
 
     #[test]

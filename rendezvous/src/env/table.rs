@@ -120,9 +120,14 @@ variables! {
             reader: Reader::Ranks
         };
     /// Bytes up to which tensors are collected into one operation; 0 turns fusion off.
-    FUSION_THRESHOLD = "PACELINE_FUSION_THRESHOLD" Paceline Setting ("a number of bytes")
+    FUSION_THRESHOLD = "PACELINE_FUSION_THRESHOLD" Paceline Setting
+        ("a number of bytes, or one with K, M or G behind it")
         option { name: "fusion-threshold", value_name: "SIZE", reader: Reader::Ranks }
         horovod "HOROVOD_FUSION_THRESHOLD";
+    /// Time from one round of a queue to the next in which a rank collects submissions.
+    CYCLE_TIME = "PACELINE_CYCLE_TIME" Paceline Setting
+        ("a number of milliseconds, 0 or more", default "0")
+        horovod "HOROVOD_CYCLE_TIME";
     /// How much the library says on standard error.
     LOG = "PACELINE_LOG" Paceline Setting ("off, error, warn, info or debug", default "warn");
     /// Number of ranks.
