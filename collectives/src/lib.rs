@@ -21,6 +21,9 @@
 //! [`plan`]; the pure programs of [`schedule`]; the engine that carries a program out over
 //! `paceline_transports` without ever blocking; the reduction [`kernels`].
 //!
+//! Beside the blocking calls there is the [`queue`]: operations in the background, submitted under
+//! names, in any order, and fused.
+//!
 //! This crate knows nothing of processes, hosts or clocks beyond deadlines, and has no globals.
 //!
 //! # Determinism
@@ -28,7 +31,7 @@
 //! bit-identical on all ranks and from run to run. See [`schedule`] for the order.
 //!
 //! # Thread safety
-//! [`Context`] and [`Communicator`] are `Send + Sync`.
+//! [`Context`], [`Communicator`] and [`queue::Queue`] are `Send + Sync`.
 //!
 //! # Resource cleanup
 //! Dropping the last communicator and context closes all connections.
