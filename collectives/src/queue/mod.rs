@@ -233,7 +233,10 @@ impl Drop for Queue {
         // Who is panicking has no use for results.
         let now = std::thread::panicking();
         self.inbox.close(if now { Closing::Now } else { Closing::AfterWork });
-        if let Some(thread) = self.thread.take() {
+        // A waker may drop the queue on the queue's own thread, which then ends by itself.
+        let is_elsewhere =
+            |thread: &JoinHandle<()>| thread.thread().id() != std::thread::current().id();
+        if let Some(thread) = self.thread.take().filter(is_elsewhere) {
             // Its panics are caught and reported through the handles.
             let _ = thread.join();
         }

@@ -136,6 +136,8 @@ impl Worker {
         loop {
             let news = self.inbox.wait(self.pause(stirred.elapsed(), has_progressed));
             let has_news = !news.is_empty();
+            // Before the news is taken: what has just come has not waited yet.
+            self.clock += last_round.elapsed().min(ROUND_WAIT_MAX);
             self.take(news);
             if has_news && !self.options.cycle_time.is_zero() {
                 let rest = self.options.cycle_time.saturating_sub(last_round.elapsed());
@@ -143,9 +145,7 @@ impl Worker {
                 let more = self.inbox.wait(Duration::ZERO);
                 self.take(more);
             }
-            let now = Instant::now();
-            self.clock += (now - last_round).min(ROUND_WAIT_MAX);
-            last_round = now;
+            last_round = Instant::now();
             has_progressed = match self.take_round() {
                 Ok(has_progressed) => has_progressed,
                 Err(error) => return error,
