@@ -559,6 +559,28 @@ fn several_queues_of_a_context_work_at_the_same_time() {
     });
 }
 
+#[test]
+fn groups_of_ranks_have_queues_of_their_own() {
+    for context_options in every_way() {
+        contexts(4, &context_options, |context| {
+            let world = context.communicator().unwrap();
+            let half = world.split(Some(context.rank() % 2), 0).unwrap().unwrap();
+            let [world, half] = [world, half].map(|all| Queue::new(all, &options()).unwrap());
+            let submit = |queue: &Queue| {
+                queue.all_reduce("rank", vec![f64::from(context.rank())], ReduceOp::Sum)
+            };
+            let handles = if context.rank() < 2 {
+                [submit(&world), submit(&half)]
+            } else {
+                let half = submit(&half);
+                [submit(&world), half]
+            };
+            let of_half = if context.rank().is_multiple_of(2) { 2.0 } else { 4.0 };
+            assert_eq!(handles.map(|handle| wait(handle).unwrap()), [[6.0], [of_half]]);
+        });
+    }
+}
+
 struct Unpark(thread::Thread);
 
 impl Wake for Unpark {

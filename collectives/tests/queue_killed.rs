@@ -2,11 +2,7 @@
 //!
 //! The rank program is this test binary itself: it runs [`rank_program`] alone.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    reason = "a test fails by panicking, and says why"
-)]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::error::Error;
 use std::io::Write;

@@ -133,9 +133,11 @@ impl Queue {
     /// A queue of the ranks of a communicator, which it takes over. All of them must make theirs,
     /// with equal options but for the hook.
     ///
-    /// Where ranks share memory, a context's first communicator is the fast one. A queue waits in its
-    /// communicator: blocking calls on other communicators of the same context share the connections
-    /// with it, and may begin up to 20 ms later. A context of its own avoids that.
+    /// A queue waits in its communicator. Where that exchanges messages, blocking calls on other
+    /// communicators of the same context share the connections with it, and may begin up to 20 ms
+    /// later; a context of its own avoids that. In shared memory they do not meet.
+    ///
+    /// Ranks, in arguments and in errors, are those of the communicator.
     ///
     /// # Errors
     /// [`QueueError::Thread`] if its thread cannot be started.
