@@ -116,6 +116,8 @@ pub enum CollectiveError {
         rank: u32,
         /// The rank to blame, if one could be named.
         culprit: Option<u32>,
+        /// Whether a time limit ran out elsewhere, as it soon would have here.
+        timed_out: bool,
         /// What happened.
         reason: String,
     },
@@ -150,9 +152,9 @@ fn ranks(ranks: &[u32]) -> String {
 }
 
 impl CollectiveError {
-    /// Whether the deadline passed.
+    /// Whether the deadline passed, here or on another rank of the operation.
     pub fn is_timeout(&self) -> bool {
-        matches!(self, Self::TimedOut { .. })
+        matches!(self, Self::TimedOut { .. } | Self::Aborted { timed_out: true, .. })
     }
 
     /// The operation that failed, where it had begun.

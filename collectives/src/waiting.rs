@@ -210,6 +210,7 @@ impl<'a> Waiting<'a> {
                 self.aborted(self.verdict().unwrap_or_else(|| Abort {
                     epoch: 0,
                     culprit: Some(member),
+                    timed_out: false,
                     reason: format!("rank {member} gave up"),
                 }))
             }
@@ -239,6 +240,7 @@ impl<'a> Waiting<'a> {
             operation: self.name,
             rank: self.context.rank(),
             culprit: abort.culprit,
+            timed_out: abort.timed_out,
             reason: abort.reason,
         }
     }

@@ -438,7 +438,8 @@ impl ControlClient {
         }
         if !state.said_goodbye {
             let reason = format!("the coordinator at {} was lost: {error}", self.address);
-            let _ = self.abort.set(Abort { epoch: self.epoch, culprit: None, reason });
+            let (epoch, culprit, timed_out) = (self.epoch, None, false);
+            let _ = self.abort.set(Abort { epoch, culprit, timed_out, reason });
         }
         state.failure = Some(Arc::new(error));
     }

@@ -152,6 +152,8 @@ pub struct Abort {
     pub epoch: u32,
     /// The rank to blame, where one could be named.
     pub culprit: Option<u32>,
+    /// Whether it ended because a time limit ran out.
+    pub timed_out: bool,
     /// What happened: a sentence without its full stop that names the culprit itself.
     pub reason: String,
 }

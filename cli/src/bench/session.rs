@@ -91,7 +91,11 @@ impl BenchError {
             Self::Setup(SetupError::Absent { .. }) => true,
             Self::Setup(SetupError::Store(error))
             | Self::Publish(error)
-            | Self::Absent { source: error, .. } => error.is_timeout(),
+            | Self::Absent { source: error, .. } => match error {
+                // Another rank's time ran out, and the job ended before this one's did.
+                StoreError::Aborted { abort, .. } => abort.timed_out,
+                error => error.is_timeout(),
+            },
             _ => false,
         };
         if timed_out { ExitCode::TimedOut } else { ExitCode::LauncherFailed }

@@ -284,44 +284,35 @@ impl Coordinator {
             // Who blames another has probably seen the symptom of a death that a supervisor is
             // about to explain.
             Some((culprit, reason)) if culprit.is_some_and(|culprit| culprit != rank) => {
-                match self.group_ending(&report, culprit, &reason) {
+                let abort = self.word(culprit, &reason);
+                match self.group_ending(&report, &abort) {
                     Some(ending) => {
                         self.groups.end_at(now + self.config.lost_grace, ending);
                         self.groups.tick(now)
                     }
-                    None => self.end_after_grace(culprit, reason, now),
+                    None => self.end_after_grace(abort, now),
                 }
             }
-            Some((culprit, reason)) => self.end(&report, culprit, &reason),
+            Some((culprit, reason)) => self.end(&report, self.word(culprit, &reason)),
             None if timed_out => {
                 let stall = diagnosis::stall(&self.config, &self.members, rank, &report, now);
-                self.end(&report, stall.culprit, &stall.reason)
+                let word = self.word(stall.culprit, &stall.reason);
+                self.end(&report, Abort { timed_out, ..word })
             }
             None => Vec::new(),
         }
     }
 
     /// Ends what a report is about: a group, or the epoch.
-    fn end(
-        &mut self,
-        report: &OperationReport,
-        culprit: Option<u32>,
-        reason: &str,
-    ) -> Vec<(u32, ToRank)> {
-        match self.group_ending(report, culprit, reason) {
+    fn end(&mut self, report: &OperationReport, abort: Abort) -> Vec<(u32, ToRank)> {
+        match self.group_ending(report, &abort) {
             Some(ending) => self.groups.end(ending),
-            None => self.abort(culprit, reason),
+            None => self.end_epoch(abort),
         }
     }
 
-    fn group_ending(
-        &self,
-        report: &OperationReport,
-        culprit: Option<u32>,
-        reason: &str,
-    ) -> Option<Ending> {
-        let (epoch, reason) = (self.config.epoch, clip(reason).to_owned());
-        let mut ending = Ending::of(report, Abort { epoch, culprit, reason })?;
+    fn group_ending(&self, report: &OperationReport, abort: &Abort) -> Option<Ending> {
+        let mut ending = Ending::of(report, abort.clone())?;
         ending.keep_members(|rank| self.is_present(rank));
         Some(ending)
     }
@@ -332,7 +323,8 @@ impl Coordinator {
             Some(member) if member.presence == Presence::Present => {
                 member.presence = Presence::Lost;
                 member.waiting.clear();
-                self.end_after_grace(Some(rank), format!("rank {rank} was lost: {reason}"), now)
+                let abort = self.word(Some(rank), &format!("rank {rank} was lost: {reason}"));
+                self.end_after_grace(abort, now)
             }
             _ => Vec::new(),
         }
@@ -359,11 +351,20 @@ impl Coordinator {
 
     /// Ends the epoch for a reason of the caller's.
     pub fn abort(&mut self, culprit: Option<u32>, reason: &str) -> Vec<(u32, ToRank)> {
+        self.end_epoch(self.word(culprit, reason))
+    }
+
+    /// What ranks are told of an end that no time limit brought.
+    fn word(&self, culprit: Option<u32>, reason: &str) -> Abort {
+        let (epoch, reason) = (self.config.epoch, clip(reason).to_owned());
+        Abort { epoch, culprit, timed_out: false, reason }
+    }
+
+    fn end_epoch(&mut self, abort: Abort) -> Vec<(u32, ToRank)> {
         if self.aborted.is_some() {
             return Vec::new();
         }
         self.pending = None;
-        let abort = Abort { epoch: self.config.epoch, culprit, reason: clip(reason).to_owned() };
         self.aborted = Some(abort.clone());
         self.members
             .iter()
@@ -372,17 +373,11 @@ impl Coordinator {
             .collect()
     }
 
-    fn end_after_grace(
-        &mut self,
-        culprit: Option<u32>,
-        reason: String,
-        now: Instant,
-    ) -> Vec<(u32, ToRank)> {
+    fn end_after_grace(&mut self, abort: Abort, now: Instant) -> Vec<(u32, ToRank)> {
         if self.config.lost_grace.is_zero() {
-            return self.abort(culprit, &reason);
+            return self.end_epoch(abort);
         }
         if self.aborted.is_none() && self.pending.is_none() {
-            let abort = Abort { epoch: self.config.epoch, culprit, reason };
             self.pending = Some((now + self.config.lost_grace, abort));
         }
         Vec::new()
@@ -401,8 +396,8 @@ impl Coordinator {
         if let Some((due, abort)) = &self.pending
             && *due <= now
         {
-            let Abort { culprit, reason, .. } = abort.clone();
-            return self.abort(culprit, &reason);
+            let abort = abort.clone();
+            return self.end_epoch(abort);
         }
         let told = self.groups.tick(now);
         if !told.is_empty() {
@@ -416,7 +411,8 @@ impl Coordinator {
                     diagnosis::ranks(&absent),
                     timeout.as_secs_f64()
                 );
-                self.abort(absent.first().copied(), &reason)
+                let word = self.word(absent.first().copied(), &reason);
+                self.end_epoch(Abort { timed_out: true, ..word })
             }
             _ => Vec::new(),
         }

@@ -85,11 +85,11 @@ fn to_rank() -> impl Strategy<Value = ToRank> {
         (any::<u64>(), value).prop_map(|(request, value)| ToRank::Value { request, value }),
         (any::<u64>(), ".*").prop_map(|(request, reason)| ToRank::Refused { request, reason }),
         (any::<u32>(), any::<Option<u32>>(), ".*").prop_map(|(epoch, culprit, reason)| {
-            ToRank::Abort { abort: Abort { epoch, culprit, reason } }
+            ToRank::Abort { abort: Abort { epoch, culprit, timed_out: epoch % 2 == 1, reason } }
         }),
         (any::<(u32, u32)>(), any::<Option<u32>>(), ".*").prop_map(
             |((context, communicator), culprit, reason)| {
-                let abort = Abort { epoch: 0, culprit, reason };
+                let abort = Abort { epoch: 0, culprit, timed_out: true, reason };
                 ToRank::GroupAbort { context, communicator, abort }
             }
         ),

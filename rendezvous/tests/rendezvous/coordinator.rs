@@ -153,7 +153,12 @@ fn the_first_abort_is_the_only_one_and_reaches_late_comers() {
     let abort = abort_in(&coordinator.disconnected(0, "it vanished", now), &[1]);
     assert_eq!(
         abort,
-        Abort { epoch: 5, culprit: Some(0), reason: "rank 0 was lost: it vanished".to_owned() }
+        Abort {
+            epoch: 5,
+            culprit: Some(0),
+            timed_out: false,
+            reason: "rank 0 was lost: it vanished".to_owned()
+        }
     );
     assert_eq!(coordinator.rank_lost(1, "died"), []);
     assert_eq!(coordinator.abort(None, "more"), []);
@@ -227,6 +232,7 @@ fn explained(
     prepare(&mut coordinator, before);
     coordinator.handle(0, report(7, "all_reduce", timed_out(&[1]), 10_000), now);
     let abort = coordinator.aborted().unwrap().clone();
+    assert!(abort.timed_out, "{abort:?}");
     (abort.culprit, abort.reason)
 }
 
@@ -387,7 +393,7 @@ fn joining_has_a_deadline_once_somebody_has_joined() {
     assert_eq!(coordinator.next_deadline(), Some(now + timeout));
     assert_eq!(coordinator.tick(now + timeout / 2), []);
     let abort = abort_in(&coordinator.tick(now + timeout), &[1, 3, 8]);
-    assert_eq!(abort.culprit, Some(0));
+    assert_eq!((abort.culprit, abort.timed_out), (Some(0), true));
     assert_eq!(abort.reason, "ranks 0, 2, 4-7 did not join within 30.0 s");
 }
 
