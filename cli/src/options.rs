@@ -87,6 +87,8 @@ fn argument(heading: &'static str, variable: Variable, option: CommandOption) ->
         };
         if accepted { Ok(value) } else { Err(format!("expected {}", variable.expected)) }
     };
+    // A negative number is a wrong value rather than an option that does not exist.
+    let argument = argument.allow_negative_numbers(option.form.is_number());
     argument.value_name(option.value_name).value_parser(OsStringValueParser::new().try_map(check))
 }
 
@@ -200,6 +202,8 @@ mod tests {
         assert_eq!(for_ranks, [("PACELINE_INTERFACE".into(), "eth0".into())]);
         let error = settings("--np 0").unwrap_err();
         assert!(error.contains("'--np <N>': expected a whole number, at least 1"), "{error}");
+        let error = settings("-n -1").unwrap_err();
+        assert!(error.contains("invalid value '-1' for '--np <N>'"), "{error}");
         assert!(!settings("").unwrap().is_given(env::NP));
         assert!(settings("--np 1").unwrap().is_given(env::NP));
     }

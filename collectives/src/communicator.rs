@@ -111,12 +111,14 @@ impl Communicator {
     }
 
     /// Bytes of memory that this rank holds for operations of this communicator: scratch for messages
-    /// that are to be reduced, staging for fused tensors, and its part of the memory in which the
-    /// ranks of a node work together.
+    /// that are to be reduced, staging, and its part of the memory in which the ranks of a node work
+    /// together.
     ///
-    /// It does not grow with the vectors: scratch is 4 MiB, or 256 KiB for every rank and two more
-    /// where that is larger, from the first operation that needs it; staging is at most 1 MiB. The
-    /// order of messages between two ranks costs some tens of bytes for each tag and peer.
+    /// Scratch is 4 MiB, or 256 KiB for every rank and two more where that is larger, from the first
+    /// operation that needs it. Staging is at most 1 MiB for fused tensors and 8 MiB for compressed
+    /// ones. Only inputs that a factor is applied to [before](crate::Scale::before) a reduction whose
+    /// result this rank does not get, or not all of, are staged as a whole; what they need is kept.
+    /// The order of messages between two ranks costs some tens of bytes for each tag and peer.
     pub fn memory_bytes(&self) -> usize {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let node = state.node.as_ref().map_or(0, NodeGroup::memory_bytes);

@@ -79,7 +79,8 @@ impl Batch {
     }
 }
 
-/// The staging buffer of fused operations, and of inputs that are scaled or compressed. It grows to the largest operation and stays.
+/// The staging buffer of fused operations, and of inputs that are scaled or compressed. It grows to
+/// the largest operation and stays.
 #[derive(Debug, Default)]
 pub(crate) struct FusionBuffer {
     /// Words, so that every element type is aligned in it.

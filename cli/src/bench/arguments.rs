@@ -76,15 +76,15 @@ pub(crate) struct Arguments {
     pub(super) fusion_threshold: Option<u64>,
 
     /// Rounds of each measurement
-    #[arg(long, value_name = "N", default_value = "5")]
+    #[arg(long, value_name = "N", default_value = "5", value_parser = at_least_one::<NonZeroU32>, allow_negative_numbers = true)]
     pub(super) rounds: NonZeroU32,
 
     /// Operations of a round [default: as many as --min-time allows]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = at_least_one::<NonZeroU64>, allow_negative_numbers = true)]
     pub(super) iterations: Option<NonZeroU64>,
 
     /// Shortest time of a round [default: 0.1]
-    #[arg(long, value_name = "SECONDS", value_parser = positive_seconds, conflicts_with = "iterations")]
+    #[arg(long, value_name = "SECONDS", value_parser = positive_seconds, conflicts_with = "iterations", allow_negative_numbers = true)]
     pub(super) min_time: Option<Duration>,
 
     /// Operations before the first that counts; more until 20 ms have passed
@@ -136,6 +136,10 @@ impl Selection for BenchSettings {
             env::CONFIG,
         ],
     )];
+}
+
+fn at_least_one<T: FromStr>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|_| "expected a whole number, at least 1".to_owned())
 }
 
 /// A number of seconds, more than 0.

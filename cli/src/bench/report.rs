@@ -20,19 +20,21 @@ use super::terminal::bar_style;
 pub(super) fn head(plan: &Plan, report: &Report) -> String {
     let mut text: String = report.machines.iter().map(machine_line).collect();
     let ranks = report.config.world_size;
-    let plural = if ranks == 1 { "" } else { "s" };
     let check = match plan.settings.check {
         Check::Every => "every result checked",
         Check::First => "the first result of each row checked",
         Check::Off => "results not checked",
     };
     let place = if plan.out_of_place { "out of place" } else { "in place" };
-    let rounds = plan.settings.rounds;
-    let length = match plan.settings.iterations {
-        Some(iterations) => format!("{rounds} rounds of {iterations} operations"),
-        None => format!("{rounds} rounds of {} s", report.config.min_time_s),
+    let number =
+        |n: u64, what: &str| if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") };
+    let of = match plan.settings.iterations {
+        Some(iterations) => number(iterations, "operation"),
+        None => format!("{} s", report.config.min_time_s),
     };
-    line(&mut text, &format!("# {ranks} rank{plural}, {place}, {check}, {length}"));
+    let (ranks, rounds) =
+        (number(ranks.into(), "rank"), number(plan.settings.rounds.into(), "round"));
+    line(&mut text, &format!("# {ranks}, {place}, {check}, {rounds} of {of}"));
     if let Subject::Model(model, _) = &plan.subject {
         let (tensors, parameters) = (model.tensors.len(), model.parameters());
         line(

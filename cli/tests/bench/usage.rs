@@ -14,7 +14,7 @@ fn assert_refused(arguments: &[&str], words: &[&str]) {
 
 #[test]
 fn words_that_mean_nothing() {
-    assert_refused(&["gathered", "-np", "2"], &["gathered", "all_gather"]);
+    assert_refused(&["gathre", "-np", "2"], &["gathre", "all_gather"]);
     assert_refused(&["-np", "2", "--dtype", "f8"], &["f8", "bf16"]);
     assert_refused(&["-np", "2", "--op", "xor"], &["xor", "prod"]);
     assert_refused(&["-np", "2", "--algorithm", "magic"], &["magic", "ring"]);
@@ -33,8 +33,10 @@ fn numbers_that_make_no_sense() {
     assert_refused(&["-np", "2", "--sizes", "64M..4"], &["64M..4"]);
     assert_refused(&["-np", "2", "-b", "8", "-e", "4"], &["beyond its end"]);
     assert_refused(&["-np", "2", "-f", "1"], &["at least 2"]);
-    assert_refused(&["-np", "2", "--rounds", "0"], &["--rounds"]);
-    assert_refused(&["-np", "2", "--iterations", "0"], &["--iterations"]);
+    assert_refused(&["-np", "2", "--rounds", "0"], &["--rounds", "at least 1"]);
+    assert_refused(&["-np", "2", "--iterations", "0"], &["--iterations", "at least 1"]);
+    assert_refused(&["-np", "2", "--rounds", "-3"], &["invalid value '-3' for '--rounds"]);
+    assert_refused(&["-np", "-2"], &["invalid value '-2' for '--np"]);
     assert_refused(&["-np", "2", "--min-time", "0"], &["--min-time"]);
     assert_refused(&["-np", "2", "--op-timeout=-1"], &["--op-timeout"]);
 }

@@ -230,9 +230,14 @@ pub fn unknown<'a>(names: impl IntoIterator<Item = &'a OsStr>) -> Vec<UnknownVar
             return None;
         }
         let ours = ALL.iter().filter_map(|known| known.name.strip_prefix(PREFIX));
-        let nearest = nearest(rest, ours)
-            .and_then(|near| ALL.iter().find(|known| known.name.strip_prefix(PREFIX) == Some(near)))
-            .map(|known| known.name);
+        let near_name = |rest| {
+            let near = nearest(rest, ours)?;
+            ALL.iter().find(|known| known.name.strip_prefix(PREFIX) == Some(near))
+        };
+        // Who knows the option has not misspelled anything.
+        let option = rest.to_ascii_lowercase().replace('_', "-");
+        let meant = ALL.iter().find(|known| known.option.is_some_and(|own| own.is_called(&option)));
+        let nearest = meant.or_else(|| near_name(rest)).map(|known| known.name);
         Some(UnknownVariable { name: name.to_owned(), nearest })
     };
     let mut found: Vec<_> = names.into_iter().filter_map(unknown).collect();

@@ -53,7 +53,19 @@ pub enum Reader {
     Ranks,
 }
 
+impl CommandOption {
+    /// Whether it has this name, among others, without dashes.
+    pub fn is_called(&self, name: &str) -> bool {
+        self.name == name || self.aliases.contains(&name)
+    }
+}
+
 impl Form {
+    /// Whether values are numbers.
+    pub fn is_number(self) -> bool {
+        matches!(self, Self::Count | Self::Seconds | Self::PositiveSeconds | Self::Ports)
+    }
+
     /// Whether `text` is such a value.
     pub fn accepts(self, text: &str) -> bool {
         let text = text.trim();

@@ -128,8 +128,6 @@ variables! {
     CYCLE_TIME = "PACELINE_CYCLE_TIME" Paceline Setting
         ("a number of milliseconds, 0 or more", default "0")
         horovod "HOROVOD_CYCLE_TIME";
-    /// How much the library says on standard error.
-    LOG = "PACELINE_LOG" Paceline Setting ("off, error, warn, info or debug", default "warn");
     /// Number of ranks.
     NP = "PACELINE_NP" Paceline Setting ("a whole number, at least 1")
         option {

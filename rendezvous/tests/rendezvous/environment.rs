@@ -215,13 +215,23 @@ fn horovods_variable_counts_where_ours_is_not_set() {
 
 #[test]
 fn misspelled_variables_are_found() {
-    let names = ["PACELINE_TRANSPROT", "PATH", "PACELINE_TIMEOUT", "PACELINE_COLOUR", "MY_RANK"];
+    let names = [
+        "PACELINE_TRANSPROT",
+        "PATH",
+        "PACELINE_TIMEOUT",
+        "PACELINE_COLOUR",
+        "MY_RANK",
+        "PACELINE_OP_TIMEOUT",
+        "PACELINE_LOG_DIR",
+    ];
     let unknown = env::unknown(names.map(OsStr::new));
     let said: Vec<String> = unknown.iter().map(ToString::to_string).collect();
     assert_eq!(
         said,
         [
             "PACELINE_COLOUR means nothing to paceline",
+            "PACELINE_LOG_DIR means nothing to paceline; did you mean PACELINE_OUTPUT_DIRECTORY?",
+            "PACELINE_OP_TIMEOUT means nothing to paceline; did you mean PACELINE_TIMEOUT?",
             "PACELINE_TRANSPROT means nothing to paceline; did you mean PACELINE_TRANSPORT?",
         ]
     );
