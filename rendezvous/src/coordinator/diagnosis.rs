@@ -107,6 +107,25 @@ fn message_stall(members: &Members, report: &OperationReport, now: Instant) -> S
     Stall { culprit: Some(peer), reason: format!("{label}: {who} {what}") }
 }
 
+/// Whether another rank waits in the same place of the same communicator, but in another collective
+/// than `reporter`: then neither will end, and there is no use in waiting for the deadline. Ranks
+/// notice by themselves only if one of the two sends the other something.
+pub(super) fn odds(members: &Members, reporter: u32, report: &OperationReport) -> Option<Stall> {
+    if message_place(report.op_seq).is_some() {
+        return None;
+    }
+    let (rank, other) = members.iter().find_map(|(&rank, member)| {
+        let (other, _) = waiting_report(member, report)?;
+        (other.kind != report.kind).then_some((rank, other))
+    })?;
+    let (ours, theirs) = (operation(report), operation(other));
+    let reason = format!(
+        "{ours} of {} bytes on rank {reporter} meets {theirs} of {} bytes on rank {rank}",
+        report.bytes, other.bytes
+    );
+    Some(Stall { culprit: Some(rank), reason })
+}
+
 /// What is wrong with a rank, as far as the operation of `report` goes.
 fn fault(member: Option<&Member>, report: &OperationReport, now: Instant) -> Option<Fault> {
     let Some(member) = member else { return Some(Fault::Gone) };

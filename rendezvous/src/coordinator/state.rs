@@ -299,6 +299,12 @@ impl Coordinator {
                 let word = self.word(stall.culprit, &stall.reason);
                 self.end(&report, Abort { timed_out, ..word })
             }
+            None if matches!(report.state, OperationState::Waiting { .. }) => {
+                match diagnosis::odds(&self.members, rank, &report) {
+                    Some(odds) => self.end(&report, self.word(odds.culprit, &odds.reason)),
+                    None => Vec::new(),
+                }
+            }
             None => Vec::new(),
         }
     }

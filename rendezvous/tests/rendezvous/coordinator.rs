@@ -478,3 +478,19 @@ fn who_waits_for_a_rank_that_has_left_is_told_so() {
     assert_eq!(abort.culprit, Some(2));
     assert_eq!(abort.reason, "barrier #4: rank 1 waits for rank 2, which has left");
 }
+
+#[test]
+fn ranks_that_wait_in_different_operations_do_not_wait_for_the_deadline() {
+    let now = Instant::now();
+    let mut coordinator = with_all_joined(config(3), now);
+    let mut wait = |rank, op_seq, kind| {
+        coordinator.handle(rank, report(op_seq, kind, waiting(&[0]), 1000), now)
+    };
+    assert_eq!(wait(0, 3, "all_reduce"), []);
+    // Further on, or behind, is no contradiction.
+    assert_eq!(wait(1, 4, "barrier"), []);
+    let abort = abort_in(&wait(2, 3, "broadcast"), &[0, 1, 2]);
+    assert_eq!((abort.culprit, abort.timed_out), (Some(0), false));
+    assert!(abort.reason.starts_with("broadcast #3 of "), "{}", abort.reason);
+    assert!(abort.reason.contains(" on rank 2 meets all_reduce #3 of "), "{}", abort.reason);
+}
