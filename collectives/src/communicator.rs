@@ -105,6 +105,11 @@ impl Communicator {
         self.members.world_size
     }
 
+    /// What a rank of the communicator is called in the world.
+    pub(crate) fn in_world(&self, rank: u32) -> u32 {
+        self.members.in_world(rank)
+    }
+
     /// Longest time that an operation may take.
     pub(crate) fn timeout(&self) -> Duration {
         self.context.timeout

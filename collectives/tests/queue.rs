@@ -577,6 +577,11 @@ fn groups_of_ranks_have_queues_of_their_own() {
             };
             let of_half = if context.rank().is_multiple_of(2) { 2.0 } else { 4.0 };
             assert_eq!(handles.map(|handle| wait(handle).unwrap()), [[6.0], [of_half]]);
+            // Errors name ranks of the world.
+            let odd_one_out = vec![1f32; 1 + context.rank() as usize / 2];
+            let failed = wait(half.all_reduce("odd", odd_one_out, ReduceOp::Sum)).unwrap_err();
+            let name = format!(", rank {} submitted all_reduce of 2", context.rank() % 2 + 2);
+            assert!(failed.to_string().contains(&name), "{failed}");
         });
     }
 }

@@ -55,6 +55,9 @@ pub(super) struct Lacking {
     pub(super) waited: Duration,
 }
 
+/// What people call a rank of the communicator.
+pub(super) type InWorld<'a> = &'a dyn Fn(u32) -> u32;
+
 /// Who submitted what under one name.
 struct Candidate {
     name: String,
@@ -73,7 +76,7 @@ impl Candidate {
     }
 
     /// Who submitted what, the ranks of one opinion together.
-    fn sides(&self) -> String {
+    fn sides(&self, in_world: InWorld<'_>) -> String {
         let mut sides: Vec<(Vec<u32>, &Request)> = Vec::new();
         for (rank, request) in &self.by {
             match sides.iter_mut().find(|(_, known)| *known == &**request) {
@@ -82,6 +85,7 @@ impl Candidate {
             }
         }
         let sides = sides.into_iter().map(|(ranks, request)| {
+            let ranks: Vec<u32> = ranks.into_iter().map(in_world).collect();
             format!("{} submitted {request}", super::error::name_ranks(&ranks))
         });
         sides.collect::<Vec<_>>().join(", ")
@@ -94,11 +98,12 @@ pub(super) fn decide(
     announcements: &[Announcement],
     cache: &mut Cache,
     owed: &mut Owed,
+    in_world: InWorld<'_>,
 ) -> Result<Decision, QueueError> {
     let joined = ranks_that(announcements, |rank| rank.joined_in.is_some());
     let mut decision =
         Decision { leaving: ranks_that(announcements, |rank| rank.leaves), ..Decision::default() };
-    for mut candidate in candidates(announcements, cache)? {
+    for mut candidate in candidates(announcements, cache, in_world)? {
         settle_debts(&mut candidate, owed, &mut decision);
         let submitted = candidate.submitters();
         if submitted.is_empty() {
@@ -118,13 +123,17 @@ pub(super) fn decide(
                 continue;
             }
             let (name, waited) = (candidate.name.clone(), candidate.waited);
-            let error = QueueError::Stalled { name, missing: missing.clone(), waited };
+            let error = QueueError::Stalled {
+                name,
+                missing: missing.iter().copied().map(in_world).collect(),
+                waited,
+            };
             owe(owed, &candidate.name, &error, missing);
             // For the same reason.
             cache.forget(&candidate.name);
             error
         } else if !candidate.agrees() {
-            QueueError::Mismatch { name: candidate.name.clone(), sides: candidate.sides() }
+            QueueError::Mismatch { name: candidate.name.clone(), sides: candidate.sides(in_world) }
         } else {
             let request = Arc::clone(&candidate.by[0].1);
             let absent: Vec<u32> =
@@ -136,7 +145,8 @@ pub(super) fn decide(
                 }
                 Some(reason) => {
                     let name = candidate.name.clone();
-                    QueueError::Unjoinable { name, joined: absent, reason }
+                    let joined = absent.into_iter().map(in_world).collect();
+                    QueueError::Unjoinable { name, joined, reason }
                 }
             }
         };
@@ -161,11 +171,15 @@ fn ranks_that(announcements: &[Announcement], holds: impl Fn(&Announcement) -> b
 }
 
 /// What was submitted anywhere, in the order of the lowest rank that did.
-fn candidates(announcements: &[Announcement], cache: &Cache) -> Result<Vec<Candidate>, QueueError> {
+fn candidates(
+    announcements: &[Announcement],
+    cache: &Cache,
+    in_world: InWorld<'_>,
+) -> Result<Vec<Candidate>, QueueError> {
     let mut candidates: Vec<Candidate> = Vec::new();
     let mut places: HashMap<String, usize> = HashMap::new();
     for (rank, announcement) in (0u32..).zip(announcements) {
-        let unusable = |what: String| QueueError::Announcement { rank, what };
+        let unusable = |what: String| QueueError::Announcement { rank: in_world(rank), what };
         if announcement.settings != announcements[0].settings {
             let (theirs, first) = (announcement.settings, announcements[0].settings);
             return Err(unusable(format!(
@@ -271,7 +285,7 @@ mod tests {
         }
 
         fn decide(&mut self, announcements: &[Announcement]) -> Decision {
-            decide(announcements, &mut self.cache, &mut self.owed).unwrap()
+            decide(announcements, &mut self.cache, &mut self.owed, &|rank| rank).unwrap()
         }
     }
 
@@ -357,7 +371,8 @@ mod tests {
     fn settings_that_differ_are_an_error() {
         let settings = super::super::request::Settings { fusion_threshold: 1, cache_capacity: 0 };
         let other = Announcement { settings, ..Announcement::default() };
-        let error = decide(&[of([]), other], &mut Cache::new(1), &mut Owed::new()).unwrap_err();
+        let error = decide(&[of([]), other], &mut Cache::new(1), &mut Owed::new(), &|rank| rank)
+            .unwrap_err();
         assert!(matches!(error, QueueError::Announcement { rank: 1, .. }), "{error}");
     }
 }

@@ -16,14 +16,14 @@ pub(super) fn exchange(
     own: &Announcement,
 ) -> Result<Vec<Announcement>, QueueError> {
     let text = serde_json::to_vec(own).map_err(|error| QueueError::Announcement {
-        rank: communicator.rank(),
+        rank: communicator.in_world(communicator.rank()),
         what: error.to_string(),
     })?;
     let lengths = gather(communicator, &[text.len() as u64])?;
     for (rank, length) in (0u32..).zip(&lengths) {
         if *length > ANNOUNCEMENT_BYTES_MAX {
             let what = format!("{length} bytes");
-            return Err(QueueError::Announcement { rank, what });
+            return Err(QueueError::Announcement { rank: communicator.in_world(rank), what });
         }
     }
     let longest = lengths.iter().copied().max().unwrap_or(0);
@@ -36,7 +36,7 @@ pub(super) fn exchange(
         let start = index * longest;
         let end = start + usize::try_from(*length).expect("it is below the limit");
         serde_json::from_slice(&texts[start..end]).map_err(|error| QueueError::Announcement {
-            rank: u32::try_from(index).expect("ranks are u32"),
+            rank: communicator.in_world(u32::try_from(index).expect("ranks are u32")),
             what: error.to_string(),
         })
     };

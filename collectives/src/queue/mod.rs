@@ -137,7 +137,7 @@ impl Queue {
     /// communicators of the same context share the connections with it, and may begin up to 20 ms
     /// later; a context of its own avoids that. In shared memory they do not meet.
     ///
-    /// Ranks, in arguments and in errors, are those of the communicator.
+    /// Ranks are those of the communicator; errors and reports name ranks of the world.
     ///
     /// # Errors
     /// [`QueueError::Thread`] if its thread cannot be started.

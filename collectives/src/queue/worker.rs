@@ -247,9 +247,11 @@ impl Worker {
     fn exchange(&mut self) -> Result<Vec<Ready>, QueueError> {
         let announcements = exchange(&self.communicator, &self.announcement())?;
         Tally::count(&self.tally.exchanges);
-        let decision = decide(&announcements, &mut self.cache, &mut self.owed)?;
+        let in_world = |rank| self.communicator.in_world(rank);
+        let decision = decide(&announcements, &mut self.cache, &mut self.owed, &in_world)?;
         if !decision.leaving.is_empty() {
-            return Err(QueueError::Closed { ranks: decision.leaving });
+            let ranks = decision.leaving.into_iter().map(in_world).collect();
+            return Err(QueueError::Closed { ranks });
         }
         for complete in &decision.ready {
             self.cache.insert(&complete.name, &complete.request, self.round);
@@ -298,7 +300,8 @@ impl Worker {
     }
 
     fn report_stalls(&mut self, waiting: &[Lacking]) {
-        let clock = self.clock;
+        let (clock, communicator) = (self.clock, &self.communicator);
+        let in_world = |rank| communicator.in_world(rank);
         for pending in &mut self.pending {
             if clock - pending.since < pending.next_report {
                 continue;
@@ -310,10 +313,10 @@ impl Worker {
             };
             (self.options.on_stall)(&Stall {
                 name: lacking.name.clone(),
-                missing: lacking.missing.clone(),
-                submitted: lacking.submitted.clone(),
+                missing: lacking.missing.iter().copied().map(in_world).collect(),
+                submitted: lacking.submitted.iter().copied().map(in_world).collect(),
                 waited: lacking.waited,
-                rank: self.communicator.rank(),
+                rank: in_world(self.communicator.rank()),
             });
         }
     }
