@@ -302,7 +302,7 @@ fn different_calls_are_an_error_that_names_both() {
         let count = if group.member() == 1 { 5 } else { 100_000 };
         let target = data.as_mut_ptr();
         let call = request(NodeKind::AllReduce, ReduceOp::Sum, count, &data, target);
-        let error = finish(group, call.clone()).unwrap_err();
+        let error = finish(group, call).unwrap_err();
         let again = finish(group, call).unwrap_err();
         assert_eq!(again, NodeError::Unfinished { op_seq: 0 });
         error
