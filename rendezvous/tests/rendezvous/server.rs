@@ -287,7 +287,13 @@ fn a_stall_names_who_is_missing() {
     let (server, _events) = start(config(3));
     let clients: Vec<_> = (0..3).map(|rank| connect(&server, rank).unwrap()).collect();
     clients[0].report(&report(OperationState::Waiting { on: vec![2] })).unwrap();
-    clients[0].set("order", b"").unwrap();
+    // What a rank has said before a value of its own can be read has been heard: here who rank 2
+    // is, and that rank 0 waits.
+    for (from, client) in [(0, &clients[0]), (2, &clients[2])] {
+        let key = format!("heard/{from}");
+        client.set(&key, b"").unwrap();
+        clients[1].get(&key, generous()).unwrap();
+    }
     clients[1].report(&report(OperationState::TimedOut { on: vec![0] })).unwrap();
     for client in &clients {
         let abort = abort_of(client);
