@@ -13,7 +13,7 @@ use paceline_devices::{Buffer, Element};
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let communicator = Context::from_environment()?.communicator()?;
 /// let (ranks, rank) = (communicator.world_size(), communicator.rank());
-/// let (halo, mut left_halo, mut right_halo) = ([1.0f32; 100], [0.0; 100], [0.0; 100]);
+/// let (halo, mut left_halo, mut right_halo) = ([1.0f32; 100], [0.0f32; 100], [0.0f32; 100]);
 /// let (left, right) = ((rank + ranks - 1) % ranks, (rank + 1) % ranks);
 /// let mut batch = Batch::new();
 /// batch.send(&halo, left, 0).recv(&mut right_halo, right, 0);
