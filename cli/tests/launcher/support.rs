@@ -140,10 +140,13 @@ impl Running {
     }
 
     pub(crate) fn wait_until_all_gone(&self) {
-        eventually("every process of the job is gone", || {
-            // The launcher itself may be a zombie that only `wait` below can bury.
-            self.processes().is_empty()
-        });
+        let give_up = Instant::now() + PATIENCE;
+        // The launcher itself may be a zombie that only `wait` below can bury.
+        while !self.processes().is_empty() {
+            let left = || self.processes().into_iter().map(describe).collect::<Vec<_>>().join("\n");
+            assert!(Instant::now() < give_up, "processes of the job are left:\n{}", left());
+            thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// Waits for the end and checks that nothing is left.
@@ -202,6 +205,15 @@ pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
         assert!(Instant::now() < give_up, "never happened: {what}");
         thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// What a process is and does, for the message of a test that fails.
+fn describe(pid: i32) -> String {
+    let read = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+    let (status, wchan) = (read("status"), read("wchan"));
+    let state = status.lines().find(|line| line.starts_with("State")).unwrap_or("gone");
+    let parent = parent(pid).unwrap_or(0);
+    format!("{pid} (child of {parent}) {} {state}, in {wchan}", command_line(pid))
 }
 
 fn all_processes() -> Vec<i32> {
