@@ -27,6 +27,10 @@ impl std::fmt::Display for ProcessName {
     }
 }
 
+/// Tables without any process of the job that prove that there is none, while there are children
+/// (such as ended ones that are not buried yet).
+const EMPTY_TABLES: usize = 4;
+
 /// Which descendants of this process belong to the job.
 #[derive(Debug, Default)]
 pub(crate) struct Family {
@@ -50,15 +54,21 @@ impl Family {
 
     /// Every living process of the job.
     pub(crate) fn living(&self) -> Vec<ProcessEntry> {
-        if !wait::has_children() {
-            return Vec::new();
+        // The table is read process by process. One that forks and ends meanwhile is in it no more,
+        // its child not yet; a moment later that child is an orphan, hence our own.
+        for _ in 0..EMPTY_TABLES {
+            if !wait::has_children() {
+                break;
+            }
+            let table = ProcessTable::read();
+            let ours = table.descendants(own_pid(), &self.strangers).into_iter();
+            let living: Vec<_> =
+                ours.filter(|entry| !entry.is_dead() && self.owns(entry)).cloned().collect();
+            if !living.is_empty() {
+                return living;
+            }
         }
-        ProcessTable::read()
-            .descendants(own_pid(), &self.strangers)
-            .into_iter()
-            .filter(|entry| !entry.is_dead() && self.owns(entry))
-            .cloned()
-            .collect()
+        Vec::new()
     }
 
     /// Reaps the job's orphans that have ended and that this process has inherited.
