@@ -142,7 +142,8 @@ impl Running {
     pub(crate) fn wait_until_all_gone(&self) {
         let give_up = Instant::now() + PATIENCE;
         // The launcher itself may be a zombie that only `wait` below can bury.
-        while !self.processes().is_empty() {
+        // One look is not enough: what forks and ends while it is taken is seen neither before nor after.
+        while (0..3).any(|_| !self.processes().is_empty()) {
             let left = || self.processes().into_iter().map(describe).collect::<Vec<_>>().join("\n");
             assert!(Instant::now() < give_up, "processes of the job are left:\n{}", left());
             thread::sleep(Duration::from_millis(10));
