@@ -27,9 +27,9 @@ impl std::fmt::Display for ProcessName {
     }
 }
 
-/// Tables without any process of the job that prove that there is none, while there are children
-/// (such as ended ones that are not buried yet).
-const EMPTY_TABLES: usize = 4;
+/// Tables that are read at most to find out that no process of the job is left: machines on which
+/// processes come and go all the time may never show one that nothing vanished from.
+const TABLES_MAX: usize = 50;
 
 /// Which descendants of this process belong to the job.
 #[derive(Debug, Default)]
@@ -54,19 +54,29 @@ impl Family {
 
     /// Every living process of the job.
     pub(crate) fn living(&self) -> Vec<ProcessEntry> {
-        // The table is read process by process. One that forks and ends meanwhile is in it no more,
-        // its child not yet; a moment later that child is an orphan, hence our own.
-        for _ in 0..EMPTY_TABLES {
+        // The table is read process by process: one that forks and ends meanwhile is there no more,
+        // or dead, and its child may not be there yet. But the child of one that is dead in a table
+        // is in the next one, so two with the same dead and nothing lost in reading prove it.
+        let mut dead_before = None;
+        for _ in 0..TABLES_MAX {
             if !wait::has_children() {
                 break;
             }
             let table = ProcessTable::read();
-            let ours = table.descendants(own_pid(), &self.strangers).into_iter();
-            let living: Vec<_> =
-                ours.filter(|entry| !entry.is_dead() && self.owns(entry)).cloned().collect();
+            let (dead, living): (Vec<_>, Vec<_>) = table
+                .descendants(own_pid(), &self.strangers)
+                .into_iter()
+                .partition(|entry| entry.is_dead());
+            let ours = living.into_iter().filter(|entry| self.owns(entry));
+            let living: Vec<ProcessEntry> = ours.cloned().collect();
             if !living.is_empty() {
                 return living;
             }
+            let dead: Vec<i32> = dead.iter().map(|entry| entry.pid).collect();
+            if table.is_whole() && dead_before.as_ref() == Some(&dead) {
+                break;
+            }
+            dead_before = Some(dead);
         }
         Vec::new()
     }

@@ -56,16 +56,27 @@ impl ProcessEntry {
 #[derive(Debug, Default)]
 pub(crate) struct ProcessTable {
     children: HashMap<i32, Vec<ProcessEntry>>,
+    /// Whether a process was listed that had ended when its line was to be read.
+    lost: bool,
 }
 
 impl ProcessTable {
     pub(crate) fn read() -> Self {
         let Ok(directory) = fs::read_dir("/proc") else { return Self::default() };
-        Self::from_entries(directory.flatten().filter_map(|entry| {
+        let mut lost = false;
+        let table = Self::from_entries(directory.flatten().filter_map(|entry| {
             let name = entry.file_name();
             let pid = std::str::from_utf8(name.as_bytes()).ok()?.parse().ok()?;
-            ProcessEntry::read(pid)
-        }))
+            let entry = ProcessEntry::read(pid);
+            lost |= entry.is_none();
+            entry
+        }));
+        Self { lost, ..table }
+    }
+
+    /// Whether every process was read that was listed.
+    pub(crate) fn is_whole(&self) -> bool {
+        !self.lost
     }
 
     pub(crate) fn from_entries(entries: impl IntoIterator<Item = ProcessEntry>) -> Self {
@@ -73,7 +84,7 @@ impl ProcessTable {
         for entry in entries {
             children.entry(entry.parent).or_default().push(entry);
         }
-        Self { children }
+        Self { children, lost: false }
     }
 
     /// Every descendant of `ancestor`, parents before children, without those below `except`.
