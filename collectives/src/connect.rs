@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use paceline_transports::shm::ShmTransport;
 use paceline_transports::tcp::{TcpConfig, TcpTransport};
-use paceline_transports::{EstablishError, Group, Patience, Transport, TransportKind, Weight};
+use paceline_transports::{
+    Endpoint, EstablishError, Group, Patience, Transport, TransportKind, Weight,
+};
 use rustix::thread::CpuSet;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -101,6 +103,22 @@ pub(crate) struct Connected {
 }
 
 impl Connected {
+    /// By connections in a simulated network.
+    pub(crate) fn simulated(
+        endpoints: Vec<Option<Box<dyn Endpoint>>>,
+        options: &ContextOptions,
+        oversubscribed: bool,
+    ) -> Self {
+        let facts = PlanFacts {
+            world_size: u32::try_from(endpoints.len()).expect("world sizes are below 2^32"),
+            transport: TransportKind::Sim,
+            oversubscribed,
+            shared_memory: false,
+            forced: options.algorithm,
+        };
+        Self { facts, wire: Wire::new(endpoints), node: None, fallback: None }
+    }
+
     fn alone(options: &ContextOptions) -> Self {
         let facts = PlanFacts {
             world_size: 1,

@@ -19,6 +19,7 @@ use crate::job::Job;
 use crate::members::Members;
 use crate::node::NodeGroup;
 use crate::plan::{Algorithm, PlanFacts};
+use crate::simulated::Pace;
 
 /// Which transport to use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -131,6 +132,7 @@ pub(crate) struct ContextInner {
     pub(crate) number: u32,
     pub(crate) facts: PlanFacts,
     pub(crate) idle: IdlePolicy,
+    pub(crate) pace: Pace,
     pub(crate) timeout: Duration,
     wire: Mutex<Wire>,
     waiting: AtomicU32,
@@ -213,11 +215,23 @@ impl Context {
     /// [`SetupError`] names the step, and the peer if there is one.
     pub fn new(job: &Arc<Job>, options: &ContextOptions) -> Result<Self, SetupError> {
         let number = job.next_context();
-        let Connected { facts, wire, node, fallback } = connect(job, number, options)?;
+        Self::connected(job, number, options, connect(job, number, options)?, Pace::Real)
+    }
+
+    /// Makes a context of connections.
+    pub(crate) fn connected(
+        job: &Arc<Job>,
+        number: u32,
+        options: &ContextOptions,
+        connected: Connected,
+        pace: Pace,
+    ) -> Result<Self, SetupError> {
+        let Connected { facts, wire, node, fallback } = connected;
         let inner = ContextInner {
             job: Arc::clone(job),
             number,
-            idle: IdlePolicy::new(facts.oversubscribed),
+            idle: pace.idle_policy(facts.oversubscribed),
+            pace,
             facts,
             timeout: options.timeout,
             wire: Mutex::new(wire),

@@ -55,6 +55,7 @@ pub mod queue;
 mod reduction;
 pub mod schedule;
 mod signature;
+pub mod simulated;
 mod trouble;
 mod waiting;
 

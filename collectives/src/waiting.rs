@@ -86,7 +86,7 @@ impl<'a> Waiting<'a> {
         self.idle.reset();
         self.moves = self.moves.wrapping_add(1);
         if self.moves.is_multiple_of(MOVES_PER_LOOK) {
-            let now = Instant::now();
+            let now = self.context.pace.now();
             self.ticked = Some(now);
             self.look(now, waiting_on)?;
         }
@@ -99,7 +99,7 @@ impl<'a> Waiting<'a> {
         &mut self,
         waiting_on: impl FnOnce() -> Vec<u32>,
     ) -> Result<IdleAction, CollectiveError> {
-        let (action, now) = self.idle.next();
+        let (action, now) = self.idle.next(|| self.context.pace.now());
         if let Some(now) = now {
             let gap = now - self.ticked.replace(now).unwrap_or(now);
             if gap >= SUSPENSION_MIN
@@ -155,6 +155,9 @@ impl<'a> Waiting<'a> {
 
     /// Sleeps until a connection has something, or the coordinator.
     pub(crate) fn park(&self, wire: &mut Wire) {
+        if self.context.pace.let_others_run() {
+            return;
+        }
         let limit = if self.context.is_contended() { PARK_CONTENDED } else { PARK_MAX };
         let control = self.context.job.rendezvous().control.as_deref();
         wire.park(control.map(AsFd::as_fd), limit);

@@ -21,6 +21,9 @@ impl IdlePolicy {
     /// Where ranks outnumber cores, whoever waits is in the way of whom it waits for.
     const SHARED_CORE: Self = Self { spin: Duration::ZERO, yielding: Duration::from_millis(20) };
 
+    /// Ranks in virtual time: only who waits lets it pass.
+    pub(crate) const SIMULATED: Self = Self { spin: Duration::ZERO, yielding: Duration::ZERO };
+
     pub(crate) fn new(oversubscribed: bool) -> Self {
         if oversubscribed { Self::SHARED_CORE } else { Self::OWN_CORE }
     }
@@ -55,7 +58,11 @@ impl Idle {
     }
 
     fn first_stage(policy: IdlePolicy) -> IdleAction {
-        if policy.spin.is_zero() { IdleAction::Yield } else { IdleAction::Spin }
+        match (policy.spin.is_zero(), policy.yielding.is_zero()) {
+            (false, _) => IdleAction::Spin,
+            (true, false) => IdleAction::Yield,
+            (true, true) => IdleAction::Park,
+        }
     }
 
     /// Something moved.
@@ -66,12 +73,15 @@ impl Idle {
     }
 
     /// Nothing moved. Returns what to do, and the time if the clock was read.
-    pub(crate) fn next(&mut self) -> (IdleAction, Option<Instant>) {
+    pub(crate) fn next(
+        &mut self,
+        clock: impl FnOnce() -> Instant,
+    ) -> (IdleAction, Option<Instant>) {
         self.polls = self.polls.wrapping_add(1);
         if self.stage != IdleAction::Park && !self.polls.is_multiple_of(POLLS_PER_LOOK) {
             return (self.stage, None);
         }
-        let now = Instant::now();
+        let now = clock();
         let waited = now - *self.since.get_or_insert(now);
         self.stage = if waited < self.policy.spin {
             IdleAction::Spin
@@ -95,19 +105,19 @@ mod tests {
         let mut idle = Idle::new(policy);
         let mut stages = vec![];
         while stages.last() != Some(&IdleAction::Park) {
-            let (action, _) = idle.next();
+            let (action, _) = idle.next(Instant::now);
             if stages.last() != Some(&action) {
                 stages.push(action);
             }
         }
         assert_eq!(stages.first(), Some(&IdleAction::Spin));
         idle.reset();
-        assert_eq!(idle.next().0, IdleAction::Spin);
+        assert_eq!(idle.next(Instant::now).0, IdleAction::Spin);
     }
 
     #[test]
     fn ranks_that_share_a_core_never_spin() {
         let mut idle = Idle::new(IdlePolicy::new(true));
-        assert_eq!(idle.next().0, IdleAction::Yield);
+        assert_eq!(idle.next(Instant::now).0, IdleAction::Yield);
     }
 }
