@@ -1,6 +1,9 @@
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 
-use crate::{BufSlice, BufSliceMut, EndpointError, MessageId, OpError, Signature};
+use crate::{
+    BufSlice, BufSliceMut, ConnectionCounters, EndpointError, MessageId, OpError, Signature,
+};
 
 /// A message to send.
 #[derive(Debug)]
@@ -137,8 +140,15 @@ pub trait Endpoint: Send + std::fmt::Debug {
     /// How many wake-ups there are at most.
     fn wakeups_max(&self) -> usize;
 
+    /// What has crossed the connection so far. The counts may be kept, and read while another thread
+    /// uses the endpoint.
+    fn counters(&self) -> &Arc<ConnectionCounters>;
+
     /// Bytes put on the wire and taken from it so far, headers included.
-    fn wire_bytes(&self) -> (u64, u64);
+    fn wire_bytes(&self) -> (u64, u64) {
+        let total = self.counters().total();
+        (total.sent.wire_bytes, total.received.wire_bytes)
+    }
 
     /// Bytes of memory that the endpoint holds: queues, staging, early messages, and the part of
     /// shared memory that it writes to. What the kernel holds comes on top.

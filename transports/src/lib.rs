@@ -15,6 +15,7 @@
 //! # Resource cleanup
 //! Dropping an endpoint closes its connections and releases every slice posted to it.
 
+mod counters;
 mod endpoint;
 mod error;
 mod message;
@@ -34,6 +35,7 @@ pub mod tcp;
 #[doc(hidden)]
 pub use messaging::feed as feed_frames;
 
+pub use counters::{ConnectionCounters, Traffic, TwoWay};
 pub use endpoint::{Endpoint, Event, RecvPost, Rejected, SendPost, Wakeup};
 pub use error::{EndpointError, EstablishError, OpError, Weight};
 pub use message::{EAGER_BYTES_MAX, EAGER_BYTES_OUTSTANDING_MAX, MessageId, Signature};

@@ -2,11 +2,13 @@ use std::fmt;
 use std::time::Instant;
 
 use paceline_rendezvous::{RunId, Secret};
+use serde::{Deserialize, Serialize};
 
 use crate::{Endpoint, EstablishError};
 
 /// Which way bytes go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum TransportKind {
     /// TCP sockets.

@@ -31,8 +31,8 @@ pub use flow::{
 };
 pub use transfer::{
     any_order_of_posts, early_message_is_announced_once, exact_bytes_of_every_size,
-    idle_endpoints_are_inactive, many_messages_in_flight, one_way_stream, two_way_stream,
-    wire_bytes_are_counted,
+    idle_endpoints_are_inactive, many_messages_in_flight, one_way_stream,
+    payload_is_counted_exactly, two_way_stream, wire_bytes_are_counted,
 };
 
 /// How to get connected endpoints of a transport.
@@ -117,6 +117,7 @@ macro_rules! conformance_suite {
             early_message_is_announced_once,
             idle_endpoints_are_inactive,
             wire_bytes_are_counted,
+            payload_is_counted_exactly,
             full_queue_gives_post_back,
             ended_sends_leave_the_queue,
             eager_limit_holds_and_sender_waits,

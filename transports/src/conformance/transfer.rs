@@ -1,9 +1,11 @@
 //! What is sent arrives, exactly.
 
+use std::sync::Arc;
+
 use super::rig::{Buffer, Rig, message};
 use super::{Harness, up_to_the_largest};
 use crate::sim::Random;
-use crate::{EAGER_BYTES_MAX, MessageId, SendPost, Signature};
+use crate::{EAGER_BYTES_MAX, MessageId, SendPost, Signature, TwoWay};
 
 /// Around every boundary that a transport may have: nothing, a cache line, a page, the eager
 /// limit, what may be outstanding, and large and odd.
@@ -214,4 +216,32 @@ pub fn wire_bytes_are_counted(harness: &dyn Harness) {
         assert_eq!(after[0].0 - before[0].0, expected);
         assert_eq!(after[1].0 - before[1].0, expected);
     }
+}
+
+/// Messages and their bytes are counted apart from headers, exactly, by both ends alike, whatever
+/// pieces they are sent in; and the counts outlive the connection.
+pub fn payload_is_counted_exactly(harness: &dyn Harness) {
+    let mut rig = Rig::new(harness);
+    let sizes = [0, 1, 4097, EAGER_BYTES_MAX, EAGER_BYTES_MAX + 1, 5 << 20];
+    let sizes: Vec<usize> = up_to_the_largest(harness, sizes).collect();
+    for (tag, size) in (0..).zip(&sizes) {
+        rig.exchange(0, message(tag), *size);
+    }
+    rig.exchange(1, message(100), 3);
+    rig.settle();
+    let counters = [0, 1].map(|side| Arc::clone(rig.ends[side].endpoint().counters()));
+    let [ours, theirs] = [0, 1].map(|side| counters[side].total());
+    let payload: usize = sizes.iter().sum();
+    assert_eq!(ours.sent.payload_bytes, payload as u64);
+    assert_eq!(ours.sent.messages, sizes.len() as u64);
+    assert_eq!((ours.received.payload_bytes, ours.received.messages), (3, 1));
+    assert_eq!((theirs.sent, theirs.received), (ours.received, ours.sent));
+    assert!(ours.sent.wire_bytes > ours.sent.payload_bytes, "headers count too");
+    assert_eq!([0, 1].map(|side| counters[side].peer()), [1, 0]);
+    // The channels are what the total is made of.
+    let mut sum = TwoWay::default();
+    counters[0].channels().for_each(|channel| sum += channel);
+    assert_eq!(sum, ours);
+    drop(rig);
+    assert_eq!(counters[0].total().received.payload_bytes, 3);
 }

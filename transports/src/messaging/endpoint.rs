@@ -1,7 +1,10 @@
+use std::sync::Arc;
+
 use super::stream::{ByteStream, FrameStream, StreamError};
 use super::{DEPTH_MAX, FrameKind, Inbox, Outbox, Receiving};
 use crate::{
-    Capabilities, Endpoint, EndpointError, Event, MessageId, RecvPost, Rejected, SendPost, Wakeup,
+    Capabilities, ConnectionCounters, Endpoint, EndpointError, Event, MessageId, RecvPost,
+    Rejected, SendPost, Wakeup,
 };
 
 /// Largest payload of one frame when several streams share the work: small enough that a slow
@@ -34,8 +37,7 @@ pub(crate) struct StreamEndpoint<S: ByteStream> {
     /// What ended when it was posted, with its communicator.
     pending_events: Vec<(u32, Event)>,
     dead: Option<EndpointError>,
-    /// Bytes sent and received on streams that are gone.
-    past_wire_bytes: (u64, u64),
+    counters: Arc<ConnectionCounters>,
 }
 
 #[derive(Debug)]
@@ -48,17 +50,21 @@ struct Stream<S> {
 impl<S: ByteStream> StreamEndpoint<S> {
     /// An endpoint over `streams`, of which there is at least one.
     pub(crate) fn new(peer: u32, address: String, epoch: u32, streams: Vec<S>) -> Self {
-        let with_frames = |stream| Stream { frames: FrameStream::new(stream), ended: None };
+        let counters = Arc::new(ConnectionCounters::new(peer, S::KIND, streams.len()));
+        let with_frames = |(channel, stream)| {
+            let frames = FrameStream::new(stream, counters.channel(channel));
+            Stream { frames, ended: None }
+        };
         Self {
             peer,
             address,
             epoch,
-            streams: streams.into_iter().map(with_frames).collect(),
+            streams: streams.into_iter().enumerate().map(with_frames).collect(),
             inbox: Inbox::new(),
             outbox: Outbox::new(epoch),
             pending_events: Vec::with_capacity(DEPTH_MAX),
             dead: None,
-            past_wire_bytes: (0, 0),
+            counters,
         }
     }
 
@@ -141,7 +147,6 @@ impl<S: ByteStream> StreamEndpoint<S> {
     /// Closes the streams, so that the peer learns of it too.
     fn die(&mut self, error: EndpointError) {
         self.dead = Some(error);
-        self.past_wire_bytes = self.wire_bytes();
         self.streams.clear();
     }
 }
@@ -234,11 +239,8 @@ impl<S: ByteStream> Endpoint for StreamEndpoint<S> {
         self.streams.len()
     }
 
-    fn wire_bytes(&self) -> (u64, u64) {
-        let sum = |(sent, received), stream: &Stream<S>| {
-            (sent + stream.frames.bytes_sent, received + stream.frames.bytes_received)
-        };
-        self.streams.iter().fold(self.past_wire_bytes, sum)
+    fn counters(&self) -> &Arc<ConnectionCounters> {
+        &self.counters
     }
 
     fn memory_bytes(&self) -> usize {

@@ -3,10 +3,12 @@
 use std::fmt::Debug;
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::{DEPTH_MAX, FrameHeader, FrameKind, HEADER_BYTES, Inbox, Landing, OutFrame, Outbox};
+use crate::counters::ChannelCounters;
 use crate::{Event, TransportKind};
 
 /// Payloads up to this size are copied behind their header: one contiguous `send` costs less than
@@ -89,8 +91,7 @@ pub(crate) struct FrameStream<S> {
     staged: std::ops::Range<usize>,
     reading: Option<Reading>,
     goodbye: bool,
-    pub(super) bytes_sent: u64,
-    pub(super) bytes_received: u64,
+    counters: Arc<ChannelCounters>,
 }
 
 /// A frame whose payload is sent from its slice.
@@ -117,7 +118,7 @@ impl Reading {
 }
 
 impl<S: ByteStream> FrameStream<S> {
-    pub(super) fn new(stream: S) -> Self {
+    pub(super) fn new(stream: S, counters: Arc<ChannelCounters>) -> Self {
         Self {
             stream,
             queued: Vec::with_capacity(QUEUED_BYTES_MAX + COPY_BYTES_MAX + CONTROL_BYTES_MAX),
@@ -129,8 +130,7 @@ impl<S: ByteStream> FrameStream<S> {
             staged: 0..0,
             reading: None,
             goodbye: false,
-            bytes_sent: 0,
-            bytes_received: 0,
+            counters,
         }
     }
 
@@ -259,6 +259,8 @@ impl<S: ByteStream> FrameStream<S> {
             if frame.header.length as usize <= COPY_BYTES_MAX {
                 self.queued.extend_from_slice(&header);
                 self.queued.extend_from_slice(outbox.payload(&frame, 0));
+                // Whatever becomes of its operation, it goes out.
+                self.counters.sent.frame(frame.header.offset == 0, frame.header.length);
                 self.copied.push(frame);
             } else {
                 self.writing = Some(Writing { frame, header, written: 0 });
@@ -282,7 +284,7 @@ impl<S: ByteStream> FrameStream<S> {
 
     /// Books written bytes; returns the frame that they complete.
     fn count_written(&mut self, mut written: usize) -> Option<OutFrame> {
-        self.bytes_sent += written as u64;
+        self.counters.sent.wire(written);
         let queue_first = self.writing.as_ref().is_none_or(|writing| writing.written == 0);
         if queue_first {
             let queued = written.min(self.queued.len() - self.queued_sent);
@@ -296,7 +298,9 @@ impl<S: ByteStream> FrameStream<S> {
         let writing = self.writing.as_mut()?;
         writing.written += written;
         let complete = writing.written == HEADER_BYTES + writing.frame.header.length as usize;
-        if complete { self.writing.take().map(|writing| writing.frame) } else { None }
+        let frame = if complete { self.writing.take()?.frame } else { return None };
+        self.counters.sent.frame(frame.header.offset == 0, frame.header.length);
+        Some(frame)
     }
 
     /// Reads what has arrived, up to one turn's worth.
@@ -319,7 +323,7 @@ impl<S: ByteStream> FrameStream<S> {
                 return Err(StreamError::Closed { orderly: self.goodbye });
             }
             taken += read;
-            self.bytes_received += read as u64;
+            self.counters.received.wire(read);
             self.consume_staged(outbox, inbox, epoch, events)?;
             if read < wanted || taken >= RECEIVE_BYTES_TURN {
                 return Ok(true);
@@ -377,6 +381,7 @@ impl<S: ByteStream> FrameStream<S> {
                 if reading.rest() > 0 {
                     return Ok(());
                 }
+                self.counters.received.frame(reading.header.offset == 0, reading.header.length);
                 inbox.finish(reading.landing, &reading.header, events);
                 self.reading = None;
             }
