@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 pub use error::ControlError;
 use rustix::event::PollFlags;
 
+use crate::activity::{ActivitySource, ActivityTable};
 use crate::frame::{Decoder, Encoder, FrameKind};
 use crate::heartbeat::{OperationCounter, ProgressTable};
 use crate::hello::{self, COORDINATOR_RANK, Identity, Purpose};
@@ -49,6 +50,7 @@ pub struct ControlClient {
     /// Groups that are over, by numbers of context and communicator: the latest.
     group_aborts: Mutex<BTreeMap<(u32, u32), Abort>>,
     progress: ProgressTable,
+    activities: ActivityTable,
 }
 
 #[derive(Debug)]
@@ -152,6 +154,7 @@ impl ControlClient {
             abort: OnceLock::new(),
             group_aborts: Mutex::default(),
             progress: ProgressTable::default(),
+            activities: ActivityTable::default(),
         };
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
         let host = clip(&host).to_owned();
@@ -184,8 +187,13 @@ impl ControlClient {
         self.progress.track(context, communicator)
     }
 
-    /// Tells the coordinator that this rank runs, and how far it is; never blocks. A coordinator that
-    /// has not taken what was sent before gets nothing more for now.
+    /// Lets heartbeats tell what a source knows, for as long as it lives.
+    pub fn watch(&self, source: &Arc<dyn ActivitySource>) {
+        self.activities.watch(source);
+    }
+
+    /// Tells the coordinator that this rank runs, how far it is, and what it is in and has moved; never
+    /// blocks. A coordinator that has not taken what was sent before gets nothing more for now.
     ///
     /// # Errors
     /// When the connection has failed.
@@ -205,6 +213,9 @@ impl ControlClient {
         // Who has said goodbye says nothing more.
         if !state.said_goodbye {
             self.send(state, &ToCoordinator::Heartbeat { progress: self.progress.news() });
+            for activity in self.activities.news(Instant::now()) {
+                self.send(state, &ToCoordinator::Activity { activity });
+            }
         }
     }
 

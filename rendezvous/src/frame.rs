@@ -30,6 +30,8 @@ pub struct FrameKind(pub u16);
 impl FrameKind {
     /// A message between a rank and the coordinator, see [`crate::message`].
     pub const CONTROL: Self = Self(1);
+    /// A part of what an observer is told, see [`crate::status`].
+    pub const STATUS: Self = Self(2);
 }
 
 /// One received frame whose MAC and number were right.

@@ -24,6 +24,7 @@
 //! shared between threads. State machines are plain values owned by one thread.
 #![forbid(unsafe_code)]
 
+pub mod activity;
 pub mod bootstrap;
 pub mod control;
 pub mod coordinator;
@@ -32,12 +33,15 @@ pub mod frame;
 pub mod heartbeat;
 pub mod hello;
 mod hex;
+pub mod jobs;
 pub mod message;
 pub mod rank_info;
 pub mod run;
 mod socket;
+pub mod status;
 pub mod store;
 
+pub use activity::{Activity, ActivitySource};
 pub use bootstrap::{BootstrapError, BootstrapOptions, Rendezvous, bootstrap};
 pub use control::{ControlClient, ControlError};
 pub use env::{Environment, EnvironmentError, ProcessEnvironment};

@@ -7,6 +7,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::activity::Activity;
 use crate::frame::{Frame, FrameKind};
 use crate::hex;
 
@@ -96,6 +97,12 @@ pub enum ToCoordinator {
     Heartbeat {
         /// How far it is, where that has changed since the last one.
         progress: Vec<Progress>,
+    },
+    /// What the rank is in and has moved, where that has changed since it was told last. Not
+    /// answered; sent with a heartbeat.
+    Activity {
+        /// What has changed in one context.
+        activity: Activity,
     },
     /// The rank leaves in good order. Answered by `Farewell`.
     Goodbye,

@@ -44,6 +44,16 @@ pub enum ControlError {
 }
 
 impl ControlError {
+    /// Whether somebody may be there who did not answer in time.
+    pub fn is_timeout(&self) -> bool {
+        match self {
+            Self::TimedOut { .. } => true,
+            Self::Hello { source, .. } => matches!(source, HelloError::TimedOut { .. }),
+            Self::Connect { source, .. } => source.kind() == io::ErrorKind::TimedOut,
+            Self::Lost { .. } => false,
+        }
+    }
+
     /// What the user can do about it.
     pub fn hint(&self) -> Option<String> {
         match self {

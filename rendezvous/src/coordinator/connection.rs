@@ -11,11 +11,14 @@ use crate::hello::{
 };
 use crate::message::{MessageError, ToCoordinator, ToRank};
 use crate::socket::is_retry;
+use crate::status::JobStatus;
 
 /// Longest time from the acceptance of a connection to the end of its handshake.
 pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a peer that was turned away may take to read why.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long an observer may take to read what it is told.
+const OBSERVER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes that may wait for a rank that does not read. Holds a dozen of the longest values.
 const OUTBOX_BYTES_MAX: usize = 8 << 20;
 
@@ -46,6 +49,8 @@ pub(super) enum Progress {
     Nothing,
     /// The peer is a rank now.
     Joined { rank: u32 },
+    /// The peer wants to be told about the job, by [`Connection::answer`].
+    Observes { encoder: Encoder },
     /// Messages of a rank, and why the connection must be closed after them, if it must.
     Messages { rank: u32, messages: Vec<ToCoordinator>, end: Option<String> },
     /// A stranger to be forgotten now.
@@ -189,7 +194,7 @@ impl Connection {
         };
         let admit = |rank, purpose| match purpose {
             Purpose::Control if has_joined(rank) => Err(HelloError::Duplicate { rank }),
-            Purpose::Control => Ok(()),
+            Purpose::Control | Purpose::Observe => Ok(()),
             _ => Err(HelloError::UnservedPurpose),
         };
         match responder.on_hello(hello, admit) {
@@ -219,6 +224,9 @@ impl Connection {
             return Progress::Nothing;
         };
         match pending.on_finish(finish) {
+            Ok(session) if session.purpose == Purpose::Observe => {
+                Progress::Observes { encoder: Encoder::new(session.send_key) }
+            }
             // Two processes may have been between hello and finish with the same rank.
             Ok(Session { peer_rank: rank, .. }) if has_joined(rank) => {
                 Progress::Turned { error: HelloError::Duplicate { rank } }
@@ -234,6 +242,19 @@ impl Connection {
             }
             Err(error) => Progress::Turned { error },
         }
+    }
+
+    /// Tells an observer about the job; [`Connection::flush`] sends it, and the connection ends.
+    pub(super) fn answer(&mut self, mut encoder: Encoder, status: JobStatus, now: Instant) {
+        for message in status.into_messages() {
+            let sent = encoder.encode(FrameKind::STATUS, &message.encode(), &mut self.outbox);
+            if sent.is_err() {
+                // Of everything that a rank says a bounded part is kept, and of some that is too much.
+                let payload = message.without_details().encode();
+                let _ = encoder.encode(FrameKind::STATUS, &payload, &mut self.outbox);
+            }
+        }
+        self.deadline = now + OBSERVER_TIMEOUT;
     }
 
     fn turn_away(&mut self, reply: &[u8], error: HelloError, now: Instant) -> Progress {

@@ -19,7 +19,7 @@ pub(super) struct Stall {
 const LISTED_MAX: usize = 64;
 
 /// A rank that has been silent for so long is taken to be stopped or out of reach: three heartbeats.
-const SILENCE_MIN: Duration = Duration::from_secs(3);
+pub(super) const SILENCE_MIN: Duration = Duration::from_secs(3);
 
 /// Age up to which a report says what a rank does now: ranks that wait repeat theirs every 5 s.
 const REPORT_AGE_MAX: Duration = Duration::from_secs(6);
@@ -210,7 +210,7 @@ fn waits_elsewhere<'a>(
 }
 
 /// A rank and where it runs: `rank 3 on node2 (pid 4711)`.
-fn who(rank: u32, member: Option<&Member>) -> String {
+pub(super) fn who(rank: u32, member: Option<&Member>) -> String {
     match member.and_then(|member| member.place.as_ref()) {
         Some((host, pid)) => format!("rank {rank} on {host} (pid {pid})"),
         None => format!("rank {rank}"),

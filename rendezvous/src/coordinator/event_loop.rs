@@ -82,6 +82,11 @@ impl EventLoop {
                     Command::Shutdown => return,
                     Command::RankLost { rank, reason } => self.coordinator.rank_lost(rank, &reason),
                     Command::Abort { culprit, reason } => self.coordinator.abort(culprit, &reason),
+                    Command::Status { reply } => {
+                        // Who does not wait any more wants no answer.
+                        let _ = reply.try_send(self.coordinator.status(now));
+                        continue;
+                    }
                 };
                 self.deliver(messages, now);
             }
@@ -226,6 +231,9 @@ impl EventLoop {
             Progress::Turned { error } => return self.forget_stranger(id, Some(error)),
             Progress::Closed => return self.forget_stranger(id, None),
             Progress::Joined { rank } => self.join(rank, id, now),
+            Progress::Observes { encoder } => {
+                connection.answer(encoder, coordinator.status(now), now);
+            }
             Progress::Messages { rank, messages, end } => {
                 for message in messages {
                     let answers = self.coordinator.handle(rank, message, now);

@@ -7,8 +7,9 @@ mod connection;
 mod diagnosis;
 mod event_loop;
 mod groups;
+mod overview;
 mod server;
 mod state;
 
-pub use server::{Event, Server, ServerConfig, ServerError};
+pub use server::{Event, Server, ServerConfig, ServerError, Watcher};
 pub use state::{Coordinator, CoordinatorConfig};

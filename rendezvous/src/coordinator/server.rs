@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -14,6 +15,7 @@ use super::event_loop::EventLoop;
 use crate::hello::HelloError;
 use crate::message::Abort;
 use crate::run::{RunId, Secret};
+use crate::status::JobStatus;
 
 /// What a server must know.
 #[derive(Clone, Debug)]
@@ -105,6 +107,7 @@ pub enum ServerError {
 pub(super) enum Command {
     RankLost { rank: u32, reason: String },
     Abort { culprit: Option<u32>, reason: String },
+    Status { reply: SyncSender<JobStatus> },
     Shutdown,
 }
 
@@ -234,9 +237,27 @@ impl Server {
         true
     }
 
+    /// Somebody who may ask what is known of the job, also when the server is gone.
+    pub fn watcher(&self) -> Watcher {
+        Watcher(Arc::clone(&self.shared))
+    }
+
     /// Closes all connections and waits for the thread to end.
     pub fn shutdown(self) {
         drop(self);
+    }
+}
+
+/// Asks a server what is known of the job.
+#[derive(Clone, Debug)]
+pub struct Watcher(Arc<Shared>);
+
+impl Watcher {
+    /// What is known now; `None` if the server is gone, or does not answer within `timeout`.
+    pub fn status(&self, timeout: Duration) -> Option<JobStatus> {
+        let (reply, status) = sync_channel(1);
+        self.0.send(Command::Status { reply });
+        status.recv_timeout(timeout).ok()
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::diagnosis;
 use super::groups::{Ending, GroupEndings};
+use super::overview::{self, Activities};
 use crate::message::{
     Abort, KEY_BYTES_MAX, OperationReport, OperationState, Progress, RequestId, ToCoordinator,
     ToRank, VALUE_BYTES_MAX, clip, message_place,
@@ -50,6 +51,8 @@ pub(super) struct Member {
     pub(super) place: Option<(String, u32)>,
     /// How far it is, by numbers of context and communicator.
     pub(super) progress: BTreeMap<(u32, u32), Standing>,
+    /// What it is in and has moved.
+    pub(super) activities: Activities,
     /// Requests for keys that do not exist yet.
     waiting: BTreeMap<RequestId, String>,
 }
@@ -70,6 +73,7 @@ impl Member {
             last_heard: now,
             place: None,
             progress: BTreeMap::new(),
+            activities: Activities::new(),
             waiting: BTreeMap::new(),
         }
     }
@@ -103,10 +107,10 @@ pub(super) type Members = BTreeMap<u32, Member>;
 ///   a rank.
 #[derive(Debug)]
 pub struct Coordinator {
-    config: CoordinatorConfig,
+    pub(super) config: CoordinatorConfig,
     values: BTreeMap<String, Vec<u8>>,
     stored_bytes: usize,
-    members: Members,
+    pub(super) members: Members,
     first_joined: Option<Instant>,
     /// The abort that takes effect when the grace is over.
     pending: Option<(Instant, Abort)>,
@@ -195,6 +199,10 @@ impl Coordinator {
                 for Progress { context, communicator, entered } in progress {
                     member.advance(context, communicator, entered);
                 }
+                Vec::new()
+            }
+            ToCoordinator::Activity { activity } => {
+                overview::learn(&mut member.activities, activity, now);
                 Vec::new()
             }
             ToCoordinator::Goodbye => {

@@ -51,6 +51,8 @@ pub enum Purpose {
     },
     /// Exchange of the descriptors of shared memory.
     Arena,
+    /// A look at a job from outside, see [`crate::status`]. The peer is no rank.
+    Observe,
 }
 
 impl fmt::Display for Purpose {
@@ -60,6 +62,7 @@ impl fmt::Display for Purpose {
             Self::Store => formatter.write_str("store"),
             Self::Data { channel } => write!(formatter, "data channel {channel}"),
             Self::Arena => formatter.write_str("arena"),
+            Self::Observe => formatter.write_str("observe"),
         }
     }
 }

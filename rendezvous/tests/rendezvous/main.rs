@@ -9,5 +9,6 @@ mod groups;
 mod hello;
 mod secret;
 mod server;
+mod status;
 mod store;
 mod support;
