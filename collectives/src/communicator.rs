@@ -23,11 +23,13 @@ pub use compression::Compression;
 
 use crate::call::{Call, Lent, RawCall, check_counts, invalid};
 use crate::context::ContextInner;
+use crate::counters::OperationCounters;
 use crate::drive::{self, Run};
 use crate::engine::{Mail, Workspace};
 use crate::error::{CollectiveError, OperationName, SetupError};
 use crate::fusion::{FusionBuffer, FusionLimits};
 use crate::members::Members;
+use crate::meter::Meter;
 use crate::node::NodeGroup;
 use crate::plan::{Choice, PlanFacts};
 use crate::program::Program;
@@ -56,6 +58,7 @@ pub struct Communicator {
     facts: PlanFacts,
     /// What heartbeats tell the coordinator.
     counter: Option<OperationCounter>,
+    meter: Arc<Meter>,
     state: Mutex<State>,
 }
 
@@ -91,8 +94,9 @@ impl Communicator {
             poisoned: None,
         };
         let counter = context.job.track(context.number, id);
+        let meter = context.meters.meter(id);
         let state = Mutex::new(state);
-        Ok(Self { context: Arc::clone(context), id, members, facts, counter, state })
+        Ok(Self { context: Arc::clone(context), id, members, facts, counter, meter, state })
     }
 
     /// This process's number in the group, `0..world_size`.
@@ -129,6 +133,11 @@ impl Communicator {
         let node = state.node.as_ref().map_or(0, NodeGroup::memory_bytes);
         let staging = state.workspace.scratch_bytes() + state.fusion.memory_bytes();
         staging + state.mail.memory_bytes() + node
+    }
+
+    /// What this communicator has completed on this rank.
+    pub fn counters(&self) -> Vec<OperationCounters> {
+        self.meter.totals().into_counters()
     }
 
     /// How an operation of `count` elements of type `T` would be carried out.
@@ -266,6 +275,8 @@ impl Communicator {
                 outcome
             }
         };
+        let in_memory = state.node.is_some() && choice.algorithm.node_manner().is_some();
+        self.meter.leave(in_memory, outcome.is_ok());
         outcome.map_err(|error| self.fail(state, operation, error))
     }
 

@@ -3,20 +3,22 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use paceline_rendezvous::env::{self, Environment, PortRange};
 use paceline_rendezvous::message::GROUPS_MAX;
-use paceline_rendezvous::{BootstrapError, ProcessEnvironment};
+use paceline_rendezvous::{ActivitySource, BootstrapError, ProcessEnvironment};
 use paceline_transports::TransportKind;
 use paceline_transports::tcp::InterfaceChoice;
 
 use crate::communicator::Communicator;
 use crate::connect::{Connected, connect};
+use crate::counters::Counters;
 use crate::engine::{IdlePolicy, Wire};
 use crate::error::{AGREEMENT_COMMUNICATOR, SetupError};
 use crate::job::Job;
 use crate::members::Members;
+use crate::meter::Meters;
 use crate::node::NodeGroup;
 use crate::plan::{Algorithm, PlanFacts};
 use crate::simulated::Pace;
@@ -134,6 +136,7 @@ pub(crate) struct ContextInner {
     pub(crate) idle: IdlePolicy,
     pub(crate) pace: Pace,
     pub(crate) timeout: Duration,
+    pub(crate) meters: Arc<Meters>,
     wire: Mutex<Wire>,
     waiting: AtomicU32,
     /// Shared memory for the first communicator that is made.
@@ -227,6 +230,10 @@ impl Context {
         pace: Pace,
     ) -> Result<Self, SetupError> {
         let Connected { facts, wire, node, fallback } = connected;
+        let connections = wire.endpoints.iter().flatten();
+        let connections = connections.map(|endpoint| Arc::clone(endpoint.counters())).collect();
+        let meters = Arc::new(Meters::new(number, connections));
+        job.watch(&(Arc::clone(&meters) as Arc<dyn ActivitySource>));
         let inner = ContextInner {
             job: Arc::clone(job),
             number,
@@ -234,6 +241,7 @@ impl Context {
             pace,
             facts,
             timeout: options.timeout,
+            meters,
             wire: Mutex::new(wire),
             waiting: AtomicU32::new(0),
             node: Mutex::new(node),
@@ -320,12 +328,17 @@ impl Context {
         self.inner.wire().memory_bytes() + node.as_ref().map_or(0, NodeGroup::memory_bytes)
     }
 
+    /// What has crossed the connections, what was done and waited for, and what is in progress.
+    /// Never waits for an operation, so that it may be asked while one does not end.
+    pub fn counters(&self) -> Counters {
+        self.inner.meters.read(Instant::now())
+    }
+
     /// Bytes sent and received on all connections so far, headers included.
     pub fn wire_bytes(&self) -> (u64, u64) {
-        let wire = self.inner.wire();
-        wire.endpoints.iter().flatten().fold((0, 0), |(sent, received), endpoint| {
-            let bytes = endpoint.wire_bytes();
-            (sent + bytes.0, received + bytes.1)
+        let peers = self.counters().peers;
+        peers.iter().fold((0, 0), |(sent, received), peer| {
+            (sent + peer.total.sent.wire_bytes, received + peer.total.received.wire_bytes)
         })
     }
 }

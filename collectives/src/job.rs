@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use paceline_rendezvous::{
-    Abort, BootstrapError, BootstrapOptions, InProcessStore, OperationCounter, OperationReport,
-    ProcessEnvironment, RankInfo, Rendezvous, RunId, Secret, bootstrap,
+    Abort, ActivitySource, BootstrapError, BootstrapOptions, InProcessStore, OperationCounter,
+    OperationReport, ProcessEnvironment, RankInfo, Rendezvous, RunId, Secret, bootstrap,
 };
 
 use crate::error::SetupError;
@@ -91,6 +91,13 @@ impl Job {
         if let Some(control) = &self.rendezvous().control {
             // If the coordinator is gone, the next look for an abort says so.
             let _ = control.report(report);
+        }
+    }
+
+    /// Lets the coordinator know what a context does, where there are others.
+    pub(crate) fn watch(&self, source: &Arc<dyn ActivitySource>) {
+        if let Some(control) = &self.rendezvous().control {
+            control.watch(source);
         }
     }
 

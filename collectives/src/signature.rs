@@ -131,6 +131,12 @@ impl Collective {
         matches!(self, Self::Send | Self::Receive)
     }
 
+    /// The collective, or the side of a message, with this code.
+    pub(crate) fn from_any_code(code: u8) -> Option<Self> {
+        let receive = (code == Self::Receive as u8).then_some(Self::Receive);
+        receive.or_else(|| Self::from_code(code))
+    }
+
     fn from_code(code: u8) -> Option<Self> {
         let others = [Self::Agreement, Self::Split, Self::Send];
         Self::ALL.into_iter().chain(others).find(|kind| *kind as u8 == code)

@@ -50,6 +50,8 @@ pub(crate) struct Waiting<'a> {
     /// The last time that the clock was read.
     ticked: Option<Instant>,
     moves: u32,
+    /// When nothing moved for the first time since something did, as far as the clock was read.
+    stretch: Option<Instant>,
     /// How long to have waited for the next report to the coordinator.
     next_report: Duration,
 }
@@ -69,6 +71,7 @@ impl<'a> Waiting<'a> {
             looked: None,
             ticked: None,
             moves: 0,
+            stretch: None,
             next_report: STALL_REPORT_AFTER,
         }
     }
@@ -83,6 +86,7 @@ impl<'a> Waiting<'a> {
         &mut self,
         waiting_on: impl FnOnce() -> Vec<u32>,
     ) -> Result<(), CollectiveError> {
+        self.end_stretch();
         self.idle.reset();
         self.moves = self.moves.wrapping_add(1);
         if self.moves.is_multiple_of(MOVES_PER_LOOK) {
@@ -101,6 +105,7 @@ impl<'a> Waiting<'a> {
     ) -> Result<IdleAction, CollectiveError> {
         let (action, now) = self.idle.next(|| self.context.pace.now());
         if let Some(now) = now {
+            self.stretch.get_or_insert(now);
             let gap = now - self.ticked.replace(now).unwrap_or(now);
             if gap >= SUSPENSION_MIN
                 && let Some(since) = &mut self.since
@@ -111,6 +116,15 @@ impl<'a> Waiting<'a> {
             self.look(now, waiting_on)?;
         }
         Ok(action)
+    }
+
+    /// What was waited for has come, or nobody waits for it any more.
+    #[inline]
+    fn end_stretch(&mut self) {
+        if let Some(since) = self.stretch.take() {
+            let now = self.context.pace.now();
+            self.context.meters.waited(now.saturating_duration_since(since));
+        }
     }
 
     fn look(
@@ -272,6 +286,12 @@ impl<'a> Waiting<'a> {
 
     fn report(&self, state: OperationState, waited: Duration) {
         report(self.context, self.members, self.name, state, waited);
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.end_stretch();
     }
 }
 

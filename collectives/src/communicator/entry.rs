@@ -15,6 +15,7 @@ impl Communicator {
         if let Some(counter) = &self.counter {
             counter.enter(op_seq);
         }
+        self.meter.enter(&kind, op_seq);
         OperationName { kind, communicator: self.id, op_seq }
     }
 
@@ -26,6 +27,7 @@ impl Communicator {
         operation: OperationName,
         error: CollectiveError,
     ) -> CollectiveError {
+        self.meter.leave(false, false);
         if error.is_fatal() {
             state.poisoned = Some(error.to_string());
             // First the cause, then the end of what they share: who sees this asks for that.

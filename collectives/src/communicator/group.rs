@@ -123,6 +123,7 @@ impl Communicator {
 
 impl Drop for Communicator {
     fn drop(&mut self) {
+        self.context.meters.retire(&self.meter);
         // Its number is not used again: the connections may forget it.
         self.context.wire().abandon(self.id);
     }

@@ -84,7 +84,9 @@ impl Communicator {
         state.mail.number(messages, *id, members);
         let Some(name) = state.mail.first() else { return Ok(()) };
         let panic_report = PanicReport { context, members, name };
+        self.meter.enter(&name.kind, name.op_seq);
         let outcome = self.carry_messages(state, messages, name);
+        self.meter.leave_messages(messages, outcome.is_ok());
         std::mem::forget(panic_report);
         outcome.map_err(|error| {
             // It may be another one that failed.

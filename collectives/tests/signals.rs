@@ -1,0 +1,87 @@
+//! The library leaves signals alone: every action and every mask is the same after contexts were made,
+//! with threads of their own, and operations were run in all ways that there are.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::mem::MaybeUninit;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use paceline_collectives::queue::{Queue, QueueOptions};
+use paceline_collectives::{Context, ContextOptions, Job, ReduceOp, TransportKind};
+use paceline_rendezvous::coordinator::{Server, ServerConfig};
+use paceline_rendezvous::hello::Identity;
+use paceline_rendezvous::{ControlClient, RankInfo, Rendezvous, RunId, Secret};
+use support::over;
+
+/// Signals of Linux are numbered from 1 to 64.
+const SIGNALS: std::ops::RangeInclusive<i32> = 1..=64;
+
+/// Bytes of a structure that the system has filled in over zeros.
+fn bytes<T>(filled: &MaybeUninit<T>) -> Vec<u8> {
+    let start = filled.as_ptr().cast::<u8>();
+    // SAFETY: all of its bytes were set to zero before some were overwritten.
+    unsafe { std::slice::from_raw_parts(start, size_of::<T>()) }.to_vec()
+}
+
+/// What this process does on each signal: handler, flags and mask; and, last, which signals this
+/// thread blocks.
+fn dispositions() -> Vec<Vec<u8>> {
+    let action = |signal| {
+        let mut action = MaybeUninit::<libc::sigaction>::zeroed();
+        // SAFETY: no new action is given, and there is room for the old one. The C library keeps the
+        // two signals of its own to itself and says so, which leaves zeros.
+        unsafe { libc::sigaction(signal, std::ptr::null(), action.as_mut_ptr()) };
+        bytes(&action)
+    };
+    let mut mask = MaybeUninit::<libc::sigset_t>::zeroed();
+    // SAFETY: no new mask is given, and there is room for the old one.
+    unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, std::ptr::null(), mask.as_mut_ptr()) };
+    SIGNALS.map(action).chain([bytes(&mask)]).collect()
+}
+
+fn work(server: SocketAddr, rank: u32, (run_id, secret): (RunId, Secret)) {
+    let before = dispositions();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let identity = Identity { run_id, epoch: 0, rank, features: 0 };
+    let control = ControlClient::connect(server, identity, &secret, deadline).unwrap();
+    let place =
+        RankInfo { rank, world_size: 2, local_rank: rank, local_size: 2, ..RankInfo::alone() };
+    let rendezvous = Rendezvous::connected(place, run_id, secret, control).unwrap();
+    let job = Job::from_rendezvous(rendezvous);
+    for kind in [TransportKind::Tcp, TransportKind::Shm] {
+        let options = ContextOptions { ..over(kind) };
+        let context = Context::new(&job, &options).unwrap();
+        let communicator = context.communicator().unwrap();
+        communicator.all_reduce(&mut vec![1.0f32; 100_000], ReduceOp::Sum).unwrap();
+        let mut received = [0];
+        communicator.shift(&[1u8], &mut received, None).unwrap();
+        let half = communicator.split(Some(rank), 0).unwrap();
+        let queue = Queue::new(communicator, &QueueOptions::default()).unwrap();
+        queue.all_reduce("tensor", vec![1i64; 10], ReduceOp::Max).wait().unwrap();
+        assert_eq!(dispositions(), before, "while everything runs");
+        drop((queue, half));
+    }
+    job.finish(deadline).unwrap();
+    assert_eq!(dispositions(), before, "afterwards");
+}
+
+#[test]
+fn no_handler_is_installed_and_no_mask_is_changed() {
+    let before = dispositions();
+    // Something that would be noticed if it changed.
+    assert!(before.iter().flatten().any(|byte| *byte != 0), "Rust ignores SIGPIPE");
+    let (run_id, secret) = (RunId::random().unwrap(), Secret::random().unwrap());
+    let config = ServerConfig::new(run_id, secret.clone(), 2);
+    let server = Server::start((Ipv4Addr::LOCALHOST, 0).into(), config, |_| {}).unwrap();
+    std::thread::scope(|scope| {
+        for rank in 0..2 {
+            let (address, proof) = (server.local_addr(), (run_id, secret.clone()));
+            let run = move || work(address, rank, proof);
+            std::thread::Builder::new().name("rank".to_owned()).spawn_scoped(scope, run).unwrap();
+        }
+    });
+    assert_eq!(dispositions(), before);
+}
