@@ -7,6 +7,7 @@ mod config;
 mod console;
 mod options;
 mod run;
+mod status;
 
 use std::process::ExitCode as ProcessExitCode;
 
@@ -27,6 +28,8 @@ enum Command {
     Run(Box<run::Arguments>),
     /// Measure collectives: latency, bandwidth, CPU cost, share of the floor, every result checked
     Bench(Box<bench::Arguments>),
+    /// Show the jobs that run here, and what one of them does or is stuck in
+    Status(status::Arguments),
     /// The process that supervises the ranks of one host; started by paceline itself
     #[command(hide = true)]
     Agent,
@@ -52,6 +55,7 @@ fn main() -> ProcessExitCode {
     let code = match parsed {
         Ok(Cli { command: Command::Run(arguments) }) => run::run(*arguments),
         Ok(Cli { command: Command::Bench(arguments) }) => bench::bench(*arguments),
+        Ok(Cli { command: Command::Status(arguments) }) => status::status(&arguments),
         Ok(Cli { command: Command::Agent }) => agent::agent(),
         Err(error) => {
             // Help and version go to standard output and succeed; if that is closed, so be it.

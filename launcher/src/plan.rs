@@ -255,6 +255,14 @@ impl LaunchPlan {
     pub fn world_size(&self) -> u32 {
         self.world_size
     }
+
+    /// What the ranks run, as a shell would need it.
+    pub fn command_line(&self) -> String {
+        let Some(node) = self.nodes.first() else { return String::new() };
+        let arguments = node.config.arguments.iter().map(quoted);
+        let words = std::iter::once(node.config.program.display()).chain(arguments);
+        words.collect::<Vec<_>>().join(" ")
+    }
 }
 
 /// The text of `--dry-run`: one block per host, one line per rank, then what they have in common.

@@ -14,4 +14,5 @@ mod one_sided;
 mod output;
 mod settings;
 mod signals;
+mod status;
 mod support;

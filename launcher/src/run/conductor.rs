@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use paceline_rendezvous::Secret;
 use paceline_rendezvous::coordinator::{self, Server, ServerConfig};
-use paceline_rendezvous::env;
+use paceline_rendezvous::env::{self, ProcessEnvironment};
+use paceline_rendezvous::jobs::{JobCard, JobsDirectory};
 use rustix::process::Signal;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use zeroize::Zeroizing;
@@ -70,6 +71,17 @@ pub(super) async fn conduct(
         let _ = input_events.send(Event::Input(bytes));
     })?;
     let server = start_coordinator(&plan, &secret, &events)?;
+    let command_line = plan.command_line();
+    let card = JobCard::new(
+        plan.run_id,
+        server.local_addr(),
+        secret.clone(),
+        plan.world_size,
+        &command_line,
+    );
+    // Without it `paceline status` does not find the job, which is no reason not to run it.
+    let _card = JobsDirectory::of(&ProcessEnvironment).publish(&card);
+    drop(card);
     let mut conductor = Conductor {
         director: director(&plan),
         agents: Vec::new(),
