@@ -27,6 +27,11 @@ pub(crate) const SHARING_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long to look for what another rank should have published by then.
 const LOOK_TIMEOUT: Duration = Duration::from_millis(50);
 
+/// What there is to say of MPI in a program that was built without it.
+#[cfg(not(feature = "mpi"))]
+pub(crate) const WITHOUT_MPI: &str = "this program was built without the transport mpi; build it with --features mpi, which needs an \
+     MPI with headers (libopenmpi-dev) and clang (libclang-dev)";
+
 /// How many ranks that did not come are named.
 const MISSING_NAMED_MAX: usize = 8;
 
@@ -156,6 +161,7 @@ impl Joining<'_> {
         self.compare_terms()?;
         match self.options.transport {
             TransportChoice::Only(TransportKind::Shm) => self.over_shared_memory(),
+            TransportChoice::Only(TransportKind::Mpi) => self.over_mpi(),
             TransportChoice::Auto if self.job.rank_info().is_on_one_node() => {
                 // It succeeds on all ranks or on none, so that all fall back together.
                 match self.over_shared_memory() {
@@ -193,6 +199,33 @@ impl Joining<'_> {
         })?;
         let facts = self.facts(kind, &cards);
         Ok(Connected { facts, wire: Wire::new(endpoints), node: None, fallback: None })
+    }
+
+    /// Between the processes of a world that MPI's launcher started.
+    #[cfg(feature = "mpi")]
+    fn over_mpi(&self) -> Result<Connected, SetupError> {
+        use paceline_rendezvous::rank_info::Dialect;
+        use paceline_transports::mpi::{MpiConfig, MpiTransport};
+
+        let kind = TransportKind::Mpi;
+        let launchers = [Dialect::OpenMpi, Dialect::Pmi, Dialect::Slurm];
+        let transport = MpiTransport::join(&MpiConfig {
+            is_launched: launchers.contains(&self.job.rank_info().dialect),
+            deadline: self.deadline_of(kind),
+        });
+        let (transport, cards) = self.exchange(kind, transport, MpiTransport::address)?;
+        let addresses = addresses(&cards);
+        let endpoints = self.together(kind, |patience| {
+            Box::new(transport).connect(&self.group(&addresses), patience)
+        })?;
+        let facts = self.facts(kind, &cards);
+        Ok(Connected { facts, wire: Wire::new(endpoints), node: None, fallback: None })
+    }
+
+    #[cfg(not(feature = "mpi"))]
+    #[expect(clippy::unused_self, reason = "with the feature it is a method like the others")]
+    fn over_mpi(&self) -> Result<Connected, SetupError> {
+        Err(SetupError::Option(WITHOUT_MPI.to_owned()))
     }
 
     fn over_shared_memory(&self) -> Result<Connected, SetupError> {

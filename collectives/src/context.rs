@@ -111,8 +111,12 @@ impl std::str::FromStr for TransportChoice {
             "auto" => Ok(Self::Auto),
             "tcp" => Ok(Self::Only(TransportKind::Tcp)),
             "shm" => Ok(Self::Only(TransportKind::Shm)),
+            #[cfg(feature = "mpi")]
+            "mpi" => Ok(Self::Only(TransportKind::Mpi)),
+            #[cfg(not(feature = "mpi"))]
+            "mpi" => Err(SetupError::Option(crate::connect::WITHOUT_MPI.to_owned())),
             _ => Err(SetupError::Option(format!(
-                "unknown transport {name:?}; expected auto, tcp or shm"
+                "unknown transport {name:?}; expected auto, tcp, shm or mpi"
             ))),
         }
     }

@@ -41,6 +41,11 @@ impl Trouble {
                  allow it; --transport auto uses tcp where they cannot"
                     .to_owned(),
             ),
+            TransportKind::Mpi => Some(
+                "start the ranks with MPI's launcher, e.g. mpirun -np 4 PROGRAM; a program that \
+                 starts MPI itself must ask for MPI_THREAD_MULTIPLE"
+                    .to_owned(),
+            ),
             _ => error.hint(),
         };
         Self { rank, weight: error.weight(), reason, hint }

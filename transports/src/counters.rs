@@ -89,6 +89,22 @@ impl ConnectionCounters {
     }
 }
 
+/// For tests whose endpoint stands for one in another process.
+#[cfg(any(test, feature = "conformance"))]
+#[doc(hidden)]
+impl ConnectionCounters {
+    /// Counts of one channel.
+    pub fn of_another(peer: u32, transport: TransportKind) -> Arc<Self> {
+        Arc::new(Self::new(peer, transport, 1))
+    }
+
+    /// Takes over what the other process has counted.
+    pub fn set(&self, counts: TwoWay) {
+        self.channels[0].sent.set(counts.sent);
+        self.channels[0].received.set(counts.received);
+    }
+}
+
 /// The running counts of one stream of bytes.
 #[derive(Debug, Default)]
 pub(crate) struct ChannelCounters {
@@ -120,6 +136,13 @@ impl Count {
     pub(crate) fn frame(&self, is_first: bool, payload_bytes: u32) {
         add(&self.messages, u64::from(is_first));
         add(&self.payload_bytes, u64::from(payload_bytes));
+    }
+
+    #[cfg(any(test, feature = "conformance"))]
+    fn set(&self, traffic: Traffic) {
+        self.messages.store(traffic.messages, Ordering::Relaxed);
+        self.payload_bytes.store(traffic.payload_bytes, Ordering::Relaxed);
+        self.wire_bytes.store(traffic.wire_bytes, Ordering::Relaxed);
     }
 
     fn read(&self) -> Traffic {

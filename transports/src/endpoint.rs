@@ -137,7 +137,8 @@ pub trait Endpoint: Send + std::fmt::Debug {
     /// What to wait for when `poll` moved nothing; appends nothing if the transport cannot wake.
     fn wakeups<'a>(&'a self, wakeups: &mut Vec<Wakeup<'a>>);
 
-    /// How many wake-ups there are at most.
+    /// How many wake-ups there are at most; none if the transport cannot wake, so that somebody has
+    /// to look again before long.
     fn wakeups_max(&self) -> usize;
 
     /// What has crossed the connection so far. The counts may be kept, and read while another thread

@@ -3,7 +3,8 @@
 //! A [`Transport`] turns a [`Group`] of ranks into one [`Endpoint`] per peer. An endpoint moves
 //! *messages*: a send is matched with the receive of the same [`MessageId`] and length, the bytes
 //! land in the posted slice, and [`Endpoint::poll`] reports both ends. Nothing here blocks after
-//! the connections stand, nothing here reads a clock, and no thread runs behind the caller's back.
+//! the connections stand, nothing here reads a clock, and no thread runs behind the caller's back
+//! (over MPI one does, to close connections).
 //!
 //! This crate knows peers, messages and memory. It deliberately does not know what the bytes mean:
 //! element types, reductions and schedules live in `collectives`.
@@ -26,6 +27,8 @@ mod transport;
 
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
+#[cfg(feature = "mpi")]
+pub mod mpi;
 pub mod shm;
 pub mod sim;
 pub mod tcp;

@@ -15,6 +15,8 @@ pub enum TransportKind {
     Tcp,
     /// Shared memory on one node.
     Shm,
+    /// MPI's messages, in a world that its launcher started; with the feature `mpi`.
+    Mpi,
     /// The deterministic simulator, for tests.
     Sim,
 }
@@ -25,6 +27,7 @@ impl TransportKind {
         match self {
             Self::Tcp => "tcp",
             Self::Shm => "shm",
+            Self::Mpi => "mpi",
             Self::Sim => "sim",
         }
     }

@@ -10,7 +10,7 @@ use paceline_benches::metrics::Collective;
 use paceline_benches::run::Check;
 use paceline_benches::sizes::{ParseSizesError, parse_size, parse_sizes};
 use paceline_collectives::plan::Algorithm;
-use paceline_collectives::{TransportChoice, TransportKind};
+use paceline_collectives::{SetupError, TransportChoice, TransportKind};
 use paceline_devices::{DType, ReduceOp};
 use paceline_rendezvous::env::{self, Form, Variable};
 
@@ -29,7 +29,7 @@ pub(crate) struct Arguments {
     #[arg(value_name = "COLLECTIVE", default_value = "all_reduce", hide_default_value = true)]
     pub(super) collective: Collective,
 
-    /// Transport: tcp, shm, auto, or all that can be used, one after the other [default: all]
+    /// Transport: tcp, shm, mpi, auto, or all (tcp and shm, one after the other) [default: all]
     #[arg(long, value_name = "NAME")]
     pub(super) transport: Option<TransportSelection>,
 
@@ -195,7 +195,11 @@ impl FromStr for TransportSelection {
         }
         name.parse()
             .map(Self::One)
-            .map_err(|_| format!("unknown transport {name:?}; expected all, auto, tcp or shm"))
+            // A transport that this build lacks says so itself.
+            .map_err(|error: SetupError| match name {
+                "mpi" => error.to_string(),
+                _ => format!("unknown transport {name:?}; expected all, auto, tcp, shm or mpi"),
+            })
     }
 }
 

@@ -99,16 +99,14 @@ impl fmt::Debug for Doomed {
 
 pub use failure::{DOOMED_BYTES, doomed_posts};
 
-/// Makes a module of tests: every case of the suite over one harness.
-///
-/// ```ignore
-/// conformance_suite!(ipv4, TcpHarness { address: Ipv4Addr::LOCALHOST.into(), sockets: 1 });
-/// ```
+/// Gives the names of all cases, in order, to the macro of this crate that is named first, after its
+/// other arguments.
+#[doc(hidden)]
 #[macro_export]
-macro_rules! conformance_suite {
-    ($module:ident, $harness:expr) => {
-        $crate::conformance_suite! {
-            @cases $module, $harness,
+macro_rules! conformance_cases {
+    ($then:ident $($arguments:tt)*) => {
+        $crate::$then! {
+            $($arguments)*
             exact_bytes_of_every_size,
             any_order_of_posts,
             many_messages_in_flight,
@@ -134,6 +132,18 @@ macro_rules! conformance_suite {
             killed_peer_is_reported_and_slices_come_back,
         }
     };
+}
+
+/// Makes a module of tests: every case of the suite over one harness.
+///
+/// ```ignore
+/// conformance_suite!(ipv4, TcpHarness { address: Ipv4Addr::LOCALHOST.into(), sockets: 1 });
+/// ```
+#[macro_export]
+macro_rules! conformance_suite {
+    ($module:ident, $harness:expr) => {
+        $crate::conformance_cases! { conformance_suite @cases $module, $harness, }
+    };
     (@cases $module:ident, $harness:expr, $($case:ident,)*) => {
         mod $module {
             use super::*;
@@ -146,3 +156,16 @@ macro_rules! conformance_suite {
         }
     };
 }
+
+/// See [`CASES`].
+#[doc(hidden)]
+#[macro_export]
+macro_rules! conformance_table {
+    ($($case:ident,)*) => { &[$((stringify!($case), $case),)*] };
+}
+
+/// One case of the suite.
+pub type Case = fn(&dyn Harness);
+
+/// Every case with its name, for programs that run the suite where there is no test runner.
+pub const CASES: &[(&str, Case)] = crate::conformance_cases! { conformance_table };

@@ -236,7 +236,7 @@ impl<S: ByteStream> Endpoint for StreamEndpoint<S> {
     }
 
     fn wakeups_max(&self) -> usize {
-        self.streams.len()
+        if S::WAKES { self.streams.len() } else { 0 }
     }
 
     fn counters(&self) -> &Arc<ConnectionCounters> {

@@ -1,9 +1,11 @@
 //! One byte stream to a peer: what is half-written, what is half-read.
 
+use std::collections::VecDeque;
 use std::fmt::Debug;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -33,7 +35,7 @@ const RECEIVE_BYTES_TURN: usize = 512 << 10;
 const UNREAD_BYTES_MAX: usize = 4 << 20;
 
 /// How long a goodbye waits for room at a time.
-const GOODBYE_WAIT: Timespec = Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
+const GOODBYE_WAIT: Duration = Duration::from_millis(5);
 
 /// A non-blocking, ordered, two-way stream of bytes. "Nothing now" is `WouldBlock`, the end of the
 /// incoming bytes is a read of 0.
@@ -45,6 +47,13 @@ pub(crate) trait ByteStream: Send + Debug {
     /// again, so that nobody has to wait for it to become writable.
     const WAKES_FOR_ROOM: bool = false;
 
+    /// Whether there is something to wait for.
+    const WAKES: bool = true;
+
+    /// Whether written bytes may wait in this process for further calls to move them. Frames are then
+    /// reported as sent once [`ByteStream::flush`] says so.
+    const BUFFERS: bool = false;
+
     /// Writes from the parts in turn; some of them may be empty. A count below the sum of their
     /// lengths means that the stream takes no more now.
     fn write(&mut self, parts: [&[u8]; 3]) -> io::Result<usize>;
@@ -53,8 +62,24 @@ pub(crate) trait ByteStream: Send + Debug {
     /// lengths means that nothing more is there now.
     fn read(&mut self, first: &mut [u8], second: &mut [u8]) -> io::Result<usize>;
 
+    /// How many of all bytes ever written need this process no more. Asked only where
+    /// [`ByteStream::BUFFERS`].
+    fn flush(&mut self) -> io::Result<u64> {
+        Ok(u64::MAX)
+    }
+
     /// What to wait for, where there is such a thing.
     fn wait_on(&self) -> Option<BorrowedFd<'_>>;
+
+    /// Waits until there may be room to write, at most for `limit`.
+    fn wait_for_room(&mut self, limit: Duration) {
+        if let Some(fd) = self.wait_on() {
+            let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::OUT)];
+            let limit = Timespec::try_from(limit).expect("a short wait fits");
+            // Whatever it says, the next write tells.
+            let _ = poll(&mut fds, Some(&limit));
+        }
+    }
 
     /// Bytes of this process's memory, or of memory that it shares and alone writes to, that the
     /// stream holds.
@@ -84,6 +109,10 @@ pub(crate) struct FrameStream<S> {
     /// The frames whose payload was copied into `queued`. They are not reported as sent before
     /// they are: an operation that is over may not be followed by another poll.
     copied: Vec<OutFrame>,
+    /// Frames that are written, each with the number of bytes written by then: not flushed yet.
+    unflushed: VecDeque<(u64, OutFrame)>,
+    /// Bytes ever written.
+    position: u64,
     writing: Option<Writing>,
     /// The peer takes nothing any more; what it sent before may still be there to read.
     refused: bool,
@@ -124,6 +153,8 @@ impl<S: ByteStream> FrameStream<S> {
             queued: Vec::with_capacity(QUEUED_BYTES_MAX + COPY_BYTES_MAX + CONTROL_BYTES_MAX),
             queued_sent: 0,
             copied: Vec::with_capacity(QUEUED_BYTES_MAX / HEADER_BYTES),
+            unflushed: VecDeque::new(),
+            position: 0,
             writing: None,
             refused: false,
             staging: vec![0; STAGING_BYTES].into_boxed_slice(),
@@ -139,12 +170,21 @@ impl<S: ByteStream> FrameStream<S> {
     }
 
     pub(super) fn has_unsent(&self) -> bool {
+        self.has_unwritten() || (S::BUFFERS && !self.unflushed.is_empty())
+    }
+
+    fn has_unwritten(&self) -> bool {
         !self.refused && (self.queued_sent < self.queued.len() || self.writing.is_some())
     }
 
     pub(super) fn memory_bytes(&self) -> usize {
         let copied = self.copied.capacity() * size_of::<OutFrame>();
-        self.queued.capacity() + self.staging.len() + copied + self.stream.memory_bytes()
+        let unflushed = self.unflushed.capacity() * size_of::<(u64, OutFrame)>();
+        self.queued.capacity()
+            + self.staging.len()
+            + copied
+            + unflushed
+            + self.stream.memory_bytes()
     }
 
     /// Queues a header without payload.
@@ -157,6 +197,7 @@ impl<S: ByteStream> FrameStream<S> {
     /// but is not reported any more.
     pub(super) fn abandon(&mut self, communicator: u32) -> bool {
         self.copied.retain(|frame| frame.header.id.communicator != communicator);
+        self.unflushed.retain(|(_, frame)| frame.header.id.communicator != communicator);
         match &self.writing {
             Some(writing) if writing.frame.header.id.communicator == communicator => {
                 let begun = writing.written > 0;
@@ -179,14 +220,14 @@ impl<S: ByteStream> FrameStream<S> {
             self.writing = None;
         }
         self.queue_control(goodbye);
-        while self.has_unsent() {
+        while self.has_unwritten() {
             match self.write_once(outbox) {
                 Ok((written, _)) => {
                     self.count_written(written);
                 }
                 Err(error) if would_block(&error) && *patience > 0 => {
                     *patience -= 1;
-                    self.wait_for_room();
+                    self.stream.wait_for_room(GOODBYE_WAIT);
                 }
                 Err(_) => break,
             }
@@ -197,14 +238,6 @@ impl<S: ByteStream> FrameStream<S> {
             if !self.stream.read(&mut self.staging, &mut []).is_ok_and(|read| read > 0) {
                 return;
             }
-        }
-    }
-
-    fn wait_for_room(&self) {
-        if let Some(fd) = self.stream.wait_on() {
-            let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::OUT)];
-            // Whatever it says, the next write tells.
-            let _ = poll(&mut fds, Some(&GOODBYE_WAIT));
         }
     }
 
@@ -221,8 +254,11 @@ impl<S: ByteStream> FrameStream<S> {
             if self.refused {
                 return Ok(moved);
             }
+            if S::BUFFERS {
+                self.report_flushed(outbox, events)?;
+            }
             self.next_frames(outbox, inbox, fragment_max);
-            if !self.has_unsent() {
+            if !self.has_unwritten() {
                 return Ok(moved);
             }
             let (written, wanted) = match self.write_once(outbox) {
@@ -239,16 +275,40 @@ impl<S: ByteStream> FrameStream<S> {
             let complete = self.count_written(written);
             if self.queued.is_empty() {
                 for frame in self.copied.drain(..) {
-                    outbox.written(&frame, events);
+                    if S::BUFFERS {
+                        self.unflushed.push_back((self.position, frame));
+                    } else {
+                        outbox.written(&frame, events);
+                    }
                 }
             }
-            if let Some(frame) = complete {
-                outbox.written(&frame, events);
+            match complete {
+                Some(frame) if S::BUFFERS => self.unflushed.push_back((self.position, frame)),
+                Some(frame) => outbox.written(&frame, events),
+                None => {}
             }
             if written < wanted {
+                if S::BUFFERS {
+                    self.report_flushed(outbox, events)?;
+                }
                 return Ok(moved);
             }
         }
+    }
+
+    fn report_flushed(
+        &mut self,
+        outbox: &mut Outbox,
+        events: &mut Vec<Event>,
+    ) -> Result<(), StreamError> {
+        if self.unflushed.is_empty() {
+            return Ok(());
+        }
+        let flushed = self.stream.flush().map_err(StreamError::Io)?;
+        while let Some((_, frame)) = self.unflushed.pop_front_if(|(end, _)| *end <= flushed) {
+            outbox.written(&frame, events);
+        }
+        Ok(())
     }
 
     fn next_frames(&mut self, outbox: &mut Outbox, inbox: &mut Inbox, fragment_max: usize) {
@@ -285,6 +345,7 @@ impl<S: ByteStream> FrameStream<S> {
     /// Books written bytes; returns the frame that they complete.
     fn count_written(&mut self, mut written: usize) -> Option<OutFrame> {
         self.counters.sent.wire(written);
+        self.position += written as u64;
         let queue_first = self.writing.as_ref().is_none_or(|writing| writing.written == 0);
         if queue_first {
             let queued = written.min(self.queued.len() - self.queued_sent);

@@ -144,6 +144,8 @@ struct SimStream {
 impl ByteStream for SimStream {
     const KIND: TransportKind = TransportKind::Sim;
 
+    const WAKES: bool = false;
+
     fn write(&mut self, parts: [&[u8]; 3]) -> io::Result<usize> {
         let id = PipeId { from: self.rank, to: self.peer, channel: self.channel };
         self.network.lock().write(id, parts)
