@@ -1,6 +1,8 @@
 //! `paceline bench` with real processes: what it prints, what it records, what it refuses.
 
 mod joining;
+#[cfg(feature = "mpi")]
+mod mpi;
 mod output;
 mod record;
 mod support;

@@ -19,6 +19,9 @@ fn words_that_mean_nothing() {
     assert_refused(&["-np", "2", "--op", "xor"], &["xor", "prod"]);
     assert_refused(&["-np", "2", "--algorithm", "magic"], &["magic", "ring"]);
     assert_refused(&["-np", "2", "--transport", "pigeon"], &["pigeon", "shm"]);
+    if cfg!(not(feature = "mpi")) {
+        assert_refused(&["-np", "2", "--transport", "mpi"], &["--features mpi", "libopenmpi-dev"]);
+    }
     assert_refused(&["-np", "2", "--model", "alexnet"], &["alexnet", "resnet50"]);
     assert_refused(&["-np", "2", "--check", "some"], &["some", "every"]);
     assert_refused(&["-np", "2", "--frobnicate"], &["--frobnicate"]);
