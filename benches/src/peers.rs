@@ -1,76 +1,30 @@
 //! Ours against other libraries: which bars we set ourselves, and whether the rounds clear them.
 //!
-//! Input is one [`Report`] per contender, transport, world size and round; `ci/peers` makes them.
-//! A round of ours is compared with the same round of theirs, because the two ran next to each
-//! other; see [`crate::stats`].
+//! Input is one [`Report`] per contender, collective, transport, world size and round; `ci/peers`
+//! makes them. A round of ours is compared with the same round of theirs, because the two ran next
+//! to each other; see [`crate::stats`].
+
+mod bars;
+mod render;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 
 use serde::Serialize;
 
+pub use render::{render_lines, render_summaries};
+
 use crate::schema::Report;
 use crate::stats::{CompareError, ROUNDS_MIN, Ratio, median};
-use crate::units::{format_bytes, format_microseconds};
 
 /// The version written into every comparison.
-pub const SCHEMA: &str = "paceline.peers/1";
+pub const SCHEMA: &str = "paceline.peers/2";
 
 const OPEN_MPI: &str = "Open MPI";
 const GLOO: &str = "Gloo";
-const KIB: u64 = 1 << 10;
-const MIB: u64 = 1 << 20;
 
-/// Whom a bar is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Against {
-    Peer(&'static str),
-    /// Whichever peer is faster at that size.
-    Best,
-}
-
-/// The largest ratio of our time to theirs that we are content with.
-struct Bar {
-    transport: &'static str,
-    world_size: u32,
-    against: Against,
-    /// Sizes in bytes, both ends included.
-    sizes: (u64, u64),
-    limit: f64,
-}
-
-const fn bar(
-    transport: &'static str,
-    world_size: u32,
-    against: Against,
-    sizes: (u64, u64),
-    limit: f64,
-) -> Bar {
-    Bar { transport, world_size, against, sizes, limit }
-}
-
-/// All-reduce of f32 sums. Bars for four ranks mean four ranks on two cores.
-const BARS: [Bar; 16] = [
-    bar("tcp", 2, Against::Peer(OPEN_MPI), (0, 64 * KIB), 1.0),
-    bar("tcp", 2, Against::Peer(OPEN_MPI), (MIB, MIB), 1.15),
-    bar("tcp", 2, Against::Peer(OPEN_MPI), (4 * MIB, 4 * MIB), 0.8),
-    bar("tcp", 2, Against::Peer(OPEN_MPI), (16 * MIB, 64 * MIB), 0.65),
-    bar("tcp", 2, Against::Peer(GLOO), (0, 64 * KIB), 0.2),
-    bar("tcp", 2, Against::Peer(GLOO), (4 * MIB, 64 * MIB), 0.7),
-    bar("shm", 2, Against::Peer(OPEN_MPI), (0, 4 * KIB), 1.3),
-    bar("shm", 2, Against::Peer(OPEN_MPI), (64 * KIB, MIB), 0.9),
-    bar("shm", 2, Against::Peer(OPEN_MPI), (4 * MIB, 4 * MIB), 0.55),
-    bar("shm", 2, Against::Peer(OPEN_MPI), (16 * MIB, 16 * MIB), 0.65),
-    bar("shm", 2, Against::Peer(OPEN_MPI), (64 * MIB, 64 * MIB), 0.45),
-    bar("tcp", 4, Against::Best, (0, u64::MAX), 1.0),
-    bar("shm", 4, Against::Best, (0, u64::MAX), 1.0),
-    bar("tcp", 4, Against::Peer(OPEN_MPI), (16 * MIB, u64::MAX), 0.6),
-    bar("shm", 4, Against::Peer(OPEN_MPI), (16 * MIB, u64::MAX), 0.6),
-    // Starting four processes that do nothing: `paceline run` against `mpirun`.
-    bar(START, 4, Against::Peer(OPEN_MPI), (0, 0), 1.0),
-];
-
-/// The *transport* under which the time to start processes is listed.
+/// The *collective* and *transport* under which the time to start processes is listed.
 const START: &str = "start";
 
 /// Why rounds cannot be compared.
@@ -81,10 +35,15 @@ pub enum PeersError {
     #[error("there is no round of ours to compare with")]
     NothingOfOurs,
     /// A result that is wrong has no time worth comparing.
-    #[error("{wrong} wrong elements: {contender} over {transport}, {bytes} bytes, round {round}")]
+    #[error(
+        "{wrong} wrong elements: {contender}, {collective} over {transport}, {bytes} bytes, round \
+         {round}"
+    )]
     Wrong {
         /// Who computed it.
         contender: String,
+        /// Which collective.
+        collective: String,
         /// Over which transport.
         transport: String,
         /// Size of the operation.
@@ -95,8 +54,10 @@ pub enum PeersError {
         wrong: u64,
     },
     /// A record holds times that no operation can have.
-    #[error("{transport}, {bytes} bytes, ours against {peer}: times cannot be compared")]
+    #[error("{collective} over {transport}, {bytes} bytes, ours against {peer}: not comparable")]
     Times {
+        /// Which collective.
+        collective: String,
         /// Over which transport.
         transport: String,
         /// Size of the operation.
@@ -109,10 +70,44 @@ pub enum PeersError {
     },
 }
 
+/// A ratio and what it says about its bar.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Judged {
+    /// Ratio of the medians, ours over theirs; or the geometric mean of such ratios.
+    pub ratio: f64,
+    /// Lower end of its 95 % interval.
+    pub low: f64,
+    /// Upper end.
+    pub high: f64,
+    /// Rounds compared.
+    pub rounds: usize,
+    /// The largest ratio that we are content with.
+    pub bar: Option<f64>,
+    /// What the ratio says about the bar; `null` without a bar or with too few rounds.
+    pub verdict: Option<&'static str>,
+}
+
+impl Judged {
+    fn new(ratio: &Ratio, bar: Option<f64>) -> Self {
+        Self {
+            ratio: ratio.point,
+            low: ratio.low,
+            high: ratio.high,
+            rounds: ratio.rounds,
+            bar,
+            verdict: bar
+                .filter(|_| ratio.rounds >= ROUNDS_MIN)
+                .map(|bar| ratio.verdict(bar).name()),
+        }
+    }
+}
+
 /// One line of the comparison.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Line {
-    /// `tcp`, `shm`, or `start` for the time to start processes.
+    /// Which collective, or `start` for the time to start processes.
+    pub collective: String,
+    /// `tcp`, `shm`, or `start`.
     pub transport: String,
     /// Number of ranks.
     pub world_size: u32,
@@ -124,29 +119,59 @@ pub struct Line {
     pub ours_us: f64,
     /// Median of theirs.
     pub theirs_us: f64,
-    /// Ratio of the medians.
-    pub ratio: f64,
-    /// Lower end of the 95 % interval of the ratio.
-    pub low: f64,
-    /// Upper end.
-    pub high: f64,
-    /// Rounds compared.
-    pub rounds: usize,
-    /// The strictest bar for this line.
-    pub bar: Option<f64>,
-    /// What the ratio says about it; `null` without a bar or with too few rounds.
-    pub verdict: Option<&'static str>,
+    /// Our time against theirs.
+    pub time: Judged,
+    /// Our CPU seconds per GiB against theirs, where both are known. The bar is on their mean over
+    /// the sizes.
+    pub cpu: Option<Judged>,
     /// Our round means in microseconds, in the order of the rounds.
     pub ours_rounds_us: Vec<f64>,
     /// Theirs.
     pub theirs_rounds_us: Vec<f64>,
+    /// Our CPU seconds per GiB in these rounds; empty where it is not known.
+    pub ours_rounds_cpu: Vec<f64>,
+    /// Theirs.
+    pub theirs_rounds_cpu: Vec<f64>,
 }
 
-/// What is compared: transport, world size, size.
-type Case = (String, u32, u64);
+/// A collective over a transport against Open MPI: geometric means over sizes and worlds.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Summary {
+    /// Which collective.
+    pub collective: String,
+    /// Over which transport.
+    pub transport: String,
+    /// Sizes and worlds that the means are over.
+    pub points: usize,
+    /// Our time against theirs.
+    pub time: Judged,
+    /// Our CPU seconds against theirs, where they are known.
+    pub cpu: Option<Judged>,
+}
 
-/// Mean time by round.
-type Rounds = BTreeMap<u32, f64>;
+/// What is compared: collective, transport, world size, size.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Case {
+    collective: String,
+    transport: String,
+    world_size: u32,
+    bytes: u64,
+}
+
+impl Case {
+    fn new(collective: &str, transport: &str, world_size: u32, bytes: u64) -> Self {
+        let (collective, transport) = (collective.to_owned(), transport.to_owned());
+        Self { collective, transport, world_size, bytes }
+    }
+
+    /// Whether the bars about all collectives are for it: from 1 KiB on, and operations without data.
+    fn counts(&self) -> bool {
+        self.transport != START && (self.bytes == 0 || self.bytes >= bars::POINT_BYTES_MIN)
+    }
+}
+
+/// Mean time, and CPU seconds per GiB if known, by round.
+type Rounds = BTreeMap<u32, (f64, Option<f64>)>;
 
 /// Gathers rounds, then compares.
 #[derive(Debug, Default)]
@@ -166,21 +191,26 @@ impl Comparison {
             if let Some(wrong) = result.wrong.filter(|&wrong| wrong > 0) {
                 return Err(PeersError::Wrong {
                     contender: peer.unwrap_or("ours").to_owned(),
+                    collective: result.collective.clone(),
                     transport: result.transport.clone(),
                     bytes: result.bytes,
                     round,
                     wrong,
                 });
             }
-            let case = (result.transport.clone(), result.world_size, result.bytes);
-            self.rounds(case, peer).insert(round, result.time_us.mean);
+            let (collective, transport) = (&result.collective, &result.transport);
+            let case = Case::new(collective, transport, result.world_size, result.bytes);
+            // What took no CPU time that the kernel noticed has no ratio.
+            let cpu = result.cpu_s_per_gib.filter(|cpu| *cpu > 0.0);
+            self.rounds(case, peer).insert(round, (result.time_us.mean, cpu));
         }
         Ok(())
     }
 
     /// Adds the time to start `world_size` processes, in microseconds; `peer` is `None` for ours.
     pub fn add_start(&mut self, peer: Option<&str>, world_size: u32, round: u32, time_us: f64) {
-        self.rounds((START.to_owned(), world_size, 0), peer).insert(round, time_us);
+        let case = Case::new(START, START, world_size, 0);
+        self.rounds(case, peer).insert(round, (time_us, None));
     }
 
     fn rounds(&mut self, case: Case, peer: Option<&str>) -> &mut Rounds {
@@ -190,8 +220,8 @@ impl Comparison {
         }
     }
 
-    /// One line for each size and peer, in the order transport, world size, size, peer. Rounds
-    /// that only one side completed are left out.
+    /// One line for each size and peer, in the order collective, transport, world size, size, peer.
+    /// Rounds that only one side completed are left out.
     ///
     /// # Errors
     /// When there is nothing of ours, or a time is not a positive number.
@@ -216,7 +246,7 @@ impl Comparison {
 }
 
 fn times(rounds: &Rounds) -> Vec<f64> {
-    rounds.values().copied().collect()
+    rounds.values().map(|(time, _)| *time).collect()
 }
 
 fn compare(
@@ -226,200 +256,65 @@ fn compare(
     theirs: &Rounds,
     is_best: bool,
 ) -> Result<Option<Line>, PeersError> {
-    let (transport, world_size, bytes) = case;
-    let (ours, theirs): (Vec<f64>, Vec<f64>) =
-        ours.iter().filter_map(|(round, time)| Some((*time, *theirs.get(round)?))).unzip();
-    if ours.is_empty() {
+    let both = || ours.iter().filter_map(|(round, mine)| Some((mine, theirs.get(round)?)));
+    let (ours_us, theirs_us): (Vec<f64>, Vec<f64>) = both().map(|(a, b)| (a.0, b.0)).unzip();
+    if ours_us.is_empty() {
         return Ok(None);
     }
-    let ratio = Ratio::of_rounds(&ours, &theirs).map_err(|source| PeersError::Times {
-        transport: transport.clone(),
-        bytes: *bytes,
-        peer: peer.to_owned(),
-        source,
-    })?;
-    let bar = strictest_bar(transport, *world_size, *bytes, peer, is_best);
+    let (ours_cpu, theirs_cpu): (Vec<f64>, Vec<f64>) =
+        both().filter_map(|(a, b)| a.1.zip(b.1)).unzip();
+    let judge = |ours: &[f64], theirs: &[f64], bar| {
+        let ratio = Ratio::of_rounds(ours, theirs).map_err(|source| PeersError::Times {
+            collective: case.collective.clone(),
+            transport: case.transport.clone(),
+            bytes: case.bytes,
+            peer: peer.to_owned(),
+            source,
+        })?;
+        Ok(Judged::new(&ratio, bar))
+    };
+    let known = !ours_cpu.is_empty();
     Ok(Some(Line {
-        transport: transport.clone(),
-        world_size: *world_size,
-        bytes: *bytes,
+        collective: case.collective.clone(),
+        transport: case.transport.clone(),
+        world_size: case.world_size,
+        bytes: case.bytes,
         peer: peer.to_owned(),
-        ours_us: median(&ours),
-        theirs_us: median(&theirs),
-        ratio: ratio.point,
-        low: ratio.low,
-        high: ratio.high,
-        rounds: ratio.rounds,
-        bar,
-        verdict: bar.filter(|_| ratio.rounds >= ROUNDS_MIN).map(|bar| ratio.verdict(bar).name()),
-        ours_rounds_us: ours,
-        theirs_rounds_us: theirs,
+        ours_us: median(&ours_us),
+        theirs_us: median(&theirs_us),
+        time: judge(&ours_us, &theirs_us, bars::strictest(case, peer, is_best))?,
+        cpu: known.then(|| judge(&ours_cpu, &theirs_cpu, None)).transpose()?,
+        ours_rounds_us: ours_us,
+        theirs_rounds_us: theirs_us,
+        ours_rounds_cpu: ours_cpu,
+        theirs_rounds_cpu: theirs_cpu,
     }))
 }
 
-fn strictest_bar(
-    transport: &str,
-    world_size: u32,
-    bytes: u64,
-    peer: &str,
-    is_best: bool,
-) -> Option<f64> {
-    BARS.iter()
-        .filter(|bar| {
-            bar.transport == transport
-                && bar.world_size == world_size
-                && (bar.sizes.0..=bar.sizes.1).contains(&bytes)
-                && match bar.against {
-                    Against::Peer(name) => name == peer,
-                    Against::Best => is_best,
-                }
+/// The geometric means of the lines that compare us with Open MPI, in the order of the lines.
+pub fn summaries(lines: &[Line]) -> Vec<Summary> {
+    let counts = |line: &&Line| {
+        let case = Case::new(&line.collective, &line.transport, line.world_size, line.bytes);
+        line.peer == OPEN_MPI && case.counts()
+    };
+    let mut groups: BTreeMap<(&str, &str), Vec<&Line>> = BTreeMap::new();
+    for line in lines.iter().filter(counts) {
+        groups.entry((&line.collective, &line.transport)).or_default().push(line);
+    }
+    let judge = |rounds: Vec<(&[f64], &[f64])>, bar| {
+        // Lines were made of comparable times, and only CPU times may be missing.
+        Ratio::geometric_mean(&rounds).ok().map(|ratio| Judged::new(&ratio, Some(bar)))
+    };
+    let summary = |((collective, transport), lines): ((&str, &str), Vec<&Line>)| {
+        let times = lines.iter().map(|line| (&*line.ours_rounds_us, &*line.theirs_rounds_us));
+        let cpu = lines.iter().map(|line| (&*line.ours_rounds_cpu, &*line.theirs_rounds_cpu));
+        Some(Summary {
+            collective: collective.to_owned(),
+            transport: transport.to_owned(),
+            points: lines.len(),
+            time: judge(times.collect(), bars::MEAN_LIMIT)?,
+            cpu: judge(cpu.filter(|(ours, _)| !ours.is_empty()).collect(), bars::CPU_LIMIT),
         })
-        .map(|bar| bar.limit)
-        .min_by(f64::total_cmp)
-}
-
-/// The comparison as a table for people.
-pub fn render_lines(lines: &[Line]) -> String {
-    let mut text = String::from(
-        "transport ranks     size  peer        ours  theirs  ratio  95 % interval   bar  verdict\n",
-    );
-    let mut group = None;
-    for line in lines {
-        if group.replace((&line.transport, line.world_size))
-            != Some((&line.transport, line.world_size))
-            && !text.ends_with("verdict\n")
-        {
-            text.push('\n');
-        }
-        let size = if line.transport == START { "-".to_owned() } else { format_bytes(line.bytes) };
-        let bar = line.bar.map_or_else(|| "-".to_owned(), |bar| format!("{bar:.2}"));
-        let verdict = match (line.bar, line.verdict) {
-            (Some(_), Some(verdict)) => verdict.to_owned(),
-            (Some(_), None) => format!("needs {ROUNDS_MIN} rounds"),
-            (None, _) => String::new(),
-        };
-        let row = format!(
-            "{:<9} {:>5} {size:>8}  {:<8} {:>7} {:>7} {:>6.2}  {:>5.2} .. {:>5.2} {bar:>5}  {verdict}",
-            line.transport,
-            line.world_size,
-            line.peer,
-            format_microseconds(line.ours_us),
-            format_microseconds(line.theirs_us),
-            line.ratio,
-            line.low,
-            line.high,
-        );
-        writeln!(text, "{}", row.trim_end()).expect("writing to a String cannot fail");
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::schema::Peer;
-    use crate::schema::tests::sample;
-
-    fn record(peer: Option<&str>, transport: &str, world: u32, bytes: u64, mean: f64) -> Report {
-        let mut report = sample();
-        report.peer = peer.map(|name| Peer { name: name.to_owned(), version: "1".to_owned() });
-        let result = &mut report.results[0];
-        result.transport = transport.to_owned();
-        result.world_size = world;
-        result.bytes = bytes;
-        result.time_us.mean = mean;
-        report
-    }
-
-    fn rounds_of(
-        comparison: &mut Comparison,
-        peer: Option<&str>,
-        case: (&str, u32, u64),
-        mean: f64,
-    ) {
-        for round in 1..=9 {
-            // One per cent up and down, the same for everybody.
-            let time = mean * if round % 2 == 0 { 1.01 } else { 0.99 };
-            comparison.add(&record(peer, case.0, case.1, case.2, time), round).unwrap();
-        }
-    }
-
-    #[test]
-    fn golden_comparison() {
-        let mut comparison = Comparison::default();
-        for (case, ours, mpi, gloo) in [
-            (("tcp", 2, 4), 9.0, 11.4, 300.0),
-            (("tcp", 2, MIB), 450.0, 384.0, 1534.0),
-            (("tcp", 4, 64 * MIB), 120_000.0, 247_000.0, 126_000.0),
-        ] {
-            rounds_of(&mut comparison, None, case, ours);
-            rounds_of(&mut comparison, Some(OPEN_MPI), case, mpi);
-            rounds_of(&mut comparison, Some(GLOO), case, gloo);
-        }
-        rounds_of(&mut comparison, None, ("shm", 2, 64 * KIB), 20.0);
-        rounds_of(&mut comparison, Some(OPEN_MPI), ("shm", 2, 64 * KIB), 26.9);
-        for round in 1..=9 {
-            comparison.add_start(None, 4, round, 120_000.0);
-            comparison.add_start(Some(OPEN_MPI), 4, round, 150_000.0);
-        }
-        insta::assert_snapshot!(render_lines(&comparison.lines().unwrap()));
-    }
-
-    #[test]
-    fn the_better_peer_is_chosen_by_size() {
-        let mut comparison = Comparison::default();
-        let case = ("tcp", 4, 4 * MIB);
-        rounds_of(&mut comparison, None, case, 9.0);
-        rounds_of(&mut comparison, Some(OPEN_MPI), case, 10.0);
-        rounds_of(&mut comparison, Some(GLOO), case, 8.0);
-        let bars: Vec<_> =
-            comparison.lines().unwrap().into_iter().map(|line| (line.peer, line.verdict)).collect();
-        assert_eq!(bars, [(GLOO.to_owned(), Some("MISSED")), (OPEN_MPI.to_owned(), None)]);
-    }
-
-    #[test]
-    fn only_rounds_that_both_completed_count() {
-        let mut comparison = Comparison::default();
-        for round in [1, 2, 3, 4, 5] {
-            comparison.add(&record(None, "tcp", 2, 4, 10.0), round).unwrap();
-        }
-        for round in [4, 5, 6] {
-            comparison.add(&record(Some(OPEN_MPI), "tcp", 2, 4, 5.0), round).unwrap();
-        }
-        let line = &comparison.lines().unwrap()[0];
-        assert_eq!((line.rounds, line.ratio, line.bar), (2, 2.0, Some(1.0)));
-        assert_eq!(line.verdict, None, "two rounds are no verdict");
-    }
-
-    #[test]
-    fn wrong_results_and_missing_rounds_are_errors() {
-        let mut comparison = Comparison::default();
-        assert_eq!(comparison.lines(), Err(PeersError::NothingOfOurs));
-        let mut bad = record(Some(GLOO), "tcp", 2, 4, 10.0);
-        bad.results[0].wrong = Some(3);
-        assert!(matches!(comparison.add(&bad, 1), Err(PeersError::Wrong { wrong: 3, .. })));
-        rounds_of(&mut comparison, None, ("tcp", 2, 4), 0.0);
-        rounds_of(&mut comparison, Some(GLOO), ("tcp", 2, 4), 1.0);
-        assert!(matches!(comparison.lines(), Err(PeersError::Times { .. })));
-    }
-
-    #[test]
-    fn every_size_of_the_issue_has_its_bar() {
-        for (transport, world_size, bytes, peer, limit) in [
-            ("tcp", 2, 4 * KIB, OPEN_MPI, Some(1.0)),
-            ("tcp", 2, 256 * KIB, OPEN_MPI, None),
-            ("tcp", 2, 64 * MIB, OPEN_MPI, Some(0.65)),
-            ("tcp", 2, MIB, GLOO, None),
-            ("tcp", 2, 64 * MIB, GLOO, Some(0.7)),
-            ("shm", 2, 4 * KIB, OPEN_MPI, Some(1.3)),
-            ("shm", 2, MIB, OPEN_MPI, Some(0.9)),
-            ("shm", 2, 64 * MIB, OPEN_MPI, Some(0.45)),
-            ("tcp", 4, MIB, OPEN_MPI, Some(1.0)),
-            ("shm", 4, 16 * MIB, OPEN_MPI, Some(0.6)),
-            ("start", 4, 0, OPEN_MPI, Some(1.0)),
-        ] {
-            let found = strictest_bar(transport, world_size, bytes, peer, true);
-            assert_eq!(found, limit, "{transport}, {world_size} ranks, {bytes} bytes, {peer}");
-        }
-    }
+    };
+    groups.into_iter().filter_map(summary).collect()
 }

@@ -5,6 +5,7 @@
 //! process, a page layout and a neighbour on the machine, so they are far from independent, and
 //! an interval from thousands of them would be far too narrow.
 
+use crate::metrics::{as_f64, as_u64};
 use crate::random::mix64;
 
 /// Fewest rounds that a comparison may rest on.
@@ -70,39 +71,37 @@ impl Ratio {
     /// # Errors
     /// When a side has no rounds, or a time is not a positive number.
     pub fn of_rounds(ours: &[f64], theirs: &[f64]) -> Result<Self, CompareError> {
-        if ours.is_empty() || theirs.is_empty() {
+        Self::geometric_mean(&[(ours, theirs)])
+    }
+
+    /// The geometric mean of the ratios of several cases, each given by our rounds and theirs. Every
+    /// resample draws the rounds of each case anew.
+    ///
+    /// # Errors
+    /// When there is no case, one lacks rounds of a side, or a time is not a positive number.
+    pub fn geometric_mean(cases: &[(&[f64], &[f64])]) -> Result<Self, CompareError> {
+        if cases.is_empty() || cases.iter().any(|case| case.0.is_empty() || case.1.is_empty()) {
             return Err(CompareError::NoRounds);
         }
-        if let Some(&bad) =
-            ours.iter().chain(theirs).find(|time| !time.is_finite() || **time <= 0.0)
-        {
+        let mut times = cases.iter().flat_map(|(ours, theirs)| ours.iter().chain(*theirs));
+        if let Some(&bad) = times.find(|time| !time.is_finite() || **time <= 0.0) {
             return Err(CompareError::BadTime(bad));
         }
 
-        let paired = ours.len() == theirs.len();
-        let mut random = Numbers(0);
-        let mut ours_drawn = vec![0.0; ours.len()];
-        let mut theirs_drawn = vec![0.0; theirs.len()];
-        let mut ratios: Vec<f64> = (0..RESAMPLES)
-            .map(|_| {
-                if paired {
-                    for (our, their) in ours_drawn.iter_mut().zip(&mut theirs_drawn) {
-                        let round = random.below(ours.len());
-                        (*our, *their) = (ours[round], theirs[round]);
-                    }
-                } else {
-                    ours_drawn.fill_with(|| ours[random.below(ours.len())]);
-                    theirs_drawn.fill_with(|| theirs[random.below(theirs.len())]);
-                }
-                median_in_place(&mut ours_drawn) / median_in_place(&mut theirs_drawn)
-            })
-            .collect();
+        let mean = |ratio: &mut dyn FnMut(&[f64], &[f64]) -> f64| {
+            let logarithms: f64 = cases.iter().map(|(ours, theirs)| ratio(ours, theirs).ln()).sum();
+            (logarithms / as_f64(as_u64(cases.len()))).exp()
+        };
+        let mut draw = Draw::default();
+        let mut ratios: Vec<f64> =
+            (0..RESAMPLES).map(|_| mean(&mut |ours, theirs| draw.ratio(ours, theirs))).collect();
         ratios.sort_by(f64::total_cmp);
+        let rounds = cases.iter().map(|(ours, theirs)| ours.len().min(theirs.len())).min();
         Ok(Self {
-            point: median(ours) / median(theirs),
+            point: mean(&mut |ours, theirs| median(ours) / median(theirs)),
             low: ratios[RESAMPLES / 40],
             high: ratios[RESAMPLES - 1 - RESAMPLES / 40],
-            rounds: ours.len().min(theirs.len()),
+            rounds: rounds.expect("at least one case"),
         })
     }
 
@@ -137,7 +136,36 @@ fn median_in_place(values: &mut [f64]) -> f64 {
     }
 }
 
+/// Draws rounds with replacement.
+#[derive(Default)]
+struct Draw {
+    random: Numbers,
+    ours: Vec<f64>,
+    theirs: Vec<f64>,
+}
+
+impl Draw {
+    /// The ratio of the medians of one resample.
+    fn ratio(&mut self, ours: &[f64], theirs: &[f64]) -> f64 {
+        let random = &mut self.random;
+        self.ours.clear();
+        self.theirs.clear();
+        if ours.len() == theirs.len() {
+            for _ in ours {
+                let round = random.below(ours.len());
+                self.ours.push(ours[round]);
+                self.theirs.push(theirs[round]);
+            }
+        } else {
+            self.ours.extend(ours.iter().map(|_| ours[random.below(ours.len())]));
+            self.theirs.extend(theirs.iter().map(|_| theirs[random.below(theirs.len())]));
+        }
+        median_in_place(&mut self.ours) / median_in_place(&mut self.theirs)
+    }
+}
+
 /// The same random numbers in every run, so that the same rounds always give the same interval.
+#[derive(Default)]
 struct Numbers(u64);
 
 impl Numbers {
@@ -209,6 +237,20 @@ mod tests {
         let ours = [1.0, 1.2, 0.9, 1.5, 1.1, 1.0, 1.3];
         let theirs = [1.1, 1.0, 1.2, 0.9, 1.4, 1.0, 1.1];
         assert_eq!(Ratio::of_rounds(&ours, &theirs), Ratio::of_rounds(&ours, &theirs));
+    }
+
+    #[test]
+    fn a_geometric_mean_weighs_twice_as_fast_and_twice_as_slow_alike() {
+        let (fast, slow, one) = ([1.0; 7], [4.0; 7], [2.0; 9]);
+        let mean = Ratio::geometric_mean(&[(&fast, &one), (&slow, &one)]).unwrap();
+        assert!((mean.point - 1.0).abs() < 1e-12, "{mean:?}");
+        assert!((mean.low - 1.0).abs() < 1e-12 && (mean.high - 1.0).abs() < 1e-12, "{mean:?}");
+        assert_eq!(mean.rounds, 7, "the case with the fewest");
+        let shaky = [0.5, 1.0, 2.0, 1.0, 1.5, 0.7, 1.0];
+        let alone = Ratio::of_rounds(&shaky, &fast).unwrap();
+        let among = Ratio::geometric_mean(&[(&shaky, &fast), (&fast, &fast)]).unwrap();
+        assert!(among.high - among.low < alone.high - alone.low, "{among:?}, {alone:?}");
+        assert_eq!(Ratio::geometric_mean(&[]), Err(CompareError::NoRounds));
     }
 
     #[test]

@@ -1,22 +1,29 @@
 /*
- * MPI_Allreduce of f32 sums, measured with the loop of `paceline bench` and reported in its JSON
- * (paceline.bench/1), so that one program can compare the two.
+ * Open MPI's collectives on f32, sums where they reduce, measured with the loop of `paceline bench`
+ * and reported in its JSON (paceline.bench/1), so that one program can compare the two.
  *
  * The rules, the same for every contender:
+ *   - the size is that of the larger buffer of a rank (rank 0 where one is the root): what all ranks
+ *     together scatter, gather or exchange, not one rank's block of it;
  *   - buffers come from malloc and have been written before the clock starts;
+ *   - operations that MPI and we can do in place are, unless --out-of-place;
  *   - the first operation of each size is checked, element by element;
  *   - warm-up doubles the number of operations until they take 20 ms; rank 0's time of the last
  *     run decides, for all ranks, how many operations follow;
- *   - operations below 10 us are timed in batches that last at least that long;
+ *   - operations below 10 us are timed in batches that last at least that long; one batch of
+ *     operations below 1 ms runs untimed, to bring the ranks into step;
  *   - no barrier between operations; the clock is read once between two;
- *   - the time of operation i is the maximum over ranks of its duration on each.
+ *   - the time of operation i is the maximum over ranks of its duration on each;
+ *   - CPU time is that of all threads, user and system.
  *
- * usage: mpi_bench --transport NAME --sizes BYTES,BYTES,... [--min-time SECONDS] [--out-of-place]
+ * usage: mpi_bench COLLECTIVE --transport NAME --sizes BYTES,BYTES,... [--min-time SECONDS]
+ *                  [--out-of-place]
  */
+#include "mpi_operations.h"
+
 #include <errno.h>
 #include <math.h>
 #include <mpi.h>
-#include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -27,8 +34,10 @@
 enum { SIZES_MAX = 1000, ITERATIONS_MIN = 5 };
 static const double WARMUP_SECONDS = 0.02;
 static const double BATCH_SECONDS = 10e-6;
+static const double LEAD_SECONDS = 1e-3;
 
 struct options {
+    enum collective collective;
     const char *transport;
     double min_time;
     int out_of_place;
@@ -36,37 +45,9 @@ struct options {
     size_t sizes[SIZES_MAX];
 };
 
-struct buffers {
-    float *input; /* MPI_IN_PLACE unless out of place */
-    float *output;
-    int count;
-};
-
 struct statistics {
     double min, p50, p90, p99, p99_9, p99_99, max, mean, stddev;
 };
-
-static int rank, world_size;
-
-static void die(const char *format, ...)
-{
-    va_list arguments;
-    va_start(arguments, format);
-    fprintf(stderr, "mpi_bench: rank %d: ", rank);
-    vfprintf(stderr, format, arguments);
-    fputc('\n', stderr);
-    va_end(arguments);
-    MPI_Abort(MPI_COMM_WORLD, 1);
-    exit(1);
-}
-
-static void *allocate(size_t bytes)
-{
-    void *memory = malloc(bytes > 0 ? bytes : 1);
-    if (memory == NULL)
-        die("cannot allocate %zu bytes", bytes);
-    return memory;
-}
 
 static uint64_t now(void)
 {
@@ -104,7 +85,10 @@ static void parse_sizes(struct options *options, const char *list)
 static struct options parse_options(int argc, char **argv)
 {
     struct options options = {.transport = NULL, .min_time = 0.2};
-    for (int i = 1; i < argc; i++) {
+    if (argc < 2)
+        die("the first argument is the collective");
+    options.collective = parse_collective(argv[1]);
+    for (int i = 2; i < argc; i++) {
         const char *value = i + 1 < argc ? argv[i + 1] : "";
         if (strcmp(argv[i], "--out-of-place") == 0) {
             options.out_of_place = 1;
@@ -120,35 +104,13 @@ static struct options parse_options(int argc, char **argv)
             die("unknown option %s", argv[i]);
         i++;
     }
+    if (options.collective == BARRIER) {
+        options.size_count = 1;
+        options.sizes[0] = 0;
+    }
     if (options.transport == NULL || options.size_count == 0 || !(options.min_time > 0))
         die("--transport, --sizes and a positive --min-time are needed");
     return options;
-}
-
-static void all_reduce(const struct buffers *buffers)
-{
-    MPI_Allreduce(buffers->input, buffers->output, buffers->count, MPI_FLOAT, MPI_SUM, MPI_COMM_WORLD);
-}
-
-/* Fills the source buffer with small integers, which add up exactly, or with zeros. */
-static void fill(const struct buffers *buffers, int with_data)
-{
-    float *source = (void *)buffers->input == MPI_IN_PLACE ? buffers->output : buffers->input;
-    for (int i = 0; i < buffers->count; i++)
-        source[i] = with_data ? (float)((i % 1009) * (rank + 1) % 1013) : 0.0f;
-}
-
-static uint64_t count_wrong(const struct buffers *buffers)
-{
-    uint64_t wrong = 0;
-    for (int i = 0; i < buffers->count; i++) {
-        float expected = 0;
-        for (int r = 0; r < world_size; r++)
-            expected += (float)((i % 1009) * (r + 1) % 1013);
-        wrong += buffers->output[i] != expected;
-    }
-    MPI_Allreduce(MPI_IN_PLACE, &wrong, 1, MPI_UINT64_T, MPI_SUM, MPI_COMM_WORLD);
-    return wrong;
 }
 
 /* Warms up and returns rank 0's time of one operation, the same number on all ranks. */
@@ -158,7 +120,7 @@ static double estimate_seconds(const struct buffers *buffers)
         MPI_Barrier(MPI_COMM_WORLD);
         uint64_t start = now();
         for (long i = 0; i < operations; i++)
-            all_reduce(buffers);
+            run(buffers);
         double elapsed = 1e-9 * (double)(now() - start);
         MPI_Bcast(&elapsed, 1, MPI_DOUBLE, 0, MPI_COMM_WORLD);
         if (elapsed >= WARMUP_SECONDS)
@@ -202,38 +164,53 @@ static struct statistics summarise(uint64_t *times, long count, long batch)
     };
 }
 
-static void print_result(const struct options *options, const struct statistics *time, size_t bytes,
-                         long iterations, long batch, double cpu, uint64_t wrong, int is_first)
+/* A number of the report; null where there is none, as for the bytes of a barrier. */
+static const char *number(char *text, size_t room, double value)
+{
+    snprintf(text, room, isfinite(value) ? "%.6g" : "null", value);
+    return text;
+}
+
+static double bus_factor(enum collective collective)
+{
+    double share = (double)(world_size - 1) / world_size;
+    if (collective == ALL_REDUCE)
+        return 2.0 * share;
+    return collective == BROADCAST || collective == REDUCE ? 1.0 : share;
+}
+
+static void print_result(const struct options *options, const struct buffers *buffers,
+                         const struct statistics *time, long iterations, long batch, double cpu,
+                         uint64_t wrong, int is_first)
 {
     double operations = (double)iterations * (double)batch;
-    double algbw = (double)bytes / time->mean / 1e3;
-    double gib = (double)bytes * operations / 1073741824.0;
-    printf("%s\n    {\"collective\": \"all_reduce\", \"transport\": \"%s\", \"emulated\": false,\n"
+    double bytes = (double)buffers->elements * sizeof(float);
+    double algbw = bytes > 0 ? bytes / time->mean / 1e3 : NAN;
+    double gib = bytes > 0 ? bytes * operations / 1073741824.0 : NAN;
+    char rate[32], bus[32], cost[32];
+    printf("%s\n    {\"collective\": \"%s\", \"transport\": \"%s\", \"emulated\": false,\n"
            "     \"algorithm\": \"library\", \"world_size\": %d, \"dtype\": \"f32\", \"op\": \"sum\",\n"
-           "     \"count\": %zu, \"bytes\": %zu, \"model\": null, \"fusion_bytes\": null,\n"
+           "     \"count\": %d, \"bytes\": %.0f, \"model\": null, \"fusion_bytes\": null,\n"
            "     \"iterations\": %.0f, \"batch\": %ld,\n"
            "     \"rounds\": [{\"mean\": %.6g, \"p50\": %.6g, \"p99\": %.6g}],\n"
            "     \"time_us\": {\"min\": %.6g, \"p50\": %.6g, \"p90\": %.6g, \"p99\": %.6g,\n"
            "       \"p99_9\": %.6g, \"p99_99\": %.6g, \"max\": %.9g, \"mean\": %.9g, \"stddev\": %.6g},\n"
-           "     \"algbw_gbs\": %.6g, \"busbw_gbs\": %.6g, \"floor_pct\": null,\n"
-           "     \"cpu_s_per_gib\": %.6g, \"wrong\": %llu, \"histogram\": null}",
-           is_first ? "" : ",", options->transport, world_size, bytes / sizeof(float), bytes, operations,
-           batch, time->mean, time->p50, time->p99, time->min, time->p50, time->p90, time->p99, time->p99_9,
-           time->p99_99, time->max, time->mean, time->stddev, algbw,
-           algbw * 2.0 * (world_size - 1) / world_size, cpu / world_size / gib, (unsigned long long)wrong);
+           "     \"algbw_gbs\": %s, \"busbw_gbs\": %s, \"floor_pct\": null,\n"
+           "     \"cpu_s_per_gib\": %s, \"wrong\": %llu, \"histogram\": null}",
+           is_first ? "" : ",", NAMES[options->collective], options->transport, world_size, buffers->block,
+           bytes, operations, batch, time->mean, time->p50, time->p99, time->min, time->p50, time->p90,
+           time->p99, time->p99_9, time->p99_99, time->max, time->mean, time->stddev,
+           number(rate, sizeof rate, algbw),
+           number(bus, sizeof bus, algbw * bus_factor(options->collective)),
+           number(cost, sizeof cost, cpu / world_size / gib), (unsigned long long)wrong);
     fflush(stdout);
 }
 
 static void measure(const struct options *options, size_t bytes, int is_first)
 {
-    struct buffers buffers = {
-        .input = options->out_of_place ? allocate(bytes) : MPI_IN_PLACE,
-        .output = allocate(bytes),
-        .count = (int)(bytes / sizeof(float)),
-    };
-    memset(buffers.output, 0, bytes);
+    struct buffers buffers = make_buffers(options->collective, bytes, options->out_of_place);
     fill(&buffers, 1);
-    all_reduce(&buffers);
+    run(&buffers);
     uint64_t wrong = count_wrong(&buffers);
     fill(&buffers, 0);
 
@@ -246,11 +223,13 @@ static void measure(const struct options *options, size_t bytes, int is_first)
     memset(times, 0, (size_t)iterations * sizeof *times);
 
     MPI_Barrier(MPI_COMM_WORLD);
+    for (long j = 0; estimate < LEAD_SECONDS && j < batch; j++)
+        run(&buffers);
     double cpu = cpu_seconds();
     uint64_t before = now();
     for (long i = 0; i < iterations; i++) {
         for (long j = 0; j < batch; j++)
-            all_reduce(&buffers);
+            run(&buffers);
         uint64_t after = now();
         times[i] = after - before;
         before = after;
@@ -263,12 +242,11 @@ static void measure(const struct options *options, size_t bytes, int is_first)
     MPI_Reduce(&cpu, &cpu_total, 1, MPI_DOUBLE, MPI_SUM, 0, MPI_COMM_WORLD);
     if (rank == 0) {
         struct statistics time = summarise(times, iterations, batch);
-        print_result(options, &time, bytes, iterations, batch, cpu_total, wrong, is_first);
+        print_result(options, &buffers, &time, iterations, batch, cpu_total, wrong, is_first);
     }
     free(times);
     free(buffers.output);
-    if (options->out_of_place)
-        free(buffers.input);
+    free(buffers.input);
 }
 
 int main(int argc, char **argv)

@@ -2,7 +2,7 @@
 //!
 //! usage: peers-table DIRECTORY [--json FILE]
 //!
-//! Records are named `CONTENDER-TRANSPORT-RANKS-ROUND.json`; `start-us.txt` holds one line
+//! Records are named `CONTENDER-COLLECTIVE-TRANSPORT-RANKS-ROUND.json`; `start-us.txt` holds one line
 //! `ours|mpi MICROSECONDS` per start measurement, round after round.
 
 use std::collections::{BTreeMap, HashMap};
@@ -13,7 +13,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use paceline_benches::machine::read_machine;
-use paceline_benches::peers::{Comparison, SCHEMA, render_lines};
+use paceline_benches::peers::{Comparison, SCHEMA, render_lines, render_summaries, summaries};
 use paceline_benches::schema::Report;
 use paceline_benches::table::machine_line;
 
@@ -53,6 +53,7 @@ fn run(arguments: impl Iterator<Item = OsString>) -> Result<String> {
     let versions = read_records(&directory, &mut comparison)?;
     read_starts(&directory.join("start-us.txt"), &mut comparison)?;
     let lines = comparison.lines()?;
+    let summaries = summaries(&lines);
     let machine = read_machine(BTreeMap::new());
     if let Some(path) = json {
         let record = serde_json::json!({
@@ -60,6 +61,7 @@ fn run(arguments: impl Iterator<Item = OsString>) -> Result<String> {
             "machine": machine,
             "peers": versions,
             "lines": lines,
+            "summaries": summaries,
         });
         fs::write(&path, format!("{record:#}\n"))
             .with_context(|| format!("cannot write {}", path.display()))?;
@@ -68,8 +70,15 @@ fn run(arguments: impl Iterator<Item = OsString>) -> Result<String> {
     for (name, version) in &versions {
         text.push_str(&format!("# {name} {version}\n"));
     }
-    text.push_str("# f32 sum all_reduce; ours and theirs are medians of round means\n\n");
+    text.push_str(
+        "# f32, sums; the size is that of the larger buffer; ours and theirs are medians of round \
+         means;\n# CPU is the ratio of CPU seconds, user and system of all ranks\n\n",
+    );
     text.push_str(&render_lines(&lines));
+    if !summaries.is_empty() {
+        text.push('\n');
+        text.push_str(&render_summaries(&summaries));
+    }
     Ok(text)
 }
 
