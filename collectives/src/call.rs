@@ -7,6 +7,7 @@ use std::ops::Range;
 use std::ptr::NonNull;
 
 use paceline_devices::{Buffer, DType, Element, Memory, ReduceOp};
+use paceline_transports::copy_bytes;
 
 pub(crate) use self::layout::check_counts;
 use self::layout::{Layout, Place};
@@ -445,9 +446,9 @@ impl<'a> Call<'a> {
     fn copy(from: Buffer, to: Buffer) {
         let (source, target) = (from.host_address().cast_const(), to.host_address());
         if !std::ptr::eq(source, target) {
-            // SAFETY: both are parts of buffers that are lent, and as long as each other, as was
-            // checked when the call was.
-            unsafe { std::ptr::copy(source, target, from.bytes()) };
+            // SAFETY: both are parts of buffers that are lent, apart if not the same, and as long as
+            // each other, as was checked when the call was.
+            unsafe { copy_bytes(target, source, from.bytes()) };
         }
     }
 }

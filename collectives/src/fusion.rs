@@ -8,6 +8,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use paceline_devices::Element;
+use paceline_transports::copy_slice;
 
 use crate::error::CollectiveError;
 use crate::schedule::Partition;
@@ -112,7 +113,7 @@ impl FusionBuffer {
         for part in 0..parts {
             for tensor in packed() {
                 let piece = &tensor[piece(tensor.len(), parts, part)];
-                staged[at..at + piece.len()].copy_from_slice(piece);
+                copy_slice(&mut staged[at..at + piece.len()], piece);
                 at += piece.len();
             }
         }
@@ -152,7 +153,7 @@ impl FusionBuffer {
             for tensor in tensors.iter_mut().filter(packs) {
                 let range = piece(tensor.len(), parts, part);
                 let piece = &mut tensor[range];
-                piece.copy_from_slice(&staged[at..at + piece.len()]);
+                copy_slice(piece, &staged[at..at + piece.len()]);
                 at += piece.len();
             }
         }

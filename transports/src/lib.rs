@@ -16,6 +16,7 @@
 //! # Resource cleanup
 //! Dropping an endpoint closes its connections and releases every slice posted to it.
 
+mod copy;
 mod counters;
 mod endpoint;
 mod error;
@@ -38,6 +39,7 @@ pub mod tcp;
 #[doc(hidden)]
 pub use messaging::feed as feed_frames;
 
+pub use copy::{copy_bytes, copy_slice};
 pub use counters::{ConnectionCounters, Traffic, TwoWay};
 pub use endpoint::{Endpoint, Event, RecvPost, Rejected, SendPost, Wakeup};
 pub use error::{EndpointError, EstablishError, OpError, Weight};

@@ -2,6 +2,8 @@
 
 use std::ptr;
 
+use paceline_transports::copy_bytes;
+
 /// What the processor writes to memory at once.
 #[cfg(target_arch = "x86_64")]
 const LINE: usize = 64;
@@ -23,7 +25,7 @@ pub(super) enum Stores {
 pub(super) unsafe fn copy(to: *mut u8, from: *const u8, bytes: usize, stores: Stores) {
     match stores {
         // SAFETY: the conditions are those of this function.
-        Stores::Cached => unsafe { ptr::copy_nonoverlapping(from, to, bytes) },
+        Stores::Cached => unsafe { copy_bytes(to, from, bytes) },
         // SAFETY: as above.
         Stores::Streaming => unsafe { stream(to, from, bytes) },
     }

@@ -2,6 +2,7 @@ use std::ops::Range;
 
 use super::early::EarlyFrames;
 use super::{COMMUNICATORS, DEPTH_MAX, FrameHeader, HEADER_BYTES, eager_cost, flags};
+use crate::copy::copy_slice;
 use crate::{EAGER_BYTES_MAX, EAGER_BYTES_OUTSTANDING_MAX, Event, MessageId, OpError, RecvPost};
 
 /// Communicators that one peer may have early messages in; more is a protocol violation.
@@ -238,7 +239,7 @@ impl Inbox {
             check_length(&posted.post, &header)?;
             let (frame, payload) = self.early.remove(at);
             let (range, length) = (frame.range(), payload.len());
-            posted.post.slice.bytes_mut(range).copy_from_slice(payload);
+            copy_slice(posted.post.slice.bytes_mut(range), payload);
             posted.land(length);
             self.release_early(&frame.header);
         }

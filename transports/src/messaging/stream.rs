@@ -10,6 +10,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::{DEPTH_MAX, FrameHeader, FrameKind, HEADER_BYTES, Inbox, Landing, OutFrame, Outbox};
+use crate::copy::copy_slice;
 use crate::counters::ChannelCounters;
 use crate::{Event, TransportKind};
 
@@ -434,7 +435,7 @@ impl<S: ByteStream> FrameStream<S> {
                 if take > 0 {
                     let bytes = &self.staging[self.staged.start..self.staged.start + take];
                     if let Some(target) = inbox.target(reading.landing, reading.landed, length) {
-                        target[..take].copy_from_slice(bytes);
+                        copy_slice(&mut target[..take], bytes);
                     }
                     self.staged.start += take;
                     reading.landed += take;

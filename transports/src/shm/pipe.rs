@@ -3,6 +3,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 use super::memory::SharedMemory;
+use crate::copy::copy_bytes;
 
 /// Bytes of one pipe: several pieces of 16 KiB, so that some are written while others are read, and
 /// the reader finds them in the cache that both share.
@@ -136,11 +137,11 @@ impl Pipe {
         let (place, before_wrap) = self.place(position);
         let (first, second) = bytes.split_at(bytes.len().min(before_wrap));
         // SAFETY: up to the wrap; the reader leaves alone what `room` counted.
-        unsafe { place.copy_from_nonoverlapping(first.as_ptr(), first.len()) };
+        unsafe { copy_bytes(place, first.as_ptr(), first.len()) };
         if !second.is_empty() {
             let (start, _) = self.place(0);
             // SAFETY: after the wrap; as above.
-            unsafe { start.copy_from_nonoverlapping(second.as_ptr(), second.len()) };
+            unsafe { copy_bytes(start, second.as_ptr(), second.len()) };
         }
     }
 
@@ -153,11 +154,11 @@ impl Pipe {
         let split = bytes.len().min(before_wrap);
         let (first, second) = bytes.split_at_mut(split);
         // SAFETY: up to the wrap; the writer leaves alone what `filled` counted.
-        unsafe { place.copy_to_nonoverlapping(first.as_mut_ptr(), first.len()) };
+        unsafe { copy_bytes(first.as_mut_ptr(), place, first.len()) };
         if !second.is_empty() {
             let (start, _) = self.place(0);
             // SAFETY: after the wrap; as above.
-            unsafe { start.copy_to_nonoverlapping(second.as_mut_ptr(), second.len()) };
+            unsafe { copy_bytes(second.as_mut_ptr(), start, second.len()) };
         }
     }
 
