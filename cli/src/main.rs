@@ -8,6 +8,7 @@ mod console;
 mod options;
 mod run;
 mod status;
+mod timeline;
 
 use std::process::ExitCode as ProcessExitCode;
 

@@ -10,7 +10,7 @@ use paceline_collectives::TransportChoice;
 use paceline_collectives::plan::Algorithm;
 use paceline_launcher::{
     AgentCommand, ExitCode, GRACE_DEFAULT, HostError, HostFacts, HostSlots, JobSpec, LaunchPlan,
-    Outcome, OutputOptions, Program, START_TIMEOUT_DEFAULT, StdinTarget,
+    MetricsListener, Outcome, OutputOptions, Program, START_TIMEOUT_DEFAULT, StdinTarget,
 };
 use paceline_rendezvous::RunId;
 use paceline_rendezvous::env::{self, Environment, ProcessEnvironment, Variable};
@@ -18,6 +18,7 @@ use paceline_rendezvous::env::{self, Environment, ProcessEnvironment, Variable};
 use crate::config::ConfigError;
 use crate::console;
 use crate::options::{Layers, Selection, Settings};
+use crate::timeline::Timeline;
 
 /// Options of `paceline run`.
 #[derive(Debug, Args)]
@@ -63,6 +64,7 @@ impl Selection for RunSettings {
         ("Time", &[env::GRACE, env::JOB_TIMEOUT, env::START_TIMEOUT, env::TIMEOUT]),
         ("Input and output", &[env::NO_PREFIX, env::OUTPUT_DIRECTORY, env::STDIN, env::QUIET]),
         ("Between ranks", &[env::TRANSPORT, env::ALGORITHM, env::INTERFACE, env::PORT_RANGE]),
+        ("Seeing inside", &[env::TIMELINE, env::METRICS_PORT]),
     ];
 }
 
@@ -101,8 +103,8 @@ impl UsageError {
 /// Runs the job that the arguments describe.
 pub(crate) fn run(arguments: Arguments) -> ExitCode {
     let dry_run = arguments.dry_run;
-    let (job, quiet) = match job(arguments) {
-        Ok(job) => job,
+    let Wanted { job, quiet, timeline, metrics_port } = match wanted(arguments) {
+        Ok(wanted) => wanted,
         Err(error) => {
             console::failure(&error, error.hint());
             return ExitCode::Usage;
@@ -120,8 +122,11 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
     if !quiet {
         plan.notices.iter().for_each(|notice| console::note(notice));
     }
-    match carry_out(plan) {
+    match carry_out(plan, metrics_port) {
         Ok(outcome) => {
+            if let Some(timeline) = timeline {
+                timeline.close(&outcome);
+            }
             outcome.report().iter().for_each(|line| console::note(line));
             outcome.exit_code()
         }
@@ -143,16 +148,41 @@ pub(crate) fn plan(job: &JobSpec) -> Result<LaunchPlan, ExitCode> {
         })
 }
 
-/// Runs the plan to its end, or says why it was not even started.
-pub(crate) fn carry_out(plan: LaunchPlan) -> Result<Outcome, ExitCode> {
-    paceline_launcher::run(plan, &AgentCommand::this_program()).map_err(|error| {
+/// Runs the plan to its end, or says why it was not even started. With a port, whoever asks there is
+/// told about the job meanwhile.
+pub(crate) fn carry_out(plan: LaunchPlan, metrics_port: Option<u16>) -> Result<Outcome, ExitCode> {
+    let metrics = match metrics_port.map(MetricsListener::bind).transpose() {
+        Ok(metrics) => metrics,
+        Err(error) => {
+            console::failure(&error, error.hint());
+            return Err(ExitCode::LauncherFailed);
+        }
+    };
+    if let Some(metrics) = &metrics {
+        console::note(&format!("metrics at http://{}/metrics", metrics.local_addr()));
+    }
+    paceline_launcher::run(plan, &AgentCommand::this_program(), metrics).map_err(|error| {
         console::failure(&error, error.hint());
         error.exit_code()
     })
 }
 
-/// The job, and whether nothing is to be said about decisions.
-fn job(arguments: Arguments) -> Result<(JobSpec, bool), UsageError> {
+/// Where whoever wants metrics may ask, if anywhere.
+pub(crate) fn metrics_port(layers: &Layers) -> Result<Option<u16>, env::EnvironmentError> {
+    let Some(text) = env::METRICS_PORT.text(layers)? else { return Ok(None) };
+    text.parse().map(Some).map_err(|_| env::METRICS_PORT.invalid(&text))
+}
+
+/// What a command line asks for.
+struct Wanted {
+    job: JobSpec,
+    /// Whether nothing is to be said about decisions.
+    quiet: bool,
+    timeline: Option<Timeline>,
+    metrics_port: Option<u16>,
+}
+
+fn wanted(arguments: Arguments) -> Result<Wanted, UsageError> {
     let layers = arguments.settings.layers(Vec::new())?;
     check_names(&layers)?;
     let variables = variables(&arguments.exported, &layers)?;
@@ -190,7 +220,8 @@ fn job(arguments: Arguments) -> Result<(JobSpec, bool), UsageError> {
         },
         open_mpi_variables: has_open_mpi_variables(&layers)?,
     };
-    Ok((job, quiet))
+    let (timeline, metrics_port) = (Timeline::of(&layers), metrics_port(&layers)?);
+    Ok(Wanted { job, quiet, timeline, metrics_port })
 }
 
 /// Finds out before the ranks do that no transport or algorithm has such a name.

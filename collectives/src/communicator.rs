@@ -13,7 +13,7 @@ mod tests;
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use paceline_devices::Element;
 use paceline_rendezvous::OperationCounter;
@@ -36,6 +36,7 @@ use crate::program::Program;
 use crate::reduction::{Reducer, Reduction};
 use crate::schedule::Partition;
 use crate::signature::{Collective, OperationKind};
+use crate::timeline::Timeline;
 use crate::waiting::PanicReport;
 
 /// A group of ranks that carry out collective operations together.
@@ -117,6 +118,16 @@ impl Communicator {
     /// Longest time that an operation may take.
     pub(crate) fn timeout(&self) -> Duration {
         self.context.timeout
+    }
+
+    /// Its number, as reports have it.
+    pub(crate) fn number(&self) -> u32 {
+        self.id
+    }
+
+    /// Where events are recorded, if anywhere.
+    pub(crate) fn timeline(&self) -> Option<&Arc<Timeline>> {
+        self.context.timeline()
     }
 
     /// Bytes of memory that this rank holds for operations of this communicator: scratch for messages
@@ -260,6 +271,7 @@ impl Communicator {
         choice: Choice,
     ) -> Result<(), CollectiveError> {
         let operation = self.name(state, kind);
+        let started = self.context.timeline().map(|_| Instant::now());
         let outcome = match call.staging_bytes() {
             0 => {
                 let prescaled = call.prescaled(&mut []);
@@ -277,6 +289,7 @@ impl Communicator {
         };
         let in_memory = state.node.is_some() && choice.algorithm.node_manner().is_some();
         self.meter.leave(in_memory, outcome.is_ok());
+        self.trace(started, operation, outcome.is_ok());
         outcome.map_err(|error| self.fail(state, operation, error))
     }
 

@@ -1,8 +1,10 @@
 //! A process's part in a group: who it is, its connections, its plan.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use paceline_rendezvous::env::{self, Environment, PortRange};
@@ -14,7 +16,7 @@ use paceline_transports::tcp::InterfaceChoice;
 use crate::communicator::Communicator;
 use crate::connect::{Connected, connect};
 use crate::counters::Counters;
-use crate::engine::{IdlePolicy, Wire};
+use crate::engine::{IdlePolicy, Wire, WireTrace};
 use crate::error::{AGREEMENT_COMMUNICATOR, SetupError};
 use crate::job::Job;
 use crate::members::Members;
@@ -22,6 +24,7 @@ use crate::meter::Meters;
 use crate::node::NodeGroup;
 use crate::plan::{Algorithm, PlanFacts};
 use crate::simulated::Pace;
+use crate::timeline::{self, Timeline};
 
 /// Which transport to use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -50,6 +53,9 @@ pub struct ContextOptions {
     pub timeout: Duration,
     /// Longest time until all ranks have met, default 30 s.
     pub start_timeout: Duration,
+    /// A file for the [timeline](crate#timeline) of the job; `None` records nothing. It replaces an
+    /// older one.
+    pub timeline: Option<PathBuf>,
 }
 
 impl Default for ContextOptions {
@@ -62,6 +68,7 @@ impl Default for ContextOptions {
             algorithm: None,
             timeout: Duration::from_secs(60),
             start_timeout: Duration::from_secs(30),
+            timeline: None,
         }
     }
 }
@@ -95,6 +102,7 @@ impl ContextOptions {
             |variable: &env::Variable| variable.seconds(environment).map_err(bootstrap_error);
         options.timeout = seconds(&env::TIMEOUT)?.unwrap_or(options.timeout);
         options.start_timeout = seconds(&env::START_TIMEOUT)?.unwrap_or(options.start_timeout);
+        options.timeline = text(&env::TIMELINE)?.map(PathBuf::from);
         Ok(options)
     }
 }
@@ -141,6 +149,7 @@ pub(crate) struct ContextInner {
     pub(crate) pace: Pace,
     pub(crate) timeout: Duration,
     pub(crate) meters: Arc<Meters>,
+    timeline: OnceLock<Arc<Timeline>>,
     wire: Mutex<Wire>,
     waiting: AtomicU32,
     /// Shared memory for the first communicator that is made.
@@ -174,6 +183,12 @@ impl ContextInner {
     /// Whether another thread wants the wire.
     pub(crate) fn is_contended(&self) -> bool {
         self.waiting.load(Ordering::Relaxed) > 0
+    }
+
+    /// Where events are recorded, if anywhere.
+    #[inline]
+    pub(crate) fn timeline(&self) -> Option<&Arc<Timeline>> {
+        self.timeline.get()
     }
 
     /// A number for a group, should this rank lead it.
@@ -246,6 +261,7 @@ impl Context {
             facts,
             timeout: options.timeout,
             meters,
+            timeline: OnceLock::new(),
             wire: Mutex::new(wire),
             waiting: AtomicU32::new(0),
             node: Mutex::new(node),
@@ -255,8 +271,31 @@ impl Context {
             fallback,
         };
         let context = Self { inner: Arc::new(inner) };
+        let Some(path) = &options.timeline else {
+            context.agree()?;
+            return Ok(context);
+        };
+        let failed = |source| SetupError::Timeline { path: path.clone(), source };
+        // One rank of each host makes the file, before all agree; all open it afterwards.
+        if number == 0 && job.rank_info().local_rank == 0 {
+            timeline::create(path).map_err(failed)?;
+        }
         context.agree()?;
+        context.record_to(path).map_err(failed)?;
         Ok(context)
+    }
+
+    fn record_to(&self, path: &Path) -> io::Result<()> {
+        let ContextInner { number: context, facts, .. } = &*self.inner;
+        let (rank, context, transport) = (self.rank(), *context, facts.transport.name());
+        let place = timeline::Place { rank, context, transport };
+        let timeline = Arc::new(Timeline::open(path, place)?);
+        let mut wire = self.inner.wire();
+        let peers = wire.endpoints.len();
+        wire.trace = Some(Box::new(WireTrace::new(Arc::clone(&timeline), peers)));
+        drop(wire);
+        self.inner.timeline.set(timeline).expect("it is set here, once");
+        Ok(())
     }
 
     /// The first operation on the new connections: all ranks compare what their plans follow from.

@@ -1,6 +1,7 @@
 //! The blocking loop around an operation: step, idle, deadline, abort.
 
 use std::sync::MutexGuard;
+use std::time::Instant;
 
 use paceline_transports::Region;
 
@@ -14,6 +15,7 @@ use crate::kernels::Kernel;
 use crate::members::Members;
 use crate::node::{NodeError, NodeGroup, NodeOp, NodeRequest, Progress};
 use crate::schedule::{Partition, Schedule};
+use crate::timeline::{Track, What};
 use crate::waiting::{PARK_MAX, Waiting};
 
 /// Staging memory of a communicator, once it reduces what comes by messages; more if a schedule cannot do
@@ -113,6 +115,7 @@ pub(crate) unsafe fn run(run: Run<'_>, workspace: &mut Workspace) -> Result<(), 
         id: OperationId {
             communicator: run.operation.communicator,
             op_seq: run.operation.op_seq,
+            collective: run.operation.kind.collective,
             signature: run.operation.kind.signature(),
         },
         operands: run.operands,
@@ -218,8 +221,17 @@ unsafe fn run_in_group(
     // SAFETY: the contract of this function; an operation that is given up touches nothing more.
     let started = unsafe { group.start(request) };
     let mut operation = started.map_err(|error| waiting.explain_node(error))?;
+    let timeline = context.timeline();
     loop {
-        match operation.step(group) {
+        let started = timeline.map(|_| Instant::now());
+        let stepped = operation.step(group);
+        if let (Some(timeline), Some(started), Ok(Progress::Done | Progress::Moved)) =
+            (timeline, started, &stepped)
+        {
+            let track = Track::Kernels(name.communicator);
+            timeline.record(track, started, What::InMemory { label: name.label() });
+        }
+        match stepped {
             Ok(Progress::Done) => return Ok(()),
             Ok(Progress::Moved) => {
                 waiting.moved(Vec::new)?;

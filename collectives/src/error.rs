@@ -1,4 +1,6 @@
 use std::fmt;
+use std::io;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use paceline_rendezvous::message::{CommunicatorName, message_place};
@@ -6,6 +8,7 @@ use paceline_rendezvous::{BootstrapError, ControlError, StoreError};
 use paceline_transports::{EndpointError, EstablishError, OpError, RegionError};
 
 use crate::signature::{Collective, OperationKind};
+use crate::timeline::OperationLabel;
 
 /// Names one operation to people: `all_reduce #17 (1048576 f32, sum, by ring)`, and if it is not of
 /// the first communicator `all_reduce #17 of communicator 2 (…)`.
@@ -23,6 +26,14 @@ pub struct OperationName {
 
 /// The communicator in which the ranks of a new context agree on their plan.
 pub(crate) const AGREEMENT_COMMUNICATOR: u32 = paceline_rendezvous::message::NO_COMMUNICATOR;
+
+impl OperationName {
+    /// What it is called on a timeline.
+    pub(crate) fn label(&self) -> OperationLabel {
+        let Self { kind, communicator, op_seq } = *self;
+        OperationLabel { collective: kind.collective.name(), communicator, op_seq }
+    }
+}
 
 impl fmt::Display for OperationName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -283,6 +294,15 @@ pub enum SetupError {
     /// Memory cannot be had.
     #[error("no memory for staging")]
     Memory(#[from] RegionError),
+    /// The timeline cannot be written.
+    #[error("cannot write the timeline {}", path.display())]
+    Timeline {
+        /// Its file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
 }
 
 impl SetupError {
@@ -292,6 +312,11 @@ impl SetupError {
             Self::Bootstrap(error) => error.hint(),
             Self::Split(error) => error.hint(),
             Self::Establish { source, .. } => source.hint(),
+            Self::Timeline { .. } => Some(
+                "--timeline (PACELINE_TIMELINE) names a file in a directory that exists and that the \
+                 ranks may write to"
+                    .to_owned(),
+            ),
             Self::Absent { .. } => Some(
                 "see whether these ranks started and what they do; --start-timeout \
                  (PACELINE_START_TIMEOUT) gives them longer"

@@ -12,6 +12,7 @@ use crate::error::{CollectiveError, OperationName};
 use crate::members::Members;
 use crate::node::{NodeError, NodeGroup};
 use crate::signature::OperationKind;
+use crate::timeline::{Track, What};
 
 /// Time between two looks at the control connection while waiting.
 const ABORT_LOOK_INTERVAL: Duration = Duration::from_millis(2);
@@ -124,6 +125,10 @@ impl<'a> Waiting<'a> {
         if let Some(since) = self.stretch.take() {
             let now = self.context.pace.now();
             self.context.meters.waited(now.saturating_duration_since(since));
+            if let Some(timeline) = self.context.timeline() {
+                let track = Track::Communicator(self.name.communicator);
+                timeline.record_until(track, since, now, What::Wait);
+            }
         }
     }
 

@@ -163,6 +163,23 @@ fn no_collective_allocates() {
     }
 }
 
+/// What is recorded lies in memory that was there before, and the thread that writes is another one.
+#[test]
+fn a_timeline_does_not_make_it_allocate() {
+    let directory = tempfile::tempdir().unwrap();
+    for (name, options) in ways() {
+        let timeline = Some(directory.path().join("timeline.json"));
+        world(2, &ContextOptions { timeline, ..options }, |communicator| {
+            for part in [1, 50_001] {
+                let mut buffers = Buffers::new(1.0f32, part, 2);
+                assert_free(communicator, name, |communicator| {
+                    buffers.run_all(communicator, &ReduceOp::Avg.into());
+                });
+            }
+        });
+    }
+}
+
 #[test]
 fn no_type_makes_it_allocate() {
     fn check<T: Element>(communicator: &Communicator, value: T) {

@@ -19,27 +19,40 @@ use support::over;
 /// Signals of Linux are numbered from 1 to 64.
 const SIGNALS: std::ops::RangeInclusive<i32> = 1..=64;
 
-/// Bytes of a structure that the system has filled in over zeros.
-fn bytes<T>(filled: &MaybeUninit<T>) -> Vec<u8> {
-    let start = filled.as_ptr().cast::<u8>();
-    // SAFETY: all of its bytes were set to zero before some were overwritten.
-    unsafe { std::slice::from_raw_parts(start, size_of::<T>()) }.to_vec()
+/// What a process does on one signal.
+#[derive(Debug, PartialEq, Eq)]
+struct Action {
+    signal: i32,
+    handler: usize,
+    flags: i32,
+    mask: Vec<bool>,
 }
 
-/// What this process does on each signal: handler, flags and mask; and, last, which signals this
-/// thread blocks.
-fn dispositions() -> Vec<Vec<u8>> {
+/// Whether each signal is in a set that the system has filled in. What lies behind the signals that
+/// there are means nothing.
+fn members(set: &libc::sigset_t) -> Vec<bool> {
+    // SAFETY: the set is initialised, and the signals exist.
+    SIGNALS.map(|signal| unsafe { libc::sigismember(set, signal) } == 1).collect()
+}
+
+/// What this process does on each signal, and which ones this thread blocks.
+fn dispositions() -> (Vec<Action>, Vec<bool>) {
     let action = |signal| {
         let mut action = MaybeUninit::<libc::sigaction>::zeroed();
-        // SAFETY: no new action is given, and there is room for the old one. The C library keeps the
-        // two signals of its own to itself and says so, which leaves zeros.
+        // SAFETY: no new action is given, and there is room for the old one. The C library keeps two
+        // signals to itself and refuses, which leaves zeros.
         unsafe { libc::sigaction(signal, std::ptr::null(), action.as_mut_ptr()) };
-        bytes(&action)
+        // SAFETY: zeros are an action, too.
+        let action = unsafe { action.assume_init() };
+        let (handler, flags) = (action.sa_sigaction, action.sa_flags);
+        Action { signal, handler, flags, mask: members(&action.sa_mask) }
     };
     let mut mask = MaybeUninit::<libc::sigset_t>::zeroed();
     // SAFETY: no new mask is given, and there is room for the old one.
     unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, std::ptr::null(), mask.as_mut_ptr()) };
-    SIGNALS.map(action).chain([bytes(&mask)]).collect()
+    // SAFETY: zeros are a set, too.
+    let mask = unsafe { mask.assume_init() };
+    (SIGNALS.map(action).collect(), members(&mask))
 }
 
 fn work(server: SocketAddr, rank: u32, (run_id, secret): (RunId, Secret)) {
@@ -61,18 +74,19 @@ fn work(server: SocketAddr, rank: u32, (run_id, secret): (RunId, Secret)) {
         let half = communicator.split(Some(rank), 0).unwrap();
         let queue = Queue::new(communicator, &QueueOptions::default()).unwrap();
         queue.all_reduce("tensor", vec![1i64; 10], ReduceOp::Max).wait().unwrap();
-        assert_eq!(dispositions(), before, "while everything runs");
+        assert!(dispositions() == before, "while everything runs");
         drop((queue, half));
     }
     job.finish(deadline).unwrap();
-    assert_eq!(dispositions(), before, "afterwards");
+    assert!(dispositions() == before, "afterwards");
 }
 
 #[test]
 fn no_handler_is_installed_and_no_mask_is_changed() {
     let before = dispositions();
     // Something that would be noticed if it changed.
-    assert!(before.iter().flatten().any(|byte| *byte != 0), "Rust ignores SIGPIPE");
+    let pipe = before.0.iter().find(|action| action.signal == libc::SIGPIPE);
+    assert!(pipe.is_some_and(|action| action.handler == libc::SIG_IGN), "Rust ignores SIGPIPE");
     let (run_id, secret) = (RunId::random().unwrap(), Secret::random().unwrap());
     let config = ServerConfig::new(run_id, secret.clone(), 2);
     let server = Server::start((Ipv4Addr::LOCALHOST, 0).into(), config, |_| {}).unwrap();
@@ -83,5 +97,5 @@ fn no_handler_is_installed_and_no_mask_is_changed() {
             std::thread::Builder::new().name("rank".to_owned()).spawn_scoped(scope, run).unwrap();
         }
     });
-    assert_eq!(dispositions(), before);
+    assert!(dispositions() == before, "in the end");
 }

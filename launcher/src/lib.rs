@@ -54,5 +54,6 @@ pub use protocol::link::LinkError;
 pub use protocol::messages::{LeftBehind, RankExit};
 pub use refusal::Refusal;
 pub use run::{
-    AgentCommand, Outcome, RankFailure, RankOutcome, RunError, Verdict, rank_ranges, run,
+    AgentCommand, MetricsError, MetricsListener, Outcome, RankFailure, RankOutcome, RunError,
+    Verdict, rank_ranges, run,
 };

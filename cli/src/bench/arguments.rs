@@ -133,6 +133,8 @@ impl Selection for BenchSettings {
             env::TIMEOUT,
             env::INTERFACE,
             env::PORT_RANGE,
+            env::TIMELINE,
+            env::METRICS_PORT,
             env::CONFIG,
         ],
     )];

@@ -35,6 +35,7 @@ use terminal::Terminals;
 
 use crate::console;
 use crate::run;
+use crate::timeline::Timeline;
 
 /// How long the ranks may take to say goodbye: they have all just been heard of.
 const GOODBYE: Duration = Duration::from_secs(10);
@@ -95,10 +96,18 @@ fn launch(plan: &Plan) -> ExitCode {
         output: OutputOptions { prefix: false, directory: None },
         ..JobSpec::local(NonZeroU32::MIN, program, words)
     };
-    let outcome = match run::plan(&job).and_then(run::carry_out) {
+    let metrics_port = match run::metrics_port(&plan.environment) {
+        Ok(port) => port,
+        Err(error) => return usage(&error.into()),
+    };
+    let outcome = run::plan(&job).and_then(|launch| run::carry_out(launch, metrics_port));
+    let outcome = match outcome {
         Ok(outcome) => outcome,
         Err(code) => return code,
     };
+    if let Some(timeline) = Timeline::of(&plan.environment) {
+        timeline.close(&outcome);
+    }
     if !said_why(&outcome.verdict) {
         outcome.report().iter().for_each(|line| console::note(line));
     }

@@ -60,6 +60,11 @@ impl Job {
         self
     }
 
+    pub(crate) fn stderr(mut self, stderr: impl Into<Stdio>) -> Self {
+        self.command.stderr(stderr);
+        self
+    }
+
     /// Runs it under another program, such as `nohup`.
     pub(crate) fn under(self, program: &str, arguments: &[&str]) -> Self {
         let mut command = Command::new(program);

@@ -1,10 +1,13 @@
 //! How an operation begins and, if it must, how it ends its communicator.
 
 use std::sync::MutexGuard;
+use std::time::Instant;
 
 use super::{Communicator, State};
 use crate::error::{CollectiveError, OperationName};
+use crate::plan::Algorithm;
 use crate::signature::{Collective, OperationKind};
+use crate::timeline::{Track, What};
 use crate::waiting::report_failure;
 
 impl Communicator {
@@ -17,6 +20,26 @@ impl Communicator {
         }
         self.meter.enter(&kind, op_seq);
         OperationName { kind, communicator: self.id, op_seq }
+    }
+
+    /// Records an operation that is over, if that is wanted.
+    #[inline]
+    pub(super) fn trace(
+        &self,
+        started: Option<Instant>,
+        operation: OperationName,
+        is_complete: bool,
+    ) {
+        if let (Some(started), Some(timeline)) = (started, self.context.timeline()) {
+            let what = What::Operation {
+                label: operation.label(),
+                bytes: operation.kind.bytes(),
+                algorithm: Algorithm::from_code(operation.kind.algorithm)
+                    .map_or("", Algorithm::name),
+                failed: !is_complete,
+            };
+            timeline.record(Track::Communicator(self.id), started, what);
+        }
     }
 
     /// Ends the communicator after an operation has failed on this rank, at whatever point: here it

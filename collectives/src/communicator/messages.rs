@@ -1,5 +1,7 @@
 //! Messages between two ranks.
 
+use std::time::Instant;
+
 use paceline_devices::Element;
 
 use super::{Communicator, State};
@@ -85,8 +87,10 @@ impl Communicator {
         let Some(name) = state.mail.first() else { return Ok(()) };
         let panic_report = PanicReport { context, members, name };
         self.meter.enter(&name.kind, name.op_seq);
+        let started = self.context.timeline().map(|_| Instant::now());
         let outcome = self.carry_messages(state, messages, name);
         self.meter.leave_messages(messages, outcome.is_ok());
+        self.trace(started, name, outcome.is_ok());
         std::mem::forget(panic_report);
         outcome.map_err(|error| {
             // It may be another one that failed.

@@ -14,6 +14,7 @@ use crate::drive::Steps;
 use crate::error::OperationName;
 use crate::members::Members;
 use crate::signature::{Collective, OperationKind};
+use crate::timeline::OperationLabel;
 
 /// Boards that one batch needs at most: each has room for a window of sends and one of receives.
 const BOARDS_MAX: usize = Batch::MESSAGES_MAX / WINDOW_MAX;
@@ -153,7 +154,8 @@ impl<'a> Exchange<'a> {
             }
             let UnderWay { name, receives, peer, index, .. } = *message;
             let board = self.boards[message.board];
-            let token = Token { board, receive: receives, index }.encode();
+            let number = Token { board, receive: receives, index };
+            let token = number.encode();
             let OperationName { kind, communicator, op_seq } = name;
             let (id, signature) = (MessageId { communicator, tag: 0, op_seq }, kind.signature());
             let region = &self.mail.regions[at];
@@ -170,7 +172,14 @@ impl<'a> Exchange<'a> {
                 wire.endpoint(peer).post_send(post).map_err(|rejected| is_dead(&rejected))
             };
             match rejected {
-                Ok(()) => (message.posted, any) = (true, true),
+                Ok(()) => {
+                    (message.posted, any) = (true, true);
+                    if let Some(trace) = &mut wire.trace {
+                        let collective = kind.collective.name();
+                        let label = OperationLabel { collective, communicator, op_seq };
+                        trace.posted(number, peer, label, region.len());
+                    }
+                }
                 Err(false) => all = false,
                 Err(true) => return Err(StepError::Endpoint(wire.death_of(peer))),
             }

@@ -4,6 +4,7 @@ mod exchange;
 mod idle;
 mod operation;
 mod slots;
+mod trace;
 mod wire;
 
 pub(crate) use exchange::{Exchange, Mail};
@@ -11,4 +12,5 @@ pub(crate) use idle::{Idle, IdleAction, IdlePolicy};
 pub(crate) use operation::{
     Operands, Operation, OperationId, OperationParts, StepError, Workspace, scratch_bytes_min,
 };
+pub(crate) use trace::WireTrace;
 pub(crate) use wire::{BOARDS, Wire};

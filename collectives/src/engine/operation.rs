@@ -2,6 +2,7 @@
 
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::time::Instant;
 
 use paceline_devices::Buffer;
 use paceline_transports::{
@@ -16,6 +17,8 @@ use crate::error::OperationName;
 use crate::kernels::Kernel;
 use crate::members::Members;
 use crate::schedule::{Action, Partition, RecvStep, Schedule, SendStep, Source, Target};
+use crate::signature::Collective;
+use crate::timeline::{OperationLabel, Track, What};
 
 /// What a communicator keeps between operations, so that none of them allocates.
 #[derive(Debug)]
@@ -73,6 +76,7 @@ pub(crate) struct Operands {
 pub(crate) struct OperationId {
     pub(crate) communicator: u32,
     pub(crate) op_seq: u64,
+    pub(crate) collective: Collective,
     pub(crate) signature: Signature,
 }
 
@@ -249,11 +253,16 @@ impl Operation<'_> {
                 error => StepError::Message { peer, error },
             });
         }
-        let OperationId { communicator, op_seq, signature } = self.id;
+        let OperationId { communicator, op_seq, signature, .. } = self.id;
         match wire.early_mismatch(communicator, op_seq, signature) {
             Some((peer, theirs)) => Err(StepError::Mismatch { peer, theirs }),
             None => Ok(()),
         }
+    }
+
+    fn label(&self) -> OperationLabel {
+        let OperationId { communicator, op_seq, collective, .. } = self.id;
+        OperationLabel { collective: collective.name(), communicator, op_seq }
     }
 
     fn message_id(&self, tag: u32) -> MessageId {
@@ -275,8 +284,9 @@ impl Operation<'_> {
             } else {
                 None
             };
+            let token = Token { board: self.board, receive: true, index };
             let post = RecvPost {
-                token: Token { board: self.board, receive: true, index }.encode(),
+                token: token.encode(),
                 id: self.message_id(step.tag),
                 signature: self.id.signature,
                 slice: self.landing(&step, slot),
@@ -288,6 +298,9 @@ impl Operation<'_> {
                 Err(Rejected::Dead(_)) => {
                     return Err(StepError::Endpoint(wire.death_of(peer)));
                 }
+            }
+            if let Some(trace) = &mut wire.trace {
+                trace.posted(token, peer, self.label(), step.range.len() * self.element_bytes);
             }
             self.next_recv += 1;
             if let Some(slot) = slot {
@@ -311,8 +324,9 @@ impl Operation<'_> {
             if step.after > applied {
                 break;
             }
+            let token = Token { board: self.board, receive: false, index };
             let post = SendPost {
-                token: Token { board: self.board, receive: false, index }.encode(),
+                token: token.encode(),
                 id: self.message_id(step.tag),
                 signature: self.id.signature,
                 slice: self.outgoing(&step),
@@ -324,6 +338,9 @@ impl Operation<'_> {
                 Err(Rejected::Dead(_)) => {
                     return Err(StepError::Endpoint(wire.death_of(peer)));
                 }
+            }
+            if let Some(trace) = &mut wire.trace {
+                trace.posted(token, peer, self.label(), step.range.len() * self.element_bytes);
             }
             if step.source == Source::Scratch {
                 self.slots.post_result(index);
@@ -378,7 +395,15 @@ impl Operation<'_> {
             if step.after_sends > sent {
                 break;
             }
+            let started = wire.trace.as_ref().map(|_| Instant::now());
             self.carry_out(&step, index);
+            if let (Some(started), Some(trace)) = (started, &wire.trace)
+                && !matches!(step.action, Action::Store | Action::Hold)
+            {
+                let bytes = (step.range.len() * self.element_bytes) as u64;
+                let what = What::Kernel { label: self.label(), bytes };
+                trace.timeline().record(Track::Kernels(self.id.communicator), started, what);
+            }
             wire.board(self.board).apply();
             any = true;
         }

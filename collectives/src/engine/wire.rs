@@ -1,6 +1,7 @@
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
+use super::trace::WireTrace;
 use paceline_rendezvous::message::message_place;
 use paceline_transports::{Endpoint, EndpointError, Event, MessageId, OpError, Signature, Wakeup};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -117,6 +118,8 @@ pub(crate) struct Wire {
     sleep: Sleep,
     /// How long to sleep next where a connection cannot wake, else `None`.
     doze: Option<Duration>,
+    /// Present while there is a timeline.
+    pub(crate) trace: Option<Box<WireTrace>>,
 }
 
 /// Where a connection cannot wake: first and longest sleep between two looks. A look costs about a
@@ -145,6 +148,7 @@ impl Wire {
                 fds: Vec::with_capacity(wakeups + 1),
             },
             doze: is_blind.then_some(DOZE.0),
+            trace: None,
             endpoints,
         }
     }
@@ -216,7 +220,7 @@ impl Wire {
 
     #[inline]
     fn poll_endpoint(&mut self, peer: usize) -> Result<bool, EndpointError> {
-        let Self { endpoints, boards, events, early, .. } = self;
+        let Self { endpoints, boards, events, early, trace, .. } = self;
         let Some(endpoint) = &mut endpoints[peer] else { return Ok(false) };
         let outcome = endpoint.poll(events);
         let mut moved = false;
@@ -224,12 +228,18 @@ impl Wire {
             moved = true;
             match event {
                 Event::Sent { token } => {
-                    let token = Token::decode(token);
-                    boards[token.board].complete(Token { receive: false, ..token });
+                    let token = Token { receive: false, ..Token::decode(token) };
+                    boards[token.board].complete(token);
+                    if let Some(trace) = trace {
+                        trace.completed(token);
+                    }
                 }
                 Event::Received { token } => {
                     let token = Token::decode(token);
                     boards[token.board].complete(token);
+                    if let Some(trace) = trace {
+                        trace.completed(token);
+                    }
                 }
                 Event::Failed { token, error } => {
                     let token = Token::decode(token);

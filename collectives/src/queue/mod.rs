@@ -60,6 +60,7 @@ mod neutral;
 mod options;
 mod request;
 mod task;
+mod trace;
 mod worker;
 
 use std::sync::Arc;

@@ -17,6 +17,7 @@ use super::handle::Promise;
 use super::inbox::{Closing, Inbox, News, Submission};
 use super::request::{Announcement, Entry, Request, Settings, Tensor};
 use super::task::{Task, stand_in};
+use super::trace::QueueTrace;
 use super::{QueueOptions, Stall, Tally};
 use crate::communicator::Communicator;
 use crate::error::CollectiveError;
@@ -55,6 +56,8 @@ pub(super) struct Worker {
     /// The time that tensors have waited, see [`ROUND_WAIT_MAX`].
     clock: Duration,
     vector: Vec<u64>,
+    /// Present if there is a timeline.
+    trace: Option<QueueTrace>,
 }
 
 struct Pending {
@@ -96,6 +99,7 @@ impl Worker {
         Self {
             timeout: options.timeout.unwrap_or_else(|| communicator.timeout()),
             cache: Cache::new(options.cache_capacity),
+            trace: QueueTrace::of(&communicator),
             communicator,
             inbox,
             tally,
@@ -171,6 +175,9 @@ impl Worker {
 
     fn take(&mut self, news: News) {
         for Submission { name, request, task } in news.submissions {
+            if let Some(trace) = &mut self.trace {
+                trace.take(&name);
+            }
             let slot = self.cache.find(&name, &request);
             let (since, next_report) = (self.clock, self.options.stall_report_after);
             let is_announced = false;
@@ -199,6 +206,7 @@ impl Worker {
     /// anything.
     fn take_round(&mut self) -> Result<bool, QueueError> {
         self.round += 1;
+        let started = self.trace.as_ref().map(|_| Instant::now());
         let needs_exchange = self.leaves()
             || self.join.is_some()
             || self.pending.iter().any(|pending| {
@@ -224,6 +232,9 @@ impl Worker {
         self.vector = vector;
         ready.sort_by_key(|ready| (Reverse(ready.request.priority), ready.place));
         self.keep_what_fits(&mut ready);
+        if let (Some(started), Some(trace)) = (started, &self.trace) {
+            trace.agreed(started, self.round, ready.len());
+        }
         let has_progressed = !ready.is_empty();
         self.carry_out(ready)?;
         Ok(has_progressed)
@@ -330,6 +341,9 @@ impl Worker {
             let place = self.pending.iter().position(|pending| *pending.name == *failure.name);
             if let Some(place) = place {
                 let pending = self.pending.remove(place);
+                if let Some(trace) = &mut self.trace {
+                    trace.forget(&pending.name);
+                }
                 self.inbox.release(std::iter::once(&pending.name));
                 pending.task.finish(Err(failure.error.clone()));
             }
@@ -383,9 +397,13 @@ impl Worker {
                 }
             }
             rest = others;
+            let started = self.trace.as_ref().map(|_| Instant::now());
             let outcome = batch.split_first_mut().map_or(Ok(()), |(first, others)| {
                 first.run(&self.communicator, others).map_err(communicator_error)
             });
+            if let (Some(started), Some(trace)) = (started, &mut self.trace) {
+                trace.carried_out(started, self.round, &names);
+            }
             Tally::count(&self.tally.operations);
             self.tally.submissions.fetch_add(names.len() as u64, Ordering::Relaxed);
             self.inbox.release(names.iter());

@@ -17,6 +17,7 @@ use zeroize::Zeroizing;
 use super::agents::{Agent, AgentCommand, FromAgent};
 use super::director::{Action, Director, Limits};
 use super::input::Input;
+use super::metrics::MetricsListener;
 use super::outcome::{Outcome, Verdict};
 use super::{RunError, terminal};
 use crate::output::writer::{Destination, StreamWriter, WriterEvent};
@@ -58,6 +59,7 @@ pub(super) async fn conduct(
     plan: LaunchPlan,
     command: &AgentCommand,
     secret: Secret,
+    metrics: Option<MetricsListener>,
 ) -> Result<Outcome, RunError> {
     let family = Family::of_this_process(env::RUN_ID.name, plan.run_id.to_string());
     let (events, mut happenings) = mpsc::unbounded_channel();
@@ -71,6 +73,10 @@ pub(super) async fn conduct(
         let _ = input_events.send(Event::Input(bytes));
     })?;
     let server = start_coordinator(&plan, &secret, &events)?;
+    if let Some(metrics) = metrics {
+        // It ends with the runtime.
+        metrics.serve(server.watcher())?;
+    }
     let command_line = plan.command_line();
     let card = JobCard::new(
         plan.run_id,

@@ -4,6 +4,7 @@ mod agents;
 mod conductor;
 mod director;
 mod input;
+mod metrics;
 mod outcome;
 mod report;
 mod terminal;
@@ -18,6 +19,7 @@ use rustix::process::{getpid, set_child_subreaper};
 use thiserror::Error;
 
 pub use agents::AgentCommand;
+pub use metrics::{MetricsError, MetricsListener};
 pub use outcome::{Outcome, RankFailure, RankOutcome, Verdict};
 pub use report::rank_ranges;
 
@@ -88,12 +90,16 @@ impl RunError {
 ///
 /// The calling process becomes a subreaper, takes SIGINT, SIGTERM, SIGHUP, SIGQUIT and the signals
 /// that are passed on, and must not start other children meanwhile. Ranks' output goes to this
-/// process's standard output and error.
+/// process's standard output and error. Whoever asks at `metrics` is told about the job meanwhile.
 ///
 /// # Errors
 /// The job was not started; nothing is left behind. Failures after the start are in the
 /// [`Outcome`].
-pub fn run(plan: LaunchPlan, agent: &AgentCommand) -> Result<Outcome, RunError> {
+pub fn run(
+    plan: LaunchPlan,
+    agent: &AgentCommand,
+    metrics: Option<MetricsListener>,
+) -> Result<Outcome, RunError> {
     let system = |operation| move |source| RunError::System { operation, source };
     // If an agent dies, what it had started becomes ours to end.
     set_child_subreaper(Some(getpid()))
@@ -103,7 +109,7 @@ pub fn run(plan: LaunchPlan, agent: &AgentCommand) -> Result<Outcome, RunError> 
         .enable_all()
         .build()
         .map_err(system("start the supervisor"))?;
-    let outcome = runtime.block_on(conductor::conduct(plan, agent, secret));
+    let outcome = runtime.block_on(conductor::conduct(plan, agent, secret, metrics));
     // A thread that is stuck in a write must not keep us.
     runtime.shutdown_timeout(Duration::ZERO);
     outcome

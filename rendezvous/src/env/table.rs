@@ -119,6 +119,10 @@ variables! {
             form: Form::Ports,
             reader: Reader::Ranks
         };
+    /// File for a timeline of the job: what happens when, on all ranks. Perfetto and Chrome show it.
+    TIMELINE = "PACELINE_TIMELINE" Paceline Setting ("the path of a file")
+        option { name: "timeline", value_name: "FILE", reader: Reader::Ranks }
+        horovod "HOROVOD_TIMELINE";
     /// Bytes up to which tensors are collected into one operation; 0 turns fusion off.
     FUSION_THRESHOLD = "PACELINE_FUSION_THRESHOLD" Paceline Setting
         ("a number of bytes, or one with K, M or G behind it")
@@ -151,6 +155,9 @@ variables! {
     /// Stop the job after this time.
     JOB_TIMEOUT = "PACELINE_JOB_TIMEOUT" Paceline Setting ("a positive number of seconds")
         option { name: "timeout", value_name: "SECONDS", form: Form::PositiveSeconds };
+    /// Serve metrics in Prometheus' format at this port of 127.0.0.1; 0 takes any that is free.
+    METRICS_PORT = "PACELINE_METRICS_PORT" Paceline Setting ("a port, or 0")
+        option { name: "metrics-port", value_name: "PORT", form: Form::Ports };
     /// Also write DIR/rank.NN/stdout and DIR/rank.NN/stderr.
     OUTPUT_DIRECTORY = "PACELINE_OUTPUT_DIRECTORY" Paceline Setting ("the path of a directory")
         option { name: "output-filename", aliases: &["log-dir"], value_name: "DIR" };
