@@ -65,6 +65,7 @@ pub fn result_of(case: &Case, measurement: &Measurement, floor: Option<&Floor>) 
             case.bytes.saturating_mul(measurement.iterations),
         ),
         wrong: measurement.wrong,
+        peer: None,
         histogram: Some(total.to_base64()),
         rank_histograms: measurement.ranks.iter().map(|rank| rank.to_base64()).collect(),
     }

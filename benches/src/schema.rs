@@ -206,11 +206,35 @@ pub struct BenchResult {
     pub cpu_s_per_gib: Option<f64>,
     /// Elements that differed from the exact answer, over all ranks; `null` where unchecked.
     pub wrong: Option<u64>,
+    /// Another library's operation of this size, measured between the rounds.
+    #[serde(default)]
+    pub peer: Option<PeerResult>,
     /// Times of [`Self::time_us`]: HdrHistogram V2, base64, nanoseconds, 3 digits.
     pub histogram: Option<String>,
     /// The same of each rank's own durations, by rank: who is slow?
     #[serde(default)]
     pub rank_histograms: Vec<String>,
+}
+
+/// What another library took for the same.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PeerResult {
+    /// e.g. `Open MPI`.
+    pub name: String,
+    /// e.g. `4.1.4`.
+    pub version: String,
+    /// Mean time of an operation in each round, slowest rank, in microseconds.
+    pub rounds_us: Vec<f64>,
+    /// Median of the rounds.
+    pub time_us: f64,
+    /// Median of our rounds over median of theirs.
+    pub ratio: f64,
+    /// Lower end of the 95 % interval of the ratio.
+    pub low: f64,
+    /// Upper end.
+    pub high: f64,
+    /// Elements of the first result that differed from the exact answer, over all ranks.
+    pub wrong: u64,
 }
 
 /// One round of a result, in microseconds.
@@ -336,6 +360,7 @@ pub(crate) mod tests {
                 floor_us: Some(9.5),
                 cpu_s_per_gib: Some(0.521),
                 wrong: Some(0),
+                peer: None,
                 histogram: Some(histogram.to_base64()),
                 rank_histograms: vec![histogram.to_base64()],
             }],

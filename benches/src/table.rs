@@ -128,6 +128,22 @@ fn floor_cell(result: &BenchResult) -> String {
     }
 }
 
+/// The line below a row: another library, and how ours compares.
+pub fn peer_line(result: &BenchResult) -> Option<String> {
+    let peer = result.peer.as_ref()?;
+    let wrong = if peer.wrong > 0 { format!(", {} WRONG", peer.wrong) } else { String::new() };
+    Some(format!(
+        "         {} {}: {}{wrong}; ours / theirs {:.2}, 95 % {:.2} .. {:.2} ({} rounds)\n",
+        peer.name,
+        peer.version,
+        format_microseconds(peer.time_us).trim(),
+        peer.ratio,
+        peer.low,
+        peer.high,
+        peer.rounds_us.len(),
+    ))
+}
+
 /// The line below a table in which a result beat its floor.
 pub fn floor_note(results: &[BenchResult]) -> Option<&'static str> {
     results

@@ -9,6 +9,7 @@ use super::{grow, index};
 use crate::metrics::{Collective, Shape, as_u64};
 use crate::run::{BoxError, Workload};
 use crate::verify::{Pattern, Source, TestElement};
+use crate::yardstick::Library;
 
 /// The rank that others get their data from, or send it to.
 const ROOT: u32 = 0;
@@ -24,6 +25,8 @@ pub struct CollectiveWorkload<'a, T> {
     count: usize,
     elements: usize,
     out_of_place: bool,
+    /// Who carries it out instead of ours.
+    library: Option<Box<dyn Library<T> + 'a>>,
     slots: Vec<Slot<T>>,
 }
 
@@ -55,8 +58,16 @@ impl<'a, T: TestElement> CollectiveWorkload<'a, T> {
             count: usize::try_from(shape.count)?,
             elements: usize::try_from(shape.elements())?,
             out_of_place: out_of_place || !collective.works_in_place(),
+            library: None,
             slots: Vec::new(),
         })
+    }
+
+    /// The same with another library's collective.
+    #[must_use]
+    pub fn with_library(mut self, library: impl Library<T> + 'a) -> Self {
+        self.library = Some(Box::new(library));
+        self
     }
 
     /// Elements of the input and of the output buffer; in place the output is all there is.
@@ -168,13 +179,14 @@ impl<T: TestElement> Workload for CollectiveWorkload<'_, T> {
         // Taken out for the call, because `self` is needed as well; nothing is copied.
         let Slot { input, mut data } =
             std::mem::replace(&mut self.slots[slot], Slot { input: Vec::new(), data: Vec::new() });
-        let outcome = if self.out_of_place {
-            self.run_apart(&input, &mut data)
-        } else {
-            self.run_in_place(&mut data)
+        let outcome = match (&self.library, self.out_of_place) {
+            (None, true) => self.run_apart(&input, &mut data).map_err(BoxError::from),
+            (None, false) => self.run_in_place(&mut data).map_err(BoxError::from),
+            (Some(library), true) => library.apart(&input, &mut data),
+            (Some(library), false) => library.in_place(&mut data),
         };
         self.slots[slot] = Slot { input, data };
-        Ok(outcome?)
+        outcome
     }
 
     fn count_wrong(&mut self, slot: usize, iteration: u64) -> u64 {
@@ -190,7 +202,11 @@ impl<T: TestElement> Workload for CollectiveWorkload<'_, T> {
             Collective::Reduce => 0,
             Collective::ReduceScatter => {
                 let block = self.own_block();
-                let own = if self.out_of_place { data } else { &data[block.clone()] };
+                let own = match (&self.library, self.out_of_place) {
+                    (_, true) => data,
+                    (None, false) => &data[block.clone()],
+                    (Some(_), false) => &data[..self.count],
+                };
                 reduced(block.start, own)
             }
             Collective::Gather if rank != ROOT => 0,

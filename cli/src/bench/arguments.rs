@@ -99,6 +99,15 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "FILE")]
     pub(super) json: Option<PathBuf>,
 
+    /// Measure another library between the rounds and compare: mpi, gloo or horovod. Results are
+    /// then checked once, before the rounds, as if by --check first
+    #[arg(long, value_name = "NAME")]
+    pub(super) peer: Option<PeerName>,
+
+    /// The Python in which gloo (torch) or horovod is installed
+    #[arg(long, value_name = "PROGRAM", default_value = "python3", requires = "peer")]
+    pub(super) peer_python: String,
+
     /// Draw the distribution of times
     #[arg(long)]
     pub(super) histogram: bool,
@@ -161,11 +170,34 @@ Examples:
   paceline bench all_reduce -np 4 --model resnet50
   paceline bench all_gather -np 2 --transport tcp --sizes 1K..16M*2 --dtype bf16 --histogram
   paceline bench -np 2 --json result.json
+  paceline bench all_gather -np 4 --transport shm --peer mpi
 
 Columns: times of one operation on the slowest rank; algbw = size / mean; busbw as nccl-tests
 defines it; floor: the share that the best bare exchange of the same bytes over the same transport
 would have taken; CPU: seconds per GiB of size and rank; wrong: elements that differ from the exact
 answer. Exit code 1 if there are any.";
+
+/// What `--peer` names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum PeerName {
+    /// MPI's collectives, under mpirun
+    Mpi,
+    /// Gloo, as torch.distributed has it
+    Gloo,
+    /// Horovod over Gloo
+    Horovod,
+}
+
+impl PeerName {
+    /// Its spelling.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Mpi => "mpi",
+            Self::Gloo => "gloo",
+            Self::Horovod => "horovod",
+        }
+    }
+}
 
 /// What `--transport` selects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,6 +8,8 @@ mod arguments;
 mod facts;
 mod failure;
 mod lanes;
+mod mpirun;
+mod peer;
 mod plan;
 mod printer;
 mod record;
@@ -88,6 +90,9 @@ fn launch(plan: &Plan) -> ExitCode {
     words.extend(Terminals::own().options().into_iter().map(OsString::from));
     // Program name and `bench` itself come first, whatever follows.
     words.extend(std::env::args_os().skip(2));
+    if mpirun::is_needed(plan) {
+        return mpirun::launch(plan, &words);
+    }
     let program = Program::Command(THIS_PROGRAM.into());
     let job = JobSpec {
         rank_count: plan.ranks,

@@ -12,13 +12,13 @@ use paceline_benches::sizes::{
     DEFAULT_FACTOR, DEFAULT_SIZES, ParseSizesError, Progression, parse_size, parse_sizes, sweep,
 };
 use paceline_collectives::plan::Algorithm;
-use paceline_collectives::{ContextOptions, SetupError};
+use paceline_collectives::{ContextOptions, SetupError, TransportChoice};
 use paceline_devices::{DType, ReduceOp};
 use paceline_launcher::HostSlots;
 use paceline_rendezvous::EnvironmentError;
 use paceline_rendezvous::env::{self, Variable};
 
-use super::arguments::{Arguments, TransportSelection};
+use super::arguments::{Arguments, PeerName, TransportSelection};
 use super::record::JsonTarget;
 use crate::config::ConfigError;
 use crate::options::Layers;
@@ -53,6 +53,11 @@ pub(super) enum UsageError {
     Host(#[from] HostSettingError),
     #[error(transparent)]
     Config(#[from] ConfigError),
+    #[error("MPI fuses no gradients: --peer mpi measures no models")]
+    PeerModel,
+    #[cfg(feature = "mpi")]
+    #[error(transparent)]
+    Peer(#[from] paceline_benches::yardstick::MpiError),
     #[error("-np {asked}, but the launcher started {started} ranks")]
     WorldSize { asked: u32, started: u32 },
 }
@@ -82,6 +87,9 @@ impl UsageError {
             Self::Setup(error) => error.hint(),
             Self::Config(error) => error.hint(),
             Self::WorldSize { .. } => Some("leave out -np under another launcher".to_owned()),
+            Self::PeerModel => Some("--peer horovod and --peer gloo do".to_owned()),
+            #[cfg(feature = "mpi")]
+            Self::Peer(_) => None,
             Self::Model(_) | Self::Transport { .. } | Self::Host(_) => None,
         }
     }
@@ -113,6 +121,8 @@ pub(super) struct Plan {
     /// Hosts to start them on.
     pub(super) hosts: Vec<HostSlots>,
     pub(super) json: Option<JsonTarget>,
+    /// Another library to measure between the rounds, and its Python.
+    pub(super) peer: Option<(PeerName, String)>,
     pub(super) histogram: bool,
     pub(super) explain: bool,
 }
@@ -131,6 +141,9 @@ impl Plan {
         {
             return Err(UsageError::WrongAlgorithm { algorithm, collective });
         }
+        if let Some(peer) = arguments.peer {
+            check_peer(peer, arguments)?;
+        }
         Ok(Self {
             collective,
             subject: subject(arguments, &environment)?,
@@ -144,6 +157,7 @@ impl Plan {
             hosts: run::hosts(&environment)?,
             environment,
             json: arguments.json.as_deref().map(JsonTarget::new),
+            peer: arguments.peer.map(|name| (name, arguments.peer_python.clone())),
             histogram: arguments.histogram,
             explain: arguments.explain,
         })
@@ -162,6 +176,25 @@ impl Plan {
             min_time_s: Duration::from_nanos(settings.min_time_ns).as_secs_f64(),
         }
     }
+}
+
+/// Whether a peer can be measured at all.
+fn check_peer(peer: PeerName, arguments: &Arguments) -> Result<(), UsageError> {
+    if peer != PeerName::Mpi {
+        return Ok(());
+    }
+    // A build without MPI says how to get one.
+    "mpi".parse::<TransportChoice>()?;
+    if arguments.model.is_some() {
+        return Err(UsageError::PeerModel);
+    }
+    #[cfg(feature = "mpi")]
+    paceline_benches::yardstick::MpiLibrary::supports(
+        arguments.collective,
+        arguments.dtype,
+        arguments.op,
+    )?;
+    Ok(())
 }
 
 /// Options as variables, so that the library reads both the same way.
@@ -236,6 +269,10 @@ fn settings(arguments: &Arguments) -> Settings {
         iterations: arguments.iterations.map(std::num::NonZeroU64::get),
         batches_min: if arguments.model.is_some() { MODEL_BATCHES_MIN } else { BATCHES_MIN },
         min_time_ns: u64::try_from(min_time.as_nanos()).unwrap_or(u64::MAX),
-        check: Check::from(arguments.check),
+        check: match Check::from(arguments.check) {
+            // Trains of checked operations would be another loop than the peer's.
+            Check::Every if arguments.peer.is_some() => Check::First,
+            check => check,
+        },
     }
 }

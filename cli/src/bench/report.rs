@@ -8,7 +8,9 @@ use paceline_benches::metrics::Collective;
 use paceline_benches::record::Case;
 use paceline_benches::run::Check;
 use paceline_benches::schema::{BenchResult, Report};
-use paceline_benches::table::{Table, floor_note, group_title, machine_line, skipped_line};
+use paceline_benches::table::{
+    Table, floor_note, group_title, machine_line, peer_line, skipped_line,
+};
 use paceline_benches::units::format_bytes;
 
 use super::lanes::Lane;
@@ -92,6 +94,7 @@ impl LaneTable {
             self.title = title;
         }
         text.push_str(&self.table.row(result));
+        text.push_str(&peer_line(result).unwrap_or_default());
         text
     }
 }

@@ -15,6 +15,7 @@ use paceline_benches::run::{Check, Group, Measurement, RunError, SystemClock, Wo
 use paceline_benches::schema::{BenchResult, Report, SCHEMA};
 use paceline_benches::units::format_bytes;
 use paceline_benches::verify::{Pattern, PatternError, TestElement};
+use paceline_benches::yardstick::Beside;
 use paceline_collectives::{CollectiveError, Job, SetupError, bf16, f16};
 use paceline_devices::{Bool, DType, ReduceOp};
 use paceline_launcher::ExitCode;
@@ -22,6 +23,7 @@ use paceline_rendezvous::StoreError;
 
 use super::facts;
 use super::lanes::{Lane, open_lanes};
+use super::peer::{self, Measured, Peer};
 use super::plan::{Plan, Subject};
 use super::printer::Printer;
 use super::report;
@@ -51,6 +53,13 @@ pub(super) enum BenchError {
     },
     #[error("no transport can be used")]
     NoTransport,
+    #[error("cannot measure {peer} beside ours")]
+    Peer {
+        peer: &'static str,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+        hint: Option<String>,
+    },
     #[error("failed to write {}", path.display())]
     Record {
         path: PathBuf,
@@ -75,6 +84,7 @@ impl BenchError {
         match self {
             Self::Setup(error) => error.hint(),
             Self::Run(_) => self.collective()?.hint(),
+            Self::Peer { hint, .. } => hint.clone(),
             Self::Absent { source, .. } if source.is_timeout() => {
                 Some("see whether all ranks started; --start-timeout gives them longer".to_owned())
             }
@@ -124,7 +134,8 @@ pub(super) fn run(
     if lanes.is_empty() {
         return Err(BenchError::NoTransport);
     }
-    let mut session = Session { plan, printer, results: Vec::new() };
+    let peer = peer::open(plan, job, deadline)?;
+    let mut session = Session { plan, printer, peer, results: Vec::new() };
     for lane in &lanes {
         if !session.lane_of_dtype(lane)? {
             break;
@@ -137,6 +148,7 @@ pub(super) fn run(
 struct Session<'a> {
     plan: &'a Plan,
     printer: &'a mut Printer,
+    peer: Peer,
     results: Vec<BenchResult>,
 }
 
@@ -144,6 +156,7 @@ struct Session<'a> {
 struct Row<'a> {
     case: Case,
     workload: Box<dyn Workload + 'a>,
+    measured: Measured,
 }
 
 impl Session<'_> {
@@ -193,8 +206,12 @@ impl Session<'_> {
             }
             self.printer.progress(&format!("{}: measuring the floor", report::label(&row.case)));
             let mut floor = floors.begin(&mut group, &row.case)?;
-            let measurement = self.measure(&mut group, &mut row, &mut floor)?;
-            let result = result_of(&row.case, &measurement, floor.end(&mut floors).as_ref());
+            let mut other = std::mem::replace(&mut self.peer, Peer::None);
+            let mut beside = other.beside(plan, (lane, &pattern), &row.measured)?;
+            let measurement = self.measure(&mut group, &mut row, &mut floor, beside.as_mut())?;
+            let mut result = result_of(&row.case, &measurement, floor.end(&mut floors).as_ref());
+            result.peer = peer::compared(beside, &measurement, plan)?;
+            self.peer = other;
             self.printer.lines(&table.row(&result));
             self.results.push(result);
         }
@@ -213,13 +230,15 @@ impl Session<'_> {
         group: &mut CommunicatorGroup<'_>,
         row: &mut Row<'_>,
         floor: &mut RowFloor<'_>,
+        mut beside: Option<&mut Beside<'_>>,
     ) -> Result<Measurement, BenchError> {
         let settings = &self.plan.settings;
         let label = report::label(&row.case);
         let mut before_round = |round: u32, group: &mut dyn Group| {
             let rounds = settings.rounds;
             self.printer.progress(&format!("{label}: round {} of {rounds}", round + 1));
-            floor.round(group)
+            floor.round(group)?;
+            beside.as_mut().map_or(Ok(()), |beside| beside.round(group))
         };
         let workload = row.workload.as_mut();
         Ok(measure(group, workload, &SystemClock, settings, &mut before_round)?)
@@ -301,7 +320,7 @@ fn size_row<'a, T: TestElement>(
         .map_err(RunError::Operation)?;
     let algorithm = planned_algorithm::<T>(communicator, collective, shape).to_owned();
     let case = Case { count: shape.count, bytes: shape.bytes, ..case(plan, lane, algorithm) };
-    Ok(Row { case, workload: Box::new(workload) })
+    Ok(Row { case, workload: Box::new(workload), measured: Measured::Shape(shape) })
 }
 
 fn model_row<'a, T: TestElement>(
@@ -325,7 +344,7 @@ fn model_row<'a, T: TestElement>(
         fusion_bytes,
         ..case(plan, lane, workload.algorithms())
     };
-    Ok(Row { case, workload: Box::new(workload) })
+    Ok(Row { case, workload: Box::new(workload), measured: Measured::Lengths(counts.to_vec()) })
 }
 
 fn case(plan: &Plan, lane: &Lane, algorithm: String) -> Case {

@@ -4,6 +4,7 @@ mod joining;
 #[cfg(feature = "mpi")]
 mod mpi;
 mod output;
+mod peer;
 mod record;
 mod support;
 mod usage;

@@ -4,10 +4,10 @@ use std::process::{Command, Stdio};
 
 use paceline_benches::schema::Report;
 
-use crate::support::{Finished, SHORT, finish, paceline, start};
+use crate::support::{Finished, SHORT, bench, finish, paceline, record, start};
 
 /// `mpirun` with `ranks` copies of the program.
-pub(crate) fn mpirun(ranks: &str, arguments: &[&str]) -> Finished {
+fn mpirun(ranks: &str, arguments: &[&str]) -> Finished {
     let mut command = Command::new("mpirun");
     command.args(["-np", ranks, "--oversubscribe", "--bind-to", "none", "--timeout", "120"]);
     // It refuses to work for root otherwise, as whom tests run in containers.
@@ -18,7 +18,7 @@ pub(crate) fn mpirun(ranks: &str, arguments: &[&str]) -> Finished {
 }
 
 #[track_caller]
-pub(crate) fn report(finished: &Finished) -> Report {
+fn report(finished: &Finished) -> Report {
     assert_eq!(finished.code, Some(0), "{finished:?}");
     Report::from_json(&finished.stdout).unwrap_or_else(|error| panic!("{error}: {finished:?}"))
 }
@@ -54,10 +54,60 @@ fn several_transports_live_beside_mpi() {
 }
 
 #[test]
+fn mpi_is_measured_between_the_rounds() {
+    for (collective, transport) in [
+        ("all_reduce", "shm"),
+        ("all_reduce", "mpi"),
+        ("reduce_scatter", "shm"),
+        ("all_gather", "tcp"),
+        ("broadcast", "shm"),
+        ("reduce", "shm"),
+        ("all_to_all", "shm"),
+        ("gather", "shm"),
+        ("scatter", "shm"),
+        ("barrier", "shm"),
+    ] {
+        for place in [&[][..], &["--out-of-place"]] {
+            // It becomes mpirun by itself.
+            let what = [collective, "-np", "2", "--transport", transport, "--peer", "mpi"];
+            let report = record(&[&what[..], &["-s", "60K"], place].concat());
+            assert!(!report.results.is_empty());
+            for result in &report.results {
+                assert_eq!((result.transport.as_str(), result.wrong), (transport, Some(0)));
+                let peer = result.peer.as_ref().expect("MPI beside it");
+                assert_eq!((peer.rounds_us.len(), peer.wrong), (2, 0), "{collective}: {peer:?}");
+                assert!(peer.low <= peer.ratio && peer.ratio <= peer.high, "{peer:?}");
+                assert!(peer.ratio > 0.0 && !peer.version.is_empty(), "{peer:?}");
+            }
+            if ["all_to_all", "gather", "scatter", "barrier"].contains(&collective) {
+                // These have no other form.
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn what_mpi_has_not_is_refused() {
+    for (arguments, word) in [
+        (&["-np", "2", "--peer", "mpi", "--dtype", "bf16"][..], "MPI has no type bf16"),
+        (&["-np", "2", "--peer", "mpi", "--op", "avg"], "MPI has no operator avg"),
+        (&["-np", "2", "--peer", "mpi", "--model", "resnet50"], "--peer horovod"),
+    ] {
+        let finished = bench(arguments);
+        assert_eq!(finished.code, Some(2), "{finished:?}");
+        assert!(finished.stderr.contains(word), "{finished:?}");
+    }
+}
+
+#[test]
 fn ranks_of_another_launcher_are_told_to_use_mpirun() {
-    let mut command = paceline(&["bench", "-np", "2", "--transport", "mpi", "-s", "4"]);
-    let finished = finish(start(&mut command));
-    assert_eq!(finished.code, Some(125), "{finished:?}");
-    assert!(finished.stderr.contains("not started by a launcher of MPI"), "{finished:?}");
-    assert!(finished.stderr.contains("mpirun -np"), "{finished:?}");
+    let program = env!("CARGO_BIN_EXE_paceline");
+    for what in [["--transport", "mpi"], ["--peer", "mpi"]] {
+        let run = ["run", "-np", "2", "--", program, "bench", "-s", "4"];
+        let finished = finish(start(&mut paceline(&[&run[..], &what].concat())));
+        assert_eq!(finished.code, Some(125), "{finished:?}");
+        assert!(finished.stderr.contains("launcher of MPI"), "{finished:?}");
+        assert!(finished.stderr.contains("mpirun"), "{finished:?}");
+    }
 }
