@@ -180,6 +180,19 @@ pub(crate) struct Call<'a> {
     lent: PhantomData<&'a mut [u8]>,
 }
 
+/// What some of the ranks do for an operation of all: as a call, on memory that the call lends or that
+/// is borrowed for as long.
+#[derive(Clone, Debug)]
+pub(crate) struct Stage {
+    pub(crate) collective: Collective,
+    /// Counted among those who take part.
+    pub(crate) root: Option<u32>,
+    pub(crate) input: Buffer,
+    pub(crate) output: Buffer,
+    /// How the stage's vector falls to those who take part.
+    pub(crate) partition: Partition,
+}
+
 impl RawCall<'_> {
     /// Checks everything that does not depend on what other ranks do.
     ///
@@ -419,6 +432,23 @@ impl<'a> Call<'a> {
         unsafe { kernel.fold_and_finish(to, &[from], self.input.count, 1) };
     }
 
+    /// A stage of this call, as rank `rank` of those who take part in it.
+    pub(crate) fn stage(&self, stage: Stage, rank: usize) -> Call<'a> {
+        let Stage { collective, root, input, output, partition } = stage;
+        let rank = u32::try_from(rank).expect("ranks are counted in u32");
+        Call { collective, root, input, output, partition, received: None, rank, ..*self }
+    }
+
+    /// What this rank contributes.
+    pub(crate) fn input(&self) -> Buffer {
+        self.input
+    }
+
+    /// Where this rank's result goes.
+    pub(crate) fn output(&self) -> Buffer {
+        self.output
+    }
+
     /// Puts what of this rank's input belongs in its own output there, unless it lies there already:
     /// what no message brings.
     pub(crate) fn place_own(&self) {
@@ -443,7 +473,8 @@ impl<'a> Call<'a> {
         Self::copy(from, to);
     }
 
-    fn copy(from: Buffer, to: Buffer) {
+    /// Copies elements from one lent buffer to another as long, unless they are the same.
+    pub(crate) fn copy(from: Buffer, to: Buffer) {
         let (source, target) = (from.host_address().cast_const(), to.host_address());
         if !std::ptr::eq(source, target) {
             // SAFETY: both are parts of buffers that are lent, apart if not the same, and as long as

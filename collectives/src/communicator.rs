@@ -4,10 +4,12 @@ mod compression;
 mod entry;
 mod exchanges;
 mod group;
+mod levels;
 mod messages;
 mod reductions;
 mod rooted;
 mod share;
+mod shared;
 #[cfg(test)]
 mod tests;
 
@@ -24,20 +26,22 @@ pub use compression::Compression;
 use crate::call::{Call, Lent, RawCall, check_counts, invalid};
 use crate::context::ContextInner;
 use crate::counters::OperationCounters;
-use crate::drive::{self, Run};
+use crate::drive::{self, Parties, Run};
 use crate::engine::{Mail, Workspace};
 use crate::error::{CollectiveError, OperationName, SetupError};
 use crate::fusion::{FusionBuffer, FusionLimits};
 use crate::members::Members;
 use crate::meter::Meter;
 use crate::node::NodeGroup;
-use crate::plan::{Choice, PlanFacts};
+use crate::plan::{Algorithm, Choice, PlanFacts};
 use crate::program::Program;
 use crate::reduction::{Reducer, Reduction};
 use crate::schedule::Partition;
 use crate::signature::{Collective, OperationKind};
 use crate::timeline::Timeline;
 use crate::waiting::PanicReport;
+use levels::Stages;
+use shared::Shared;
 
 /// A group of ranks that carry out collective operations together.
 ///
@@ -66,7 +70,7 @@ pub struct Communicator {
 #[derive(Debug)]
 struct State {
     op_seq: u64,
-    node: Option<NodeGroup>,
+    shared: Shared,
     workspace: Workspace,
     fusion: FusionBuffer,
     mail: Mail,
@@ -88,7 +92,7 @@ impl Communicator {
         };
         let state = State {
             op_seq: 0,
-            node,
+            shared: node.map_or(Shared::Nothing, Shared::ByAll),
             workspace: Workspace::new(Region::allocate(0)?),
             fusion: FusionBuffer::default(),
             mail: Mail::default(),
@@ -141,9 +145,8 @@ impl Communicator {
     /// The order of messages between two ranks costs some tens of bytes for each tag and peer.
     pub fn memory_bytes(&self) -> usize {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let node = state.node.as_ref().map_or(0, NodeGroup::memory_bytes);
         let staging = state.workspace.scratch_bytes() + state.fusion.memory_bytes();
-        staging + state.mail.memory_bytes() + node
+        staging + state.mail.memory_bytes() + state.shared.memory_bytes()
     }
 
     /// What this communicator has completed on this rank.
@@ -287,7 +290,8 @@ impl Communicator {
                 outcome
             }
         };
-        let in_memory = state.node.is_some() && choice.algorithm.node_manner().is_some();
+        let in_memory =
+            matches!(state.shared, Shared::ByAll(_)) && choice.algorithm.node_manner().is_some();
         self.meter.leave(in_memory, outcome.is_ok());
         self.trace(started, operation, outcome.is_ok());
         outcome.map_err(|error| self.fail(state, operation, error))
@@ -306,11 +310,17 @@ impl Communicator {
         }
         let Self { context, members, .. } = self;
         let panic_report = PanicReport { context, members, name: operation };
-        let outcome = match (&mut state.node, choice.algorithm.node_manner()) {
-            (Some(group), Some(manner)) => {
+        let outcome = match (&mut state.shared, choice.algorithm.node_manner()) {
+            (Shared::OnNodes(levels), _) if choice.algorithm == Algorithm::TwoLevel => {
+                let stages = Stages::new(self, levels, &mut state.workspace, operation, call);
+                stages.carry_out()
+            }
+            (Shared::ByAll(group), Some(manner)) => {
                 let request = call.node_request(&operation.kind, manner);
                 // SAFETY: a call lends its buffers for as long as it is borrowed.
-                unsafe { drive::run_node(context, members, operation, group, request) }
+                unsafe {
+                    drive::run_node(context, Parties::all(members), operation, group, request)
+                }
             }
             _ => self.run_over_wire(state, operation, call, choice),
         };
@@ -331,9 +341,10 @@ impl Communicator {
         let program = Program::new(call, choice, rank, world_size);
         let run = Run {
             context: &self.context,
-            members: &self.members,
+            parties: Parties::all(&self.members),
             operation,
-            node: state.node.as_ref(),
+            first_tag: 0,
+            node: state.shared.neighbours(&self.members),
             schedule: program.as_schedule(),
             kernel: call.kernel().cloned(),
             partition: call.partition.clone(),

@@ -75,6 +75,8 @@ impl fmt::Display for Terms {
 struct Card {
     /// Where to find it, or why it cannot use the transport.
     address: Result<Vec<u8>, Trouble>,
+    /// Where the ranks of its node find it, if they are to share memory where all ranks do not.
+    on_node: Option<Vec<u8>>,
     /// The cores that it may run on: a launcher may have bound it to some of its node's.
     cpus: Vec<usize>,
     node_rank: u32,
@@ -130,6 +132,7 @@ impl Connected {
             transport: TransportKind::Shm,
             oversubscribed: false,
             shared_memory: false,
+            levels: None,
             forced: options.algorithm,
         };
         Self { facts, wire: Wire::new(vec![None]), node: None, fallback: None }
@@ -174,13 +177,74 @@ impl Joining<'_> {
                     outcome => outcome,
                 }
             }
-            TransportChoice::Auto | TransportChoice::Only(_) => self.over_tcp(false),
+            TransportChoice::Auto => self.over_tcp_between_nodes(),
+            TransportChoice::Only(_) => self.over_tcp(false),
         }
     }
 
     /// `apart`: whether ranks that were thought to be on one node did not reach each other there.
     fn over_tcp(&self, apart: bool) -> Result<Connected, SetupError> {
-        let kind = TransportKind::Tcp;
+        let (transport, cards) = self.listen_on_tcp(apart, None)?;
+        self.connect_tcp(transport, &cards, |_| true)
+    }
+
+    /// Ranks of one node exchange messages in memory, if that works on all nodes; the others over TCP.
+    fn over_tcp_between_nodes(&self) -> Result<Connected, SetupError> {
+        let info = self.job.rank_info();
+        let listener = if info.local_size > 1 { ShmTransport::bind().ok() } else { None };
+        let (transport, cards) = self.listen_on_tcp(false, listener.as_ref())?;
+        let ours = info.node_rank;
+        let on = |node: u32| (0..).zip(&cards).filter(move |(_, card)| card.node_rank == node);
+        let crowded = cards.iter().any(|card| on(card.node_rank).count() > 1);
+        if !crowded {
+            return self.connect_tcp(transport, &cards, |_| true);
+        }
+        let members: Vec<u32> = on(ours).map(|(rank, _)| rank).collect();
+        match self.share_on_node(listener, &cards, &members) {
+            Ok(endpoints) => {
+                let is_elsewhere = |card: &Card| card.node_rank != ours;
+                let mut connected = self.connect_tcp(transport, &cards, is_elsewhere)?;
+                connected.wire.add(endpoints);
+                Ok(connected)
+            }
+            Err(SetupError::Establish { transport: kind, source }) => {
+                let fallback = format!("cannot connect the ranks of a node over {kind}: {source}");
+                let connected = self.connect_tcp(transport, &cards, |_| true)?;
+                Ok(Connected { fallback: Some(fallback), ..connected })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Connects the ranks of this node, while the others connect theirs; all or none.
+    fn share_on_node(
+        &self,
+        listener: Option<ShmTransport>,
+        cards: &[Card],
+        members: &[u32],
+    ) -> Result<Vec<Option<Box<dyn Endpoint>>>, SetupError> {
+        let kind = TransportKind::Shm;
+        let own = |card: &Card| card.on_node.clone().unwrap_or_default();
+        let addresses: Vec<Vec<u8>> = cards.iter().map(own).collect();
+        self.together(kind, |patience| match (listener, members.len()) {
+            (_, 0..=1) => Ok(Vec::new()),
+            (None, _) => Err(EstablishError::Os {
+                what: "listen on a unix socket",
+                source: std::io::ErrorKind::AddrNotAvailable.into(),
+            }),
+            (Some(transport), _) => {
+                let group = self.group(&addresses);
+                Ok(transport.connect_node(&group, members, None, patience)?.endpoints)
+            }
+        })
+    }
+
+    /// Opens this rank's socket and learns of everybody's.
+    fn listen_on_tcp(
+        &self,
+        apart: bool,
+        on_node: Option<&ShmTransport>,
+    ) -> Result<(TcpTransport, Vec<Card>), SetupError> {
         let control = self.job.rendezvous().control.as_ref();
         let towards = control.map(|control| control.local_addr().ip());
         // Containers of one host have loopback interfaces of their own.
@@ -192,12 +256,26 @@ impl Joining<'_> {
             one_node: self.job.rank_info().is_on_one_node() && !in_containers,
             towards,
         });
-        let (transport, cards) = self.exchange(kind, transport, TcpTransport::address)?;
-        let addresses = addresses(&cards);
+        let on_node = on_node.map(ShmTransport::address);
+        self.exchange(TransportKind::Tcp, transport, TcpTransport::address, on_node)
+    }
+
+    /// Connects this rank to those whose card says that it should be.
+    fn connect_tcp(
+        &self,
+        transport: TcpTransport,
+        cards: &[Card],
+        wanted: impl Fn(&Card) -> bool,
+    ) -> Result<Connected, SetupError> {
+        let kind = TransportKind::Tcp;
+        let mut addresses = addresses(cards);
+        for (address, _) in addresses.iter_mut().zip(cards).filter(|(_, card)| !wanted(card)) {
+            address.clear();
+        }
         let endpoints = self.together(kind, |patience| {
             Box::new(transport).connect(&self.group(&addresses), patience)
         })?;
-        let facts = self.facts(kind, &cards);
+        let facts = self.facts(kind, cards);
         Ok(Connected { facts, wire: Wire::new(endpoints), node: None, fallback: None })
     }
 
@@ -231,7 +309,7 @@ impl Joining<'_> {
     fn over_shared_memory(&self) -> Result<Connected, SetupError> {
         let kind = TransportKind::Shm;
         let (transport, cards) =
-            self.exchange(kind, ShmTransport::bind(), ShmTransport::address)?;
+            self.exchange(kind, ShmTransport::bind(), ShmTransport::address, None)?;
         let addresses = addresses(&cards);
         let members: Vec<u32> = (0..self.job.rank_info().world_size).collect();
         let layout = arena_layout(self.job.rank_info().world_size);
@@ -297,6 +375,7 @@ impl Joining<'_> {
             transport,
             oversubscribed: is_oversubscribed(cards),
             shared_memory: transport == TransportKind::Shm,
+            levels: None,
             forced: self.options.algorithm,
         }
     }
@@ -308,11 +387,13 @@ impl Joining<'_> {
         kind: TransportKind,
         transport: Result<T, EstablishError>,
         address: impl Fn(&T) -> Vec<u8>,
+        on_node: Option<Vec<u8>>,
     ) -> Result<(T, Vec<Card>), SetupError> {
         let info = self.job.rank_info();
         let trouble = |error: &EstablishError| Trouble::new(info.rank, kind, error);
         let card = Card {
             address: transport.as_ref().map(address).map_err(trouble),
+            on_node,
             cpus: allowed_cpus(),
             node_rank: info.node_rank,
         };
@@ -391,6 +472,7 @@ mod tests {
     fn oversubscribed(ranks: &[(u32, &[usize])]) -> bool {
         let card = |(node_rank, cpus): &(u32, &[usize])| Card {
             address: Ok(Vec::new()),
+            on_node: None,
             cpus: cpus.to_vec(),
             node_rank: *node_rank,
         };

@@ -322,9 +322,9 @@ impl Context {
             let what = format!("more than {GROUPS_MAX} communicators in one context");
             return Err(SetupError::Option(what));
         }
-        let makes_do = node.is_some() || self.inner.facts.transport != TransportKind::Shm;
+        let shares = node.is_some();
         let mut communicator = Communicator::new(&self.inner, id, self.inner.everybody(), node)?;
-        if !makes_do {
+        if !shares {
             communicator.share_memory()?;
         }
         Ok(communicator)

@@ -25,14 +25,40 @@ const SCRATCH_BYTES: usize = 4 << 20;
 /// One operation to run.
 pub(crate) struct Run<'a> {
     pub(crate) context: &'a ContextInner,
-    pub(crate) members: &'a Members,
+    pub(crate) parties: Parties<'a>,
     pub(crate) operation: OperationName,
+    /// Where the tags of its messages begin: each stage of an operation has tags of its own.
+    pub(crate) first_tag: u32,
     /// Where other operations of the communicator run, if it has shared memory.
-    pub(crate) node: Option<&'a NodeGroup>,
+    pub(crate) node: Option<Neighbours<'a>>,
     pub(crate) schedule: &'a dyn Schedule,
     pub(crate) kernel: Option<Kernel>,
     pub(crate) partition: Partition,
     pub(crate) operands: Operands,
+}
+
+/// Whose operation it is, and who takes part in it here.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Parties<'a> {
+    /// The communicator's ranks, who are told of a failure.
+    pub(crate) members: &'a Members,
+    /// Those among whom this part of the operation is carried out: all of them, or one node's, or
+    /// one of each node.
+    pub(crate) among: &'a Members,
+}
+
+impl<'a> Parties<'a> {
+    /// The communicator as a whole.
+    pub(crate) fn all(members: &'a Members) -> Self {
+        Self { members, among: members }
+    }
+}
+
+/// The ranks of this node and the memory that they share.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Neighbours<'a> {
+    pub(crate) group: &'a NodeGroup,
+    pub(crate) members: &'a Members,
 }
 
 /// What is carried out over the wire, step by step.
@@ -117,21 +143,23 @@ pub(crate) unsafe fn run(run: Run<'_>, workspace: &mut Workspace) -> Result<(), 
             op_seq: run.operation.op_seq,
             collective: run.operation.kind.collective,
             signature: run.operation.kind.signature(),
+            first_tag: run.first_tag,
         },
         operands: run.operands,
-        members: run.members,
+        members: run.parties.among,
+        contributors: run.parties.members.world_size,
         board,
     };
     // SAFETY: the contract of this function; the operation ends before it returns.
     let operation = unsafe { Operation::new(parts) };
-    let waiting = Waiting::new(context, run.members, run.operation);
+    let waiting = Waiting::new(context, run.parties, run.operation);
     carry_out(context, node, wire, operation, waiting)
 }
 
 /// Steps until everything is done, or has failed.
 pub(crate) fn carry_out<'a, S: Steps>(
     context: &'a ContextInner,
-    node: Option<&NodeGroup>,
+    node: Option<Neighbours<'_>>,
     wire: MutexGuard<'a, Wire>,
     operation: S,
     mut waiting: Waiting<'_>,
@@ -181,14 +209,14 @@ pub(crate) fn carry_out<'a, S: Steps>(
 /// The request's buffers are valid for the duration of the call, as [`NodeGroup::start`] demands.
 pub(crate) unsafe fn run_node(
     context: &ContextInner,
-    members: &Members,
+    parties: Parties<'_>,
     name: OperationName,
     group: &mut NodeGroup,
     request: NodeRequest<'_>,
 ) -> Result<(), CollectiveError> {
     let panic_abort = AbortAfterPanic(group);
     // SAFETY: the contract of this function.
-    let outcome = unsafe { run_in_group(context, members, name, panic_abort.0, request) };
+    let outcome = unsafe { run_in_group(context, parties, name, panic_abort.0, request) };
     std::mem::forget(panic_abort);
     outcome
 }
@@ -212,15 +240,15 @@ fn waits_for(members: &Members, operation: &NodeOp<'_>) -> Vec<u32> {
 /// As for [`run_node`].
 unsafe fn run_in_group(
     context: &ContextInner,
-    members: &Members,
+    parties: Parties<'_>,
     name: OperationName,
     group: &mut NodeGroup,
     request: NodeRequest<'_>,
 ) -> Result<(), CollectiveError> {
-    let mut waiting = Waiting::new(context, members, name);
+    let mut waiting = Waiting::new(context, parties, name);
     // SAFETY: the contract of this function; an operation that is given up touches nothing more.
     let started = unsafe { group.start(request) };
-    let mut operation = started.map_err(|error| waiting.explain_node(error))?;
+    let mut operation = started.map_err(|error| waiting.explain_node(parties.among, error))?;
     let timeline = context.timeline();
     loop {
         let started = timeline.map(|_| Instant::now());
@@ -242,10 +270,10 @@ unsafe fn run_in_group(
                 // Who gave up because it does something else may have sent a message before.
                 let gave_up = matches!(error, NodeError::Aborted { .. });
                 let message = if gave_up { waiting.look_at_wire() } else { None };
-                return Err(message.unwrap_or_else(|| waiting.explain_node(error)));
+                return Err(message.unwrap_or_else(|| waiting.explain_node(parties.among, error)));
             }
         }
-        match waiting.tick(|| waits_for(members, &operation))? {
+        match waiting.tick(|| waits_for(parties.among, &operation))? {
             IdleAction::Spin => std::hint::spin_loop(),
             IdleAction::Yield => std::thread::yield_now(),
             IdleAction::Park => {
@@ -322,10 +350,12 @@ mod tests {
         let mut bytes = vec![0u8; 2 * COUNT];
         let (input, output) = bytes.split_at_mut(COUNT);
         let (input, output) = (Buffer::of(input), Buffer::of_mut(output));
+        let members = Members::everybody(context.rank(), 2);
         let run = Run {
             context: context.inner(),
-            members: &Members::everybody(context.rank(), 2),
+            parties: Parties::all(&members),
             operation: OperationName { kind, communicator, op_seq: 0 },
+            first_tag: 0,
             node: None,
             schedule,
             kernel: None,

@@ -39,22 +39,36 @@ impl Job {
     /// # Errors
     /// [`SetupError::Bootstrap`] if the system has no random numbers.
     pub fn in_process(world_size: u32) -> Result<Vec<Arc<Self>>, SetupError> {
+        let one_node: Vec<u32> = (0..world_size).map(|_| 0).collect();
+        Self::in_process_on(&one_node)
+    }
+
+    /// The same, as if rank r were on node `node_of[r]`: ranks of different nodes share no memory.
+    ///
+    /// # Errors
+    /// As for [`in_process`](Self::in_process).
+    pub fn in_process_on(node_of: &[u32]) -> Result<Vec<Arc<Self>>, SetupError> {
         let secret = Secret::random().map_err(BootstrapError::from)?;
         let run_id = RunId::random().map_err(BootstrapError::from)?;
         let store = Arc::new(InProcessStore::new());
-        let job = |rank| {
+        let count = |count: usize| u32::try_from(count).expect("ranks are counted in u32");
+        let nodes = node_of.iter().max().map_or(0, |last| last + 1);
+        let job = |rank: usize| {
+            let on_same = |others: &[u32]| others.iter().filter(|it| **it == node_of[rank]).count();
             let rank_info = RankInfo {
-                rank,
-                world_size,
-                local_rank: rank,
-                local_size: world_size,
+                rank: count(rank),
+                world_size: count(node_of.len()),
+                local_rank: count(on_same(&node_of[..rank])),
+                local_size: count(on_same(node_of)),
+                node_rank: node_of[rank],
+                node_count: nodes,
                 run_id: Some(run_id),
                 ..RankInfo::alone()
             };
             let (secret, store) = (secret.clone(), store.clone());
             Self::from_rendezvous(Rendezvous::in_process(rank_info, run_id, secret, store))
         };
-        Ok((0..world_size).map(job).collect())
+        Ok((0..node_of.len()).map(job).collect())
     }
 
     /// Where this process stands in the job.

@@ -56,6 +56,7 @@ mod error;
 mod fusion;
 mod job;
 pub mod kernels;
+mod levels;
 mod members;
 mod meter;
 pub mod node;

@@ -11,6 +11,8 @@ use crate::signature::Collective;
 
 pub use algorithm::{Algorithm, ParseAlgorithmError};
 
+pub use crate::levels::LevelFacts;
+
 /// What all ranks know about the group; equal on all of them, or the plans would differ.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PlanFacts {
@@ -22,6 +24,8 @@ pub struct PlanFacts {
     pub oversubscribed: bool,
     /// Whether all ranks share the memory of one node.
     pub shared_memory: bool,
+    /// The nodes, where there are several and the ranks of each share memory.
+    pub levels: Option<LevelFacts>,
     /// The algorithm that the user forced, for collectives that know it.
     pub forced: Option<Algorithm>,
 }
@@ -52,26 +56,59 @@ impl PlanFacts {
     pub fn choose(&self, collective: Collective, bytes: usize) -> Choice {
         let algorithm = self
             .forced
-            .filter(|forced| forced.supports(collective) && self.allows(*forced, bytes))
+            .filter(|forced| forced.supports(collective) && self.allows(*forced, collective, bytes))
             .unwrap_or_else(|| self.preferred(collective, bytes));
         let (slice_bytes, window) = self.slicing(algorithm, bytes);
         Choice { algorithm, slice_bytes, window }
     }
 
     /// Whether the group and the size permit an algorithm at all.
-    fn allows(&self, algorithm: Algorithm, bytes: usize) -> bool {
+    fn allows(&self, algorithm: Algorithm, collective: Collective, bytes: usize) -> bool {
         match algorithm {
             Algorithm::OneShot | Algorithm::Star => {
                 self.world_size <= DIRECT_RANKS_MAX && bytes <= ONE_SHOT_BYTES_MAX
             }
             Algorithm::TwoShot => self.world_size <= DIRECT_RANKS_MAX,
+            Algorithm::TwoLevel => self.carries_in_levels(collective),
             _ => algorithm
                 .node_manner()
                 .is_none_or(|manner| self.shared_memory && manner.allows(self.world_size, bytes)),
         }
     }
 
+    /// Whether the nodes of the group allow a collective in two levels.
+    fn carries_in_levels(&self, collective: Collective) -> bool {
+        self.levels.is_some_and(|levels| {
+            // Blocks of chunks, one for each node, exist only where ranks are in the order of nodes.
+            let by_blocks = matches!(
+                collective,
+                Collective::ReduceScatter
+                    | Collective::ReduceScatterV
+                    | Collective::AllGather
+                    | Collective::AllGatherV
+            );
+            Algorithm::TwoLevel.supports(collective) && (levels.contiguous || !by_blocks)
+        })
+    }
+
+    /// What plans among one rank of each node follow from.
+    pub(crate) fn of_stream(&self) -> Self {
+        let nodes = self.levels.map_or(1, |levels| levels.nodes);
+        Self { world_size: nodes, shared_memory: false, levels: None, forced: None, ..self.clone() }
+    }
+
+    /// Into how many chunks an all-reduce cuts its vector if it is carried out so.
+    pub(crate) fn chunks(&self, algorithm: Algorithm) -> usize {
+        match (algorithm, self.levels) {
+            (Algorithm::TwoLevel, Some(levels)) => levels.nodes as usize * levels.streams as usize,
+            _ => self.world_size as usize,
+        }
+    }
+
     fn preferred(&self, collective: Collective, bytes: usize) -> Algorithm {
+        if self.carries_in_levels(collective) {
+            return Algorithm::TwoLevel;
+        }
         let few = self.world_size <= DIRECT_RANKS_MAX;
         if self.shared_memory && Algorithm::NodeOneShot.supports(collective) {
             return match Manner::preferred(self.world_size, bytes) {
@@ -136,6 +173,12 @@ impl PlanFacts {
             // Nothing happens to the bytes on the way, so every block is one message.
             Algorithm::Pairwise => (bytes.max(1), others.min(PAIRS_ABREAST)),
             Algorithm::Direct => (bytes.max(1), others),
+            Algorithm::TwoLevel => {
+                // What crosses between nodes is planned for itself; this says how.
+                let streams = self.levels.map_or(1, |levels| levels.streams as usize);
+                let choice = self.of_stream().choose(Collective::AllReduce, bytes / streams);
+                (choice.slice_bytes, choice.window)
+            }
             _ => {
                 let chunk = bytes.div_ceil(self.world_size as usize);
                 let slice = chunk.div_ceil(SLICES_WANTED).clamp(SLICE_BYTES_MIN, SLICE_BYTES_MAX);
@@ -205,6 +248,7 @@ mod tests {
             transport: TransportKind::Tcp,
             oversubscribed: false,
             shared_memory: false,
+            levels: None,
             forced: None,
         }
     }
@@ -218,7 +262,7 @@ mod tests {
                     for exponent in 0..34 {
                         let choice = facts.choose(collective, 1 << exponent);
                         assert!(choice.algorithm.supports(collective));
-                        assert!(facts.allows(choice.algorithm, 1 << exponent));
+                        assert!(facts.allows(choice.algorithm, collective, 1 << exponent));
                         assert!(choice.slice_bytes > 0 && choice.window > 0);
                     }
                 }

@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 use paceline_rendezvous::{Abort, OperationReport, OperationState};
 
 use crate::context::ContextInner;
+use crate::drive::{Neighbours, Parties};
 use crate::engine::{Idle, IdleAction, StepError, Wire};
 use crate::error::{CollectiveError, OperationName};
 use crate::members::Members;
-use crate::node::{NodeError, NodeGroup};
+use crate::node::NodeError;
 use crate::signature::OperationKind;
 use crate::timeline::{Track, What};
 
@@ -42,7 +43,7 @@ const STALL_REPORT_INTERVAL: Duration = Duration::from_secs(5);
 /// The waiting of one operation.
 pub(crate) struct Waiting<'a> {
     context: &'a ContextInner,
-    members: &'a Members,
+    parties: Parties<'a>,
     name: OperationName,
     idle: Idle,
     /// When waiting was first noticed; the start of the operation as far as deadlines go.
@@ -60,12 +61,12 @@ pub(crate) struct Waiting<'a> {
 impl<'a> Waiting<'a> {
     pub(crate) fn new(
         context: &'a ContextInner,
-        members: &'a Members,
+        parties: Parties<'a>,
         name: OperationName,
     ) -> Self {
         Self {
             context,
-            members,
+            parties,
             name,
             idle: Idle::new(context.idle),
             since: None,
@@ -202,12 +203,19 @@ impl<'a> Waiting<'a> {
 
     /// Whether another member has called, and waits in, an operation in shared memory where this
     /// rank exchanges messages; or has given up.
-    pub(crate) fn look_at_node(&self, node: &NodeGroup) -> Option<CollectiveError> {
-        if let Some((member, theirs)) = node.waits_elsewhere(self.name.op_seq) {
-            return Some(self.mismatch(self.members.in_world(member), theirs));
+    pub(crate) fn look_at_node(&self, node: Neighbours<'_>) -> Option<CollectiveError> {
+        let Neighbours { group, members } = node;
+        let ours = self.name.kind.signature();
+        // Where an operation has two levels others may be in its next stage.
+        let elsewhere =
+            group.waits_elsewhere(self.name.op_seq).filter(|(_, theirs)| *theirs != ours);
+        if let Some((member, theirs)) = elsewhere {
+            return Some(self.mismatch(members.in_world(member), theirs));
         }
         let op_seq = self.name.op_seq;
-        node.aborted().map(|member| self.explain_node(NodeError::Aborted { member, op_seq }))
+        group
+            .aborted()
+            .map(|member| self.explain_node(members, NodeError::Aborted { member, op_seq }))
     }
 
     /// Whether another rank has sent a message for this operation, where this rank works in shared
@@ -221,14 +229,14 @@ impl<'a> Waiting<'a> {
         Some(self.mismatch(peer, theirs))
     }
 
-    /// What a failed step in shared memory means. Members of the node are ranks of the communicator.
-    pub(crate) fn explain_node(&self, error: NodeError) -> CollectiveError {
+    /// What a failed step in memory that `members` share means.
+    pub(crate) fn explain_node(&self, members: &Members, error: NodeError) -> CollectiveError {
         match error {
             NodeError::SignatureMismatch { member, theirs, .. } => {
-                self.mismatch(self.members.in_world(member), theirs)
+                self.mismatch(members.in_world(member), theirs)
             }
             NodeError::Aborted { member, .. } => {
-                let member = self.members.in_world(member);
+                let member = members.in_world(member);
                 self.aborted(self.verdict().unwrap_or_else(|| Abort {
                     epoch: 0,
                     culprit: Some(member),
@@ -290,7 +298,7 @@ impl<'a> Waiting<'a> {
     }
 
     fn report(&self, state: OperationState, waited: Duration) {
-        report(self.context, self.members, self.name, state, waited);
+        report(self.context, self.parties.members, self.name, state, waited);
     }
 }
 

@@ -64,7 +64,8 @@ pub struct Group<'a> {
     pub epoch: u32,
     /// Proves membership.
     pub secret: &'a Secret,
-    /// What each rank's [`Transport::address`] returned, by rank; its length is the world size.
+    /// What each rank's [`Transport::address`] returned, by rank; its length is the world size. A rank
+    /// without one is not connected: another transport sees to that.
     pub addresses: &'a [Vec<u8>],
 }
 

@@ -55,9 +55,7 @@ impl Communicator {
             state.poisoned = Some(error.to_string());
             // First the cause, then the end of what they share: who sees this asks for that.
             report_failure(&self.context, &self.members, operation, &error);
-            if let Some(node) = &state.node {
-                node.abort();
-            }
+            state.shared.abort();
         }
         error
     }

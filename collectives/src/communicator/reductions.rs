@@ -72,7 +72,6 @@ impl Communicator {
         reducer: &Reducer,
     ) -> Result<(), CollectiveError> {
         let digest = fusion::digest(tensors.iter().map(|tensor| tensor.len()));
-        let parts = self.world_size() as usize;
         let run = |state: &mut State, data: &mut [T], partition: Option<Partition>| {
             let mut call = self.call(Collective::AllReduce, None, Lent::in_place(data))?;
             call.reduce_by(reducer);
@@ -88,13 +87,13 @@ impl Communicator {
             let batch = FusionLimits::TUNED.batch(rest.iter().map(|tensor| size_of_val(*tensor)));
             let (tensors, after) = rest.split_at_mut(batch.tensors);
             rest = after;
+            let packed = tensors.iter().filter(|tensor| batch.packs(size_of_val(**tensor)));
+            let packed_count = packed.map(|tensor| tensor.len()).sum();
             if tensors.iter().any(|tensor| batch.packs(size_of_val(*tensor))) {
+                let algorithm = self.plan::<T>(Collective::AllReduce, packed_count).algorithm;
+                let parts = self.facts.chunks(algorithm);
                 let (staged, partition) =
                     staging.gather(tensors, batch, parts).map_err(|error| {
-                        let packed =
-                            tensors.iter().filter(|tensor| batch.packs(size_of_val(**tensor)));
-                        let count = packed.map(|tensor| tensor.len()).sum();
-                        let algorithm = self.plan::<T>(Collective::AllReduce, count).algorithm;
                         let operation = self.name(
                             state,
                             OperationKind {
@@ -104,7 +103,7 @@ impl Communicator {
                                 variant: reducer.variant,
                                 root: None,
                                 fused: digest,
-                                count: count as u64,
+                                count: packed_count as u64,
                                 algorithm: algorithm as u8,
                             },
                         );

@@ -78,6 +78,8 @@ pub(crate) struct OperationId {
     pub(crate) op_seq: u64,
     pub(crate) collective: Collective,
     pub(crate) signature: Signature,
+    /// What the tags of the schedule begin with, where the operation has more than one.
+    pub(crate) first_tag: u32,
 }
 
 /// Why a step failed. Peers are ranks of the world.
@@ -103,6 +105,7 @@ pub(crate) struct Operation<'a> {
     members: &'a Members,
     rank: usize,
     world_size: usize,
+    contributors: u32,
     board: usize,
     sends: usize,
     recvs: usize,
@@ -129,6 +132,8 @@ pub(crate) struct OperationParts<'a> {
     pub(crate) operands: Operands,
     /// Those whose ranks the schedule counts.
     pub(crate) members: &'a Members,
+    /// How many ranks' contributions a complete reduction is made of.
+    pub(crate) contributors: u32,
     pub(crate) board: usize,
 }
 
@@ -159,8 +164,17 @@ impl<'a> Operation<'a> {
     /// operation is [done](Steps::is_done) or has [ended](Steps::end), and nobody else may access
     /// them meanwhile. Input and output are the same memory or do not overlap.
     pub(crate) unsafe fn new(parts: OperationParts<'a>) -> Self {
-        let OperationParts { schedule, workspace, kernel, partition, id, operands, members, board } =
-            parts;
+        let OperationParts {
+            schedule,
+            workspace,
+            kernel,
+            partition,
+            id,
+            operands,
+            members,
+            contributors,
+            board,
+        } = parts;
         let element_bytes = operands.input.dtype.size();
         // SAFETY: the contract of this function.
         unsafe { relend(&mut workspace.input, &operands.input) };
@@ -185,6 +199,7 @@ impl<'a> Operation<'a> {
             members,
             rank: members.rank as usize,
             world_size: members.world_size as usize,
+            contributors,
             board,
             next_send: 0,
             next_recv: 0,
@@ -266,7 +281,8 @@ impl Operation<'_> {
     }
 
     fn message_id(&self, tag: u32) -> MessageId {
-        MessageId { communicator: self.id.communicator, tag, op_seq: self.id.op_seq }
+        let OperationId { communicator, op_seq, first_tag, .. } = self.id;
+        MessageId { communicator, tag: first_tag + tag, op_seq }
     }
 
     fn post_receives(&mut self, wire: &mut Wire) -> Result<bool, StepError> {
@@ -465,7 +481,7 @@ impl Operation<'_> {
         unsafe { kernel.reduce(out, a, b, count) };
         if last {
             // SAFETY: as above.
-            unsafe { kernel.finish(out, count, self.ranks()) };
+            unsafe { kernel.finish(out, count, self.contributors) };
         }
     }
 
@@ -498,11 +514,7 @@ impl Operation<'_> {
         let kernel = self.kernel.as_ref().expect("a reducing schedule comes with a kernel");
         // SAFETY: every input holds the range's elements, as in `combine`; the output is the memory
         // of one of them or apart from all.
-        unsafe { kernel.fold_and_finish(out, &inputs[..ranks], range.len(), self.ranks()) };
-    }
-
-    fn ranks(&self) -> u32 {
-        u32::try_from(self.world_size).expect("world sizes are below 2^32")
+        unsafe { kernel.fold_and_finish(out, &inputs[..ranks], range.len(), self.contributors) };
     }
 
     fn input_at(&self, element: usize) -> *const u8 {

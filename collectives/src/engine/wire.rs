@@ -134,6 +134,13 @@ struct Sleep {
     fds: Vec<PollFd<'static>>,
 }
 
+impl Sleep {
+    fn new(wakeups: usize) -> Self {
+        // One more for the coordinator.
+        Self { wakeups: Vec::with_capacity(wakeups), fds: Vec::with_capacity(wakeups + 1) }
+    }
+}
+
 impl Wire {
     pub(crate) fn new(endpoints: Vec<Option<Box<dyn Endpoint>>>) -> Self {
         let wakeups = endpoints.iter().flatten().map(|endpoint| endpoint.wakeups_max()).sum();
@@ -142,15 +149,22 @@ impl Wire {
             boards: vec![Board::default(); BOARDS],
             events: Vec::with_capacity(4 * WINDOW_MAX),
             early: Vec::with_capacity(4 * WINDOW_MAX),
-            sleep: Sleep {
-                wakeups: Vec::with_capacity(wakeups),
-                // One more for the coordinator.
-                fds: Vec::with_capacity(wakeups + 1),
-            },
+            sleep: Sleep::new(wakeups),
             doze: is_blind.then_some(DOZE.0),
             trace: None,
             endpoints,
         }
+    }
+
+    /// Takes further connections, to peers that it has none to.
+    pub(crate) fn add(&mut self, endpoints: Vec<Option<Box<dyn Endpoint>>>) {
+        for (place, endpoint) in self.endpoints.iter_mut().zip(endpoints) {
+            if let Some(endpoint) = endpoint {
+                *place = Some(endpoint);
+            }
+        }
+        let wakeups = self.endpoints.iter().flatten().map(|endpoint| endpoint.wakeups_max()).sum();
+        self.sleep = Sleep::new(wakeups);
     }
 
     /// Sleeps until a connection with something to do has something, or `other`, or for `limit`.

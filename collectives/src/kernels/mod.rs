@@ -77,6 +77,8 @@ pub struct Kernel {
     dtype: DType,
     stores: Stores,
     combine: Combine,
+    /// Whether what it reduces may be incomplete: then [`Kernel::finish`] leaves it as it is.
+    partial: bool,
     postscale: Option<Scaler>,
 }
 
@@ -93,13 +95,14 @@ impl Kernel {
     #[inline]
     pub fn with_isa(dtype: DType, op: ReduceOp, isa: Isa) -> Option<Self> {
         let combine = Combine::BuiltIn(Functions::of(dtype, op, isa)?);
-        Some(Self { dtype, stores: Stores::Cached, combine, postscale: None })
+        Some(Self { dtype, stores: Stores::Cached, combine, partial: false, postscale: None })
     }
 
     /// The kernel of an operator of the user's.
     pub fn user<T: Element>(op: &UserOp<T>) -> Self {
         let combine = Combine::User(op.function());
-        Self { dtype: T::DTYPE, stores: Stores::Cached, combine, postscale: None }
+        let stores = Stores::Cached;
+        Self { dtype: T::DTYPE, stores, combine, partial: false, postscale: None }
     }
 
     /// The same kernel with another way to store results.
@@ -116,6 +119,12 @@ impl Kernel {
     pub fn with_postscale(self, scaler: Scaler) -> Self {
         assert_eq!(scaler.dtype(), self.dtype, "the scaler is for another element type");
         Self { postscale: Some(scaler), ..self }
+    }
+
+    /// The same kernel for results that others will still combine: neither divides nor scales.
+    #[must_use]
+    pub fn partial(&self) -> Self {
+        Self { partial: true, postscale: None, ..self.clone() }
     }
 
     /// Whether a fold of one operand, finished for one rank, is that operand to the bit.
@@ -228,8 +237,8 @@ impl Kernel {
 
     fn divide(&self) -> Option<DivideFn> {
         match &self.combine {
-            Combine::BuiltIn(functions) => functions.divide,
-            Combine::User(_) => None,
+            Combine::BuiltIn(functions) if !self.partial => functions.divide,
+            _ => None,
         }
     }
 

@@ -56,6 +56,8 @@ pub struct NodeGroup {
     /// Number of the next operation.
     next_op_seq: u64,
     unfinished: Option<u64>,
+    /// Whether the others were told in which call this member waits.
+    said_waiting: bool,
     /// Rounds of all operations so far; the same on all members.
     pub(super) rounds_before: u64,
     /// Bytes of the input ring that are behind us in this lap; the same on all members.
@@ -87,6 +89,7 @@ impl NodeGroup {
             tuning,
             next_op_seq: 0,
             unfinished: None,
+            said_waiting: false,
             rounds_before: 0,
             input_cursor: 0,
             result_cursor: 0,
@@ -157,21 +160,29 @@ impl NodeGroup {
     /// Tells members that do something else than the group's operation in which of the caller's
     /// operations this one waits. To be called by members that have waited for long: `call` is the
     /// caller's number, which also counts the operations that the group has no part in.
-    pub fn publish_waiting(&self, call: u64) {
+    pub fn publish_waiting(&mut self, call: u64) {
         self.arena.publish(Counter::Waiting, call + 1);
+        self.said_waiting = true;
+    }
+
+    /// Takes back what [`NodeGroup::publish_waiting`] said, if it did.
+    fn stop_waiting(&mut self) {
+        if std::mem::take(&mut self.said_waiting) {
+            self.arena.publish(Counter::Waiting, 0);
+        }
     }
 
     /// For a caller whose operation `call` is none of the group's: a member that waits here in its
     /// operation `call`, and what it called.
     pub fn waits_elsewhere(&self, call: u64) -> Option<(u32, Signature)> {
-        // A number left behind by an operation that has ended cannot be `call`: that operation
-        // would have needed this member.
         let waits =
             |member: &u32| self.arena.published(*member as usize, Counter::Waiting) == call + 1;
         let members = u32::try_from(self.members()).expect("members are counted in u32");
         let member = (0..members).filter(|member| *member as usize != self.member()).find(waits)?;
         let theirs = self.arena.announced(member as usize, self.next_op_seq)?;
-        Some((member, theirs))
+        // Its call may have had another part here, which ended between the two looks: it takes back
+        // what it said before it announces anything new.
+        waits(&member).then_some((member, theirs))
     }
 
     /// Whether what is waited for has come.
@@ -233,6 +244,7 @@ impl NodeOp<'_> {
         match progress {
             Progress::Done => {
                 group.unfinished = None;
+                group.stop_waiting();
                 self.wake(group);
             }
             Progress::Moved => {

@@ -33,6 +33,8 @@ pub enum Algorithm {
     Direct = 17,
     /// Everything to rank 0, the result back to everybody.
     Star = 11,
+    /// On each node in shared memory, and between nodes one stream for each of a node's ranks.
+    TwoLevel = 18,
     /// Shared memory: read from each other's slots, one hand-over.
     NodeOneShot = 9,
     /// Shared memory: chunks are reduced by their owners in cache-sized blocks.
@@ -41,7 +43,7 @@ pub enum Algorithm {
 
 impl Algorithm {
     /// Every algorithm.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Ring,
         Self::OneShot,
         Self::Star,
@@ -53,6 +55,7 @@ impl Algorithm {
         Self::Dissemination,
         Self::Pairwise,
         Self::Direct,
+        Self::TwoLevel,
         Self::NodeOneShot,
         Self::NodeTwoShot,
     ];
@@ -71,6 +74,7 @@ impl Algorithm {
             Self::Dissemination => "dissemination",
             Self::Pairwise => "pairwise",
             Self::Direct => "direct",
+            Self::TwoLevel => "two-level",
             Self::NodeOneShot => "node-one-shot",
             Self::NodeTwoShot => "node-two-shot",
         }
@@ -93,6 +97,17 @@ impl Algorithm {
             Self::NodeTwoShot => {
                 Self::NodeOneShot.supports(collective) && !matches!(collective, Collective::Barrier)
             }
+            Self::TwoLevel => matches!(
+                collective,
+                Collective::AllReduce
+                    | Collective::ReduceScatter
+                    | Collective::ReduceScatterV
+                    | Collective::AllGather
+                    | Collective::AllGatherV
+                    | Collective::Broadcast
+                    | Collective::Reduce
+                    | Collective::Barrier
+            ),
             Self::Pairwise => matches!(collective, Collective::AllToAll | Collective::AllToAllV),
             Self::Direct => matches!(
                 collective,

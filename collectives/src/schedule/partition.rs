@@ -15,13 +15,15 @@ pub struct Partition {
     longest: usize,
     /// Where each chunk begins, and the end; `None` for even chunks.
     bounds: Option<Arc<[usize]>>,
+    /// Which portion of each chunk is meant, of how many: 0 of 1 is all of it.
+    portion: (usize, usize),
 }
 
 impl Partition {
     /// Cuts `count` elements into `parts` (≥ 1) chunks.
     pub fn new(count: usize, parts: usize) -> Self {
         assert!(parts > 0, "a partition has at least one part");
-        Self { count, parts, longest: count.div_ceil(parts), bounds: None }
+        Self { count, parts, longest: count.div_ceil(parts), bounds: None, portion: (0, 1) }
     }
 
     /// The layout of several tensors in one vector: first chunk 0 of every tensor, in their order,
@@ -32,6 +34,17 @@ impl Partition {
         parts: usize,
         bounds: &mut Arc<[usize]>,
     ) -> Self {
+        let length =
+            |part| counts.clone().map(|count| Self::new(count, parts).range(part).len()).sum();
+        Self::of_lengths_in(parts, length, bounds)
+    }
+
+    /// Chunks of just these lengths, one behind the other; `bounds` is as for [`Partition::fused`].
+    pub(crate) fn of_lengths_in(
+        parts: usize,
+        length: impl Fn(usize) -> usize,
+        bounds: &mut Arc<[usize]>,
+    ) -> Self {
         assert!(parts > 0, "a partition has at least one part");
         if bounds.len() != parts + 1 || Arc::get_mut(bounds).is_none() {
             *bounds = vec![0; parts + 1].into();
@@ -39,11 +52,20 @@ impl Partition {
         let places = Arc::get_mut(bounds).expect("nobody else has it");
         let mut longest = 0;
         for part in 0..parts {
-            let chunk = counts.clone().map(|count| Self::new(count, parts).range(part).len()).sum();
+            let chunk = length(part);
             longest = longest.max(chunk);
             places[part + 1] = places[part] + chunk;
         }
-        Self { count: places[parts], parts, longest, bounds: Some(Arc::clone(bounds)) }
+        let (count, bounds) = (places[parts], Some(Arc::clone(bounds)));
+        Self { count, parts, longest, bounds, portion: (0, 1) }
+    }
+
+    /// Of each chunk only portion `index` when it is cut into `of` even ones; the elements between
+    /// belong to nobody.
+    #[must_use]
+    pub(crate) fn portion(self, index: usize, of: usize) -> Self {
+        assert!(index < of && self.portion.1 == 1, "a portion of whole chunks");
+        Self { longest: self.longest.div_ceil(of), portion: (index, of), ..self }
     }
 
     /// Chunks of just these lengths, one behind the other.
@@ -67,7 +89,7 @@ impl Partition {
             end
         });
         let bounds: Arc<[usize]> = std::iter::once(0).chain(ends).collect();
-        Self { count: bounds[parts], parts, longest, bounds: Some(bounds) }
+        Self { count: bounds[parts], parts, longest, bounds: Some(bounds), portion: (0, 1) }
     }
 
     /// Elements in all.
@@ -77,12 +99,23 @@ impl Partition {
 
     /// Whether its chunks have other lengths than those of a lone tensor, or may have.
     pub fn is_explicit(&self) -> bool {
-        self.bounds.is_some()
+        self.bounds.is_some() || self.portion.1 > 1
     }
 
     /// The elements of chunk `part`.
     pub fn range(&self, part: usize) -> Range<usize> {
         debug_assert!(part < self.parts, "part outside the partition");
+        let chunk = self.chunk(part);
+        let (index, of) = self.portion;
+        if of == 1 {
+            return chunk;
+        }
+        let portion = Self::new(chunk.len(), of).range(index);
+        chunk.start + portion.start..chunk.start + portion.end
+    }
+
+    /// The whole chunk, whichever portion of it is meant.
+    fn chunk(&self, part: usize) -> Range<usize> {
         if let Some(bounds) = &self.bounds {
             return bounds[part]..bounds[part + 1];
         }
@@ -170,6 +203,24 @@ mod tests {
         let only = Partition::only(1, 7, 3);
         assert_eq!((only.range(0), only.range(1), only.range(2)), (0..0, 0..7, 7..7));
         assert_eq!((only.count(), only.longest()), (7, 7));
+    }
+
+    #[test]
+    fn portions_tile_every_chunk() {
+        for (count, parts, of) in [(100, 3, 4), (7, 2, 5), (0, 2, 2), (64, 4, 1)] {
+            for part in 0..parts {
+                let whole = Partition::new(count, parts).range(part);
+                let mut next = whole.start;
+                for index in 0..of {
+                    let portions = Partition::new(count, parts).portion(index, of);
+                    let portion = portions.range(part);
+                    assert_eq!(portion.start, next);
+                    assert!(portion.len() <= portions.longest());
+                    next = portion.end;
+                }
+                assert_eq!(next, whole.end);
+            }
+        }
     }
 
     #[test]

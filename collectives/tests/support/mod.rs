@@ -25,7 +25,24 @@ pub(crate) fn contexts<R: Send>(
     options: &ContextOptions,
     body: impl Fn(&Context) -> R + Sync,
 ) -> Vec<R> {
-    let jobs = Job::in_process(world_size).unwrap();
+    run(Job::in_process(world_size).unwrap(), options, body)
+}
+
+/// Runs `body` as every rank of a world whose rank r is on node `node_of[r]`.
+pub(crate) fn nodes<R: Send>(
+    node_of: &[u32],
+    options: &ContextOptions,
+    body: impl Fn(&Communicator) -> R + Sync,
+) -> Vec<R> {
+    let jobs = Job::in_process_on(node_of).unwrap();
+    run(jobs, options, |context| body(&context.communicator().unwrap()))
+}
+
+fn run<R: Send>(
+    jobs: Vec<Arc<Job>>,
+    options: &ContextOptions,
+    body: impl Fn(&Context) -> R + Sync,
+) -> Vec<R> {
     thread::scope(|scope| {
         let ranks: Vec<_> = jobs
             .into_iter()

@@ -90,9 +90,13 @@ struct Mesh {
 }
 
 impl Mesh {
-    fn new(rank: u32, world_size: usize, channels: u16) -> Self {
-        let empty = || (0..channels).map(|_| None).collect();
-        Self { rank, slots: (0..world_size).map(|_| empty()).collect() }
+    /// Has a slot for every channel to each peer that has an address.
+    fn new(group: &Group<'_>, channels: u16) -> Self {
+        let slots = |(rank, address): (u32, &Vec<u8>)| {
+            let wanted = if rank == group.rank || address.is_empty() { 0 } else { channels };
+            (0..wanted).map(|_| None).collect()
+        };
+        Self { rank: group.rank, slots: (0..).zip(group.addresses).map(slots).collect() }
     }
 }
 
@@ -134,7 +138,7 @@ impl Transport for TcpTransport {
         group: &Group<'_>,
         patience: &Patience<'_>,
     ) -> Result<Vec<Option<Box<dyn Endpoint>>>, EstablishError> {
-        let mut mesh = Mesh::new(group.rank, group.addresses.len(), self.sockets_per_peer);
+        let mut mesh = Mesh::new(group, self.sockets_per_peer);
         for (peer, slots) in (0..group.rank).zip(&mut mesh.slots) {
             for (channel, slot) in (0..).zip(slots) {
                 *slot = Some(call(peer, channel, group, patience.deadline)?);
@@ -143,7 +147,7 @@ impl Transport for TcpTransport {
         receive_all(&self.listener, &mut mesh, group, patience)?;
         let mut endpoints: Vec<Option<Box<dyn Endpoint>>> = Vec::new();
         for (peer, slots) in (0..).zip(mesh.slots) {
-            if peer == group.rank {
+            if slots.is_empty() {
                 endpoints.push(None);
                 continue;
             }
