@@ -433,10 +433,10 @@ impl<'a> Call<'a> {
     }
 
     /// A stage of this call, as rank `rank` of those who take part in it.
-    pub(crate) fn stage(&self, stage: Stage, rank: usize) -> Call<'a> {
+    pub(crate) fn stage(&self, stage: Stage, rank: usize) -> Self {
         let Stage { collective, root, input, output, partition } = stage;
         let rank = u32::try_from(rank).expect("ranks are counted in u32");
-        Call { collective, root, input, output, partition, received: None, rank, ..*self }
+        Self { collective, root, input, output, partition, received: None, rank, ..*self }
     }
 
     /// What this rank contributes.

@@ -105,6 +105,8 @@ pub(crate) struct Connected {
     pub(crate) wire: Wire,
     /// Shared memory, where the ranks have it.
     pub(crate) node: Option<NodeGroup>,
+    /// Whether ranks of one node exchange messages in memory while others do not.
+    pub(crate) mixed: bool,
     /// Why the preferred transport is not used.
     pub(crate) fallback: Option<String>,
 }
@@ -121,9 +123,10 @@ impl Connected {
             transport: TransportKind::Sim,
             oversubscribed,
             shared_memory: false,
+            levels: None,
             forced: options.algorithm,
         };
-        Self { facts, wire: Wire::new(endpoints), node: None, fallback: None }
+        Self { facts, wire: Wire::new(endpoints), node: None, mixed: false, fallback: None }
     }
 
     fn alone(options: &ContextOptions) -> Self {
@@ -135,7 +138,7 @@ impl Connected {
             levels: None,
             forced: options.algorithm,
         };
-        Self { facts, wire: Wire::new(vec![None]), node: None, fallback: None }
+        Self { facts, wire: Wire::new(vec![None]), node: None, mixed: false, fallback: None }
     }
 }
 
@@ -205,7 +208,7 @@ impl Joining<'_> {
                 let is_elsewhere = |card: &Card| card.node_rank != ours;
                 let mut connected = self.connect_tcp(transport, &cards, is_elsewhere)?;
                 connected.wire.add(endpoints);
-                Ok(connected)
+                Ok(Connected { mixed: true, ..connected })
             }
             Err(SetupError::Establish { transport: kind, source }) => {
                 let fallback = format!("cannot connect the ranks of a node over {kind}: {source}");
@@ -276,7 +279,13 @@ impl Joining<'_> {
             Box::new(transport).connect(&self.group(&addresses), patience)
         })?;
         let facts = self.facts(kind, cards);
-        Ok(Connected { facts, wire: Wire::new(endpoints), node: None, fallback: None })
+        Ok(Connected {
+            facts,
+            wire: Wire::new(endpoints),
+            node: None,
+            mixed: false,
+            fallback: None,
+        })
     }
 
     /// Between the processes of a world that MPI's launcher started.
@@ -318,7 +327,13 @@ impl Joining<'_> {
         })?;
         let facts = self.facts(kind, &cards);
         let wire = Wire::new(node.endpoints);
-        Ok(Connected { facts, wire, node: node.arena.map(NodeGroup::new), fallback: None })
+        Ok(Connected {
+            facts,
+            wire,
+            node: node.arena.map(NodeGroup::new),
+            mixed: false,
+            fallback: None,
+        })
     }
 
     /// Runs `connect` on all ranks. It succeeds on all or on none, and then all return the same

@@ -157,6 +157,7 @@ pub(crate) struct ContextInner {
     communicators: AtomicU32,
     /// Groups that this rank has led, or was ready to lead.
     groups: AtomicU32,
+    mixed: bool,
     fallback: Option<String>,
     /// Whether ranks of one node may share memory where all ranks do not.
     shares_on_nodes: bool,
@@ -248,7 +249,7 @@ impl Context {
         connected: Connected,
         pace: Pace,
     ) -> Result<Self, SetupError> {
-        let Connected { facts, wire, node, fallback } = connected;
+        let Connected { facts, wire, node, mixed, fallback } = connected;
         let connections = wire.endpoints.iter().flatten();
         let connections = connections.map(|endpoint| Arc::clone(endpoint.counters())).collect();
         let meters = Arc::new(Meters::new(number, connections));
@@ -268,6 +269,7 @@ impl Context {
             communicators: AtomicU32::new(0),
             groups: AtomicU32::new(0),
             shares_on_nodes: options.transport == TransportChoice::Auto && fallback.is_none(),
+            mixed,
             fallback,
         };
         let context = Self { inner: Arc::new(inner) };
@@ -350,7 +352,13 @@ impl Context {
         self.inner.world_size()
     }
 
-    /// What carries the data.
+    /// What carries the data: the name of the transport, or `tcp+shm` where ranks on several nodes use
+    /// TCP between nodes and shared memory on each.
+    pub fn carrier(&self) -> &'static str {
+        if self.inner.mixed { "tcp+shm" } else { self.transport().name() }
+    }
+
+    /// What carries the data, between nodes if there are several.
     pub fn transport(&self) -> TransportKind {
         self.inner.facts.transport
     }

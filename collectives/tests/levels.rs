@@ -109,10 +109,10 @@ fn reduce_scatter_and_all_gather_deal_with_any_chunks() {
             for count in COUNTS {
                 let mut data = vector(rank, count);
                 let own = communicator.reduce_scatter_in_place(&mut data, ReduceOp::Sum).unwrap();
-                for at in 0..count {
+                for (at, it) in data.iter().enumerate() {
                     let mine = own.contains(&at);
                     let expected = if mine { sum(world_size, at) } else { value(rank, at) };
-                    assert!(data[at] == expected, "{node_of:?}, {count}, {at}");
+                    assert!(*it == expected, "{node_of:?}, {count}, {at}");
                 }
                 let mut gathered: Vec<f32> = vec![-1.0; count];
                 gathered[own.clone()].copy_from_slice(&data[own]);

@@ -209,12 +209,13 @@ pub(super) enum TransportSelection {
 }
 
 impl TransportSelection {
-    /// The transports to try, in the order of the report.
-    pub(super) fn choices(self) -> Vec<TransportChoice> {
+    /// The transports to try, in the order of the report. On several nodes those of one node are used
+    /// beside that between nodes, as the library would choose.
+    pub(super) fn choices(self, on_one_node: bool) -> Vec<TransportChoice> {
+        let tcp = TransportChoice::Only(TransportKind::Tcp);
         match self {
-            Self::All => {
-                [TransportKind::Tcp, TransportKind::Shm].map(TransportChoice::Only).to_vec()
-            }
+            Self::All if on_one_node => vec![tcp, TransportChoice::Only(TransportKind::Shm)],
+            Self::All => vec![tcp, TransportChoice::Auto],
             Self::One(choice) => vec![choice],
         }
     }

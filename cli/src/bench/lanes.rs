@@ -34,8 +34,10 @@ pub(super) fn open_lanes(
         lanes.push(open(job, &plan.context, TransportChoice::Auto)?);
         return Ok((lanes, skipped));
     }
-    for choice in plan.transports.choices() {
+    for choice in plan.transports.choices(job.rank_info().is_on_one_node()) {
         match (open(job, &plan.context, choice), plan.transports) {
+            // With one rank on each node there is nothing to choose.
+            (Ok(lane), _) if lanes.iter().any(|other: &Lane| other.name == lane.name) => {}
             (Ok(lane), _) => {
                 skipped.extend(lane.context.fallback().map(|reason| SkippedTransport {
                     transport: TransportKind::Shm.name().to_owned(),
@@ -67,7 +69,7 @@ fn open(
     choice: TransportChoice,
 ) -> Result<Lane, SetupError> {
     let context = Context::new(job, &ContextOptions { transport: choice, ..options.clone() })?;
-    let name = if context.world_size() == 1 { ALONE } else { context.transport().name() };
+    let name = if context.world_size() == 1 { ALONE } else { context.carrier() };
     let communicator = context.communicator()?;
     if let TransportChoice::Only(wanted) = choice
         && context.world_size() > 1

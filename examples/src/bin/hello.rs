@@ -20,7 +20,7 @@ fn hello() -> anyhow::Result<()> {
     let context = Context::from_environment()?;
     let communicator = context.communicator()?;
     let (rank, world_size) = (communicator.rank(), communicator.world_size());
-    println!("hello from rank {rank} of {world_size}, over {}", context.transport());
+    println!("hello from rank {rank} of {world_size}, over {}", context.carrier());
     if rank == 0
         && let Some(reason) = context.fallback()
     {

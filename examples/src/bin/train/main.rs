@@ -77,7 +77,7 @@ fn run() -> anyhow::Result<()> {
             "{} training samples, {} ranks over {}",
             digits.training.len(),
             communicator.world_size(),
-            context.transport()
+            context.carrier()
         );
     }
     let report = |epoch: &Epoch| {
