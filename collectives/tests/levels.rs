@@ -6,10 +6,10 @@ mod support;
 
 use paceline_collectives::plan::Algorithm;
 use paceline_collectives::{
-    Collective, CollectiveError, Communicator, ContextOptions, ReduceOp, Reduction, TransportKind,
-    UserOp, f16,
+    Collective, CollectiveError, Communicator, Context, ContextOptions, ReduceOp, Reduction,
+    TransportKind, UserOp, f16,
 };
-use support::{forced, nodes, over};
+use support::{forced, node_contexts, nodes, over};
 
 /// Which node each rank is on.
 const SHAPES: [&[u32]; 7] = [
@@ -169,6 +169,62 @@ fn everybody_waits_at_a_barrier() {
                 communicator.barrier().unwrap();
             }
         });
+    }
+}
+
+/// Bytes of messages that this rank has sent to ranks of its own node, and to others.
+fn sent(context: &Context, node_of: &[u32]) -> [u64; 2] {
+    let ours = node_of[context.rank() as usize];
+    let mut bytes = [0, 0];
+    for peer in context.counters().peers {
+        let elsewhere = node_of[peer.peer as usize] != ours;
+        bytes[usize::from(elsewhere)] += peer.total.sent.payload_bytes;
+    }
+    bytes
+}
+
+#[test]
+fn as_many_bytes_cross_as_the_formula_says() {
+    // Numbers of nodes, streams and ranks that divide the lengths.
+    for node_of in [&[0, 0, 1, 1][..], &[0, 0, 0, 1], &[0, 0, 1, 1, 1, 2], &[0, 0, 1, 1, 2, 2]] {
+        let nodes = u64::from(*node_of.iter().max().unwrap()) + 1;
+        // Within one piece of what a reduce stages: the pieces would not all divide.
+        let count = 240_240;
+        let bytes = count as u64 * 4;
+        // What each node sends to the others, or all of them together for those with a root.
+        let all_to_all = bytes / nodes * (nodes - 1);
+        let expected = [
+            (Collective::AllReduce, 2 * all_to_all * nodes),
+            (Collective::ReduceScatter, all_to_all * nodes),
+            (Collective::AllGather, all_to_all * nodes),
+            (Collective::Broadcast, bytes * (nodes - 1)),
+            (Collective::Reduce, all_to_all * nodes + bytes / nodes * (nodes - 1)),
+        ];
+        let measured = node_contexts(node_of, &on_loopback(), |context| {
+            let communicator = context.communicator().unwrap();
+            let mut data = vector(context.rank(), count);
+            expected.map(|(collective, _)| {
+                let before = sent(context, node_of);
+                match collective {
+                    Collective::AllReduce => communicator.all_reduce(&mut data, ReduceOp::Max),
+                    Collective::ReduceScatter => {
+                        communicator.reduce_scatter_in_place(&mut data, ReduceOp::Max).map(drop)
+                    }
+                    Collective::AllGather => communicator.all_gather_in_place(&mut data).map(drop),
+                    Collective::Broadcast => communicator.broadcast(&mut data, 1),
+                    _ => communicator.reduce(&mut data, ReduceOp::Max, 1),
+                }
+                .unwrap();
+                let after = sent(context, node_of);
+                [after[0] - before[0], after[1] - before[1]]
+            })
+        });
+        for (index, (collective, crossing)) in expected.into_iter().enumerate() {
+            let sum =
+                |where_to: usize| measured.iter().map(|rank| rank[index][where_to]).sum::<u64>();
+            assert_eq!(sum(0), 0, "{collective}: ranks of a node share memory");
+            assert_eq!(sum(1), crossing, "{collective} on {node_of:?}");
+        }
     }
 }
 

@@ -34,8 +34,16 @@ pub(crate) fn nodes<R: Send>(
     options: &ContextOptions,
     body: impl Fn(&Communicator) -> R + Sync,
 ) -> Vec<R> {
-    let jobs = Job::in_process_on(node_of).unwrap();
-    run(jobs, options, |context| body(&context.communicator().unwrap()))
+    node_contexts(node_of, options, |context| body(&context.communicator().unwrap()))
+}
+
+/// The same before a communicator is made.
+pub(crate) fn node_contexts<R: Send>(
+    node_of: &[u32],
+    options: &ContextOptions,
+    body: impl Fn(&Context) -> R + Sync,
+) -> Vec<R> {
+    run(Job::in_process_on(node_of).unwrap(), options, body)
 }
 
 fn run<R: Send>(
