@@ -38,10 +38,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use paceline_transports::sim::SimNetwork;
-use paceline_transports::{Endpoint, Group, Patience, Transport};
+use paceline_transports::{Endpoint, Group, Patience, Transport, TransportKind};
 
 use crate::connect::Connected;
-use crate::context::{Context, ContextOptions};
+use crate::context::{Context, ContextOptions, TransportChoice};
 use crate::engine::IdlePolicy;
 use crate::error::SetupError;
 use crate::job::Job;
@@ -71,7 +71,10 @@ pub struct SimulatedWorld {
 impl SimulatedWorld {
     /// With the default options of a context.
     pub fn new(network: SimNetwork) -> Self {
-        Self { network, options: ContextOptions::default(), oversubscribed: false }
+        // Not a choice that lets groups try to share memory: that takes sockets, and time.
+        let transport = TransportChoice::Only(TransportKind::Sim);
+        let options = ContextOptions { transport, ..ContextOptions::default() };
+        Self { network, options, oversubscribed: false }
     }
 
     /// Forces an algorithm, as [`ContextOptions::algorithm`] does.

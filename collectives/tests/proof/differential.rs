@@ -1,0 +1,130 @@
+//! Results against the definition: every call, type, operator, world size, way and algorithm, for
+//! awkward counts.
+
+use paceline_collectives::plan::Algorithm;
+use paceline_collectives::{Communicator, DType, ReduceOp, TransportKind};
+
+use super::task::{Call, Task};
+use super::value::perform;
+use super::{EVERY_WAY, over};
+
+const WORLDS: std::ops::RangeInclusive<u32> = 1..=8;
+
+/// Around the number of ranks, and primes.
+fn awkward(ranks: u32) -> impl Iterator<Item = usize> {
+    let ranks = ranks as usize;
+    let mut counts = vec![0, 1, ranks - 1, ranks, ranks + 1, 13, 251, 1021];
+    counts.sort_unstable();
+    counts.dedup();
+    counts.into_iter()
+}
+
+fn check(communicator: &Communicator, dtype: DType, call: Call, op: ReduceOp, count: usize) {
+    let root = (count as u32 + 1) % communicator.world_size();
+    let task = Task { call, op, count, root, salt: count as u64 };
+    let case = || format!("{} {dtype} {task:?}", communicator.world_size());
+    perform(communicator, dtype, &task).expect_right(&case);
+}
+
+fn every_type_and_operator(kind: TransportKind) {
+    for ranks in WORLDS {
+        over(kind, ranks, None, |communicator| {
+            for dtype in DType::ALL {
+                for op in ReduceOp::defined_for(dtype) {
+                    for call in Call::REDUCE {
+                        for count in [1, ranks as usize + 1, 251] {
+                            check(communicator, dtype, call, op, count);
+                        }
+                    }
+                }
+                for call in Call::MOVE {
+                    for count in awkward(ranks) {
+                        check(communicator, dtype, call, ReduceOp::Max, count);
+                    }
+                }
+            }
+        });
+    }
+}
+
+#[test]
+fn every_type_and_operator_over_the_simulated_network() {
+    every_type_and_operator(TransportKind::Sim);
+}
+
+#[test]
+fn every_type_and_operator_over_tcp() {
+    every_type_and_operator(TransportKind::Tcp);
+}
+
+#[test]
+fn every_type_and_operator_over_shared_memory() {
+    every_type_and_operator(TransportKind::Shm);
+}
+
+/// What is carried out by an algorithm, at counts around what the plan depends on.
+fn by(communicator: &Communicator, algorithm: Algorithm) {
+    let ranks = communicator.world_size();
+    for call in Call::REDUCE.into_iter().chain(Call::MOVE) {
+        if !algorithm.supports(call.collective()) {
+            continue;
+        }
+        for (dtype, op) in
+            [(DType::F32, ReduceOp::Sum), (DType::Bf16, ReduceOp::Avg), (DType::U8, ReduceOp::Prod)]
+        {
+            for count in awkward(ranks) {
+                check(communicator, dtype, call, op, count);
+            }
+        }
+        // Several slices, and more bytes than a rank may send before they are asked for.
+        check(communicator, DType::F64, call, ReduceOp::Sum, 20_011);
+    }
+}
+
+#[test]
+fn every_algorithm() {
+    for kind in EVERY_WAY {
+        for algorithm in Algorithm::ALL {
+            if algorithm.node_manner().is_some() && kind != TransportKind::Shm {
+                continue;
+            }
+            for ranks in WORLDS {
+                over(kind, ranks, Some(algorithm), |communicator| by(communicator, algorithm));
+            }
+        }
+    }
+}
+
+/// Bytes at which plans, slices or grants change.
+fn limits(ranks: usize) -> Vec<usize> {
+    let one_shot = (48 << 10) / (ranks - 1).max(1);
+    vec![4 << 10, 8 << 10, 16 << 10, one_shot, 32 << 10, 64 << 10, 128 << 10, 256 << 10]
+}
+
+#[test]
+fn counts_around_every_limit() {
+    let calls = [
+        Call::AllReduce,
+        Call::ReduceScatterV,
+        Call::Reduce,
+        Call::AllGatherInPlace,
+        Call::Broadcast,
+        Call::AllToAll,
+        Call::GatherV,
+        Call::Messages,
+    ];
+    for kind in EVERY_WAY {
+        for ranks in [2, 3, 5, 8] {
+            over(kind, ranks, None, |communicator| {
+                for limit in limits(ranks as usize) {
+                    for call in calls {
+                        for count in [limit - 1, limit, limit + 1] {
+                            check(communicator, DType::U8, call, ReduceOp::Sum, count);
+                        }
+                        check(communicator, DType::F16, call, ReduceOp::Sum, limit / 2 + 1);
+                    }
+                }
+            });
+        }
+    }
+}
