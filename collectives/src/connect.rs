@@ -472,6 +472,25 @@ impl Joining<'_> {
     }
 }
 
+/// Reads `bytes` as everything that ranks publish before they connect: for tests.
+#[doc(hidden)]
+pub fn check_cards(bytes: &[u8]) {
+    if let Ok(card) = serde_json::from_slice::<Card>(bytes) {
+        is_oversubscribed(&[card]);
+    }
+    if let Ok(terms) = serde_json::from_slice::<Terms>(bytes) {
+        let _ = terms.to_string();
+    }
+    if let Ok(Some(trouble)) = serde_json::from_slice::<Option<Trouble>>(bytes) {
+        let told = cause([trouble.clone()].into_iter()).map(Trouble::into_error);
+        let error = told.expect("there is one");
+        assert_eq!(
+            Trouble::new(0, TransportKind::Tcp, &error).into_error().explain(),
+            error.explain()
+        );
+    }
+}
+
 fn failed(transport: TransportKind, source: EstablishError) -> SetupError {
     SetupError::Establish { transport: transport.name(), source }
 }

@@ -50,6 +50,8 @@ pub use process::descendants::ProcessName;
 pub use process::wait::{Ending, ResourceUsage};
 pub use program::Program;
 pub use protocol::codec::FrameError;
+#[doc(hidden)]
+pub use protocol::hostile::check_agent_protocol;
 pub use protocol::link::LinkError;
 pub use protocol::messages::{LeftBehind, RankExit};
 pub use refusal::Refusal;

@@ -35,9 +35,8 @@ pub mod sim;
 pub mod tcp;
 
 /// For the fuzz target.
-#[cfg(any(test, feature = "conformance"))]
 #[doc(hidden)]
-pub use messaging::feed as feed_frames;
+pub use messaging::{feed as feed_frames, frames_to_change as data_frames_to_change};
 
 pub use copy::{copy_bytes, copy_slice};
 pub use counters::{ConnectionCounters, Traffic, TwoWay};

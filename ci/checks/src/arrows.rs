@@ -15,6 +15,7 @@ const HOUSE: &[(&str, &[&str])] = &[
     ("benches", &["collectives", "transports", "devices", "rendezvous"]),
     ("examples", &["collectives", "transports", "devices", "rendezvous"]),
     ("cli", &["benches", "collectives", "transports", "devices", "launcher", "rendezvous"]),
+    ("fuzz", &["collectives", "transports", "launcher", "rendezvous"]),
     // Generates the documentation of the environment variables.
     ("checks", &["rendezvous"]),
 ];
@@ -22,7 +23,7 @@ const HOUSE: &[(&str, &[&str])] = &[
 /// Crates that only some of ours may depend on, directly or through others, and why.
 const RESERVED: &[(&str, &[&str], &str)] = &[(
     "tokio",
-    &["launcher", "cli"],
+    &["launcher", "cli", "fuzz"],
     "the thread of the caller moves the bytes; only the launcher's control plane is asynchronous",
 )];
 

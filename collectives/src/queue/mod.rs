@@ -55,6 +55,7 @@ mod decide;
 mod error;
 mod exchange;
 mod handle;
+mod hostile;
 mod inbox;
 mod neutral;
 mod options;
@@ -71,6 +72,8 @@ use paceline_devices::Element;
 
 pub use self::error::{Failed, QueueError};
 pub use self::handle::{Handle, Outcome};
+#[doc(hidden)]
+pub use self::hostile::{announcements_to_change, check_announcement};
 pub use self::options::{QueueOptions, Stall, StallHook};
 
 use self::handle::promise;

@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 
-use super::{ByteStream, StreamEndpoint};
+use super::{ByteStream, FrameHeader, FrameKind, StreamEndpoint, flags};
 use crate::{
     EAGER_BYTES_OUTSTANDING_MAX, Endpoint, Event, MessageId, RecvPost, Region, SendPost, Signature,
     TransportKind,
@@ -102,11 +102,41 @@ fn post_some(endpoint: &mut dyn Endpoint, region: &std::sync::Arc<Region>, op_se
     }
 }
 
+/// Frames of every kind, of messages that [`feed`] posts, to begin with.
+pub fn frames_to_change() -> Vec<Vec<u8>> {
+    let frame = |kind, tag: u32, flags, length: u32| {
+        let header = FrameHeader {
+            kind,
+            flags,
+            epoch: 0,
+            id: MessageId { communicator: 0, tag, op_seq: 0 },
+            signature: Signature::default(),
+            offset: 0,
+            message_bytes: LENGTHS[tag as usize] as u64,
+            length,
+            credit: 0,
+        };
+        let mut bytes = header.encode().to_vec();
+        bytes.resize(bytes.len() + length as usize, 7);
+        bytes
+    };
+    let kinds = [
+        frame(FrameKind::Data, 1, flags::EAGER, 100),
+        frame(FrameKind::Data, 3, flags::EAGER, 64),
+        frame(FrameKind::Data, 2, 0, 1000),
+        frame(FrameKind::Data, 0, flags::EAGER, 0),
+        frame(FrameKind::Grant, 2, 0, 0),
+        frame(FrameKind::Credit, 0, 0, 0),
+        frame(FrameKind::Goodbye, 0, 0, 0),
+    ];
+    let all = kinds.concat();
+    kinds.into_iter().chain([all]).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::{FrameHeader, FrameKind};
     use super::*;
 
     /// Frames that are nearly right: the numbers that matter come from small sets, so that they
@@ -175,7 +205,7 @@ mod tests {
 
     fn eager_of(id: MessageId, offset: u64, length: u32, message_bytes: u64) -> Vec<u8> {
         let signature = Signature::default();
-        let (kind, flags) = (FrameKind::Data, super::super::flags::EAGER);
+        let (kind, flags) = (FrameKind::Data, flags::EAGER);
         let header = FrameHeader {
             kind,
             flags,

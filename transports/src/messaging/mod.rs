@@ -25,15 +25,13 @@
 mod early;
 mod endpoint;
 mod header;
-#[cfg(any(test, feature = "conformance"))]
 mod hostile;
 mod inbox;
 mod outbox;
 mod stream;
 
 pub(crate) use endpoint::{StreamEndpoint, stream_capabilities};
-#[cfg(any(test, feature = "conformance"))]
-pub use hostile::feed;
+pub use hostile::{feed, frames_to_change};
 
 pub(crate) use header::{FrameHeader, FrameKind, HEADER_BYTES, flags};
 pub(crate) use inbox::{Inbox, Landing, Receiving};

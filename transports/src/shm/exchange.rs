@@ -237,6 +237,27 @@ fn send_verdict(
     stream.write_all(&reason.as_bytes()[..end])
 }
 
+/// Reads `bytes` as what a member says, over its socket and in the store: for tests.
+///
+/// # Panics
+/// When there are no sockets.
+#[doc(hidden)]
+pub fn check_arena_handshake(bytes: &[u8]) {
+    let (mut ours, mut theirs) = UnixStream::pair().expect("a pair of sockets");
+    let _ = theirs.set_nonblocking(true);
+    // As much as the socket takes; then it ends, so that nobody waits.
+    let _ = theirs.write(bytes);
+    drop(theirs);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let mut verdicts = 0;
+    while let Ok((_, descriptors)) = receive_verdict(&mut ours, deadline) {
+        assert!(descriptors.is_empty(), "nobody sent any");
+        verdicts += 1;
+    }
+    assert!(verdicts <= bytes.len() / 5, "a verdict has five bytes at least");
+    let _ = super::listener::decode(0, bytes);
+}
+
 /// A verdict and the descriptors that came with it. No reason is none to fail.
 fn receive_verdict(
     stream: &mut UnixStream,

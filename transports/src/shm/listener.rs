@@ -184,7 +184,7 @@ fn text(error: std::io::Error) -> String {
     error.to_string()
 }
 
-fn decode(peer: u32, bytes: &[u8]) -> Result<String, EstablishError> {
+pub(super) fn decode(peer: u32, bytes: &[u8]) -> Result<String, EstablishError> {
     let text = String::from_utf8_lossy(bytes);
     match text.strip_prefix(PREFIX) {
         Some(name) if !name.is_empty() => Ok(name.to_owned()),

@@ -23,5 +23,7 @@ mod stream;
 mod tests;
 
 pub use arena::{Arena, ArenaLayout, Counter};
+#[doc(hidden)]
+pub use exchange::check_arena_handshake;
 pub use listener::{Node, ShmTransport};
 pub use memory::{MemoryError, SharedMemory};
