@@ -2,9 +2,9 @@
 //! awkward counts.
 
 use paceline_collectives::plan::Algorithm;
-use paceline_collectives::{Communicator, DType, ReduceOp, TransportKind};
+use paceline_collectives::{Collective, Communicator, DType, ReduceOp, TransportKind};
 
-use super::task::{Call, Task};
+use super::task::{Call, Task, Verdict};
 use super::value::perform;
 use super::{EVERY_WAY, over};
 
@@ -23,7 +23,11 @@ fn check(communicator: &Communicator, dtype: DType, call: Call, op: ReduceOp, co
     let root = (count as u32 + 1) % communicator.world_size();
     let task = Task { call, op, count, root, salt: count as u64 };
     let case = || format!("{} {dtype} {task:?}", communicator.world_size());
-    perform(communicator, dtype, &task).expect_right(&case);
+    match perform(communicator, dtype, &task) {
+        Verdict::Right => {}
+        Verdict::Wrong(what) => panic!("{}: {what}", case()),
+        Verdict::Failed(failed) => panic!("{}: {}", case(), failed.error),
+    }
 }
 
 fn every_type_and_operator(kind: TransportKind) {
@@ -62,11 +66,33 @@ fn every_type_and_operator_over_shared_memory() {
     every_type_and_operator(TransportKind::Shm);
 }
 
+/// What a call is.
+fn collective(call: Call) -> Collective {
+    match call {
+        Call::AllReduce | Call::AllReduceInto | Call::Fused => Collective::AllReduce,
+        Call::ReduceScatter | Call::ReduceScatterInPlace => Collective::ReduceScatter,
+        Call::ReduceScatterV | Call::ReduceScatterVInPlace => Collective::ReduceScatterV,
+        Call::Reduce | Call::ReduceInto => Collective::Reduce,
+        Call::Broadcast | Call::BroadcastInto => Collective::Broadcast,
+        Call::AllGather | Call::AllGatherInPlace => Collective::AllGather,
+        Call::AllGatherV | Call::AllGatherVInPlace => Collective::AllGatherV,
+        Call::AllToAll => Collective::AllToAll,
+        Call::AllToAllV => Collective::AllToAllV,
+        Call::Gather => Collective::Gather,
+        Call::GatherV => Collective::GatherV,
+        Call::Scatter => Collective::Scatter,
+        Call::ScatterV => Collective::ScatterV,
+        Call::Shift => Collective::Shift,
+        Call::Messages => Collective::Send,
+        Call::Barrier => Collective::Barrier,
+    }
+}
+
 /// What is carried out by an algorithm, at counts around what the plan depends on.
 fn by(communicator: &Communicator, algorithm: Algorithm) {
     let ranks = communicator.world_size();
     for call in Call::REDUCE.into_iter().chain(Call::MOVE) {
-        if !algorithm.supports(call.collective()) {
+        if !algorithm.supports(collective(call)) {
             continue;
         }
         for (dtype, op) in

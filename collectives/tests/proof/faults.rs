@@ -10,7 +10,8 @@ use paceline_collectives::simulated::SimulatedWorld;
 use paceline_collectives::{CollectiveError, Communicator, Context, SetupError};
 use paceline_transports::sim::{Fault, LinkProfile, SimConfig, SimNetwork, When};
 
-use super::program::{Dice, Program, Step};
+use super::dice::Dice;
+use super::program::{Program, Step};
 use super::task::{Call, Failed, Verdict};
 use super::value::perform;
 

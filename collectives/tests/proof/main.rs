@@ -5,6 +5,7 @@
 #![allow(clippy::cast_possible_truncation, reason = "hashes are cut to what is needed")]
 
 mod canonical;
+mod dice;
 mod differential;
 mod faults;
 mod program;

@@ -1,6 +1,6 @@
 //! One call of any operation, with what its result must be.
 
-use paceline_collectives::{Batch, Collective, CollectiveError, Communicator, ReduceOp};
+use paceline_collectives::{Batch, CollectiveError, Communicator, ReduceOp};
 
 use super::value::{Value, hash, reduced, sample};
 
@@ -63,27 +63,6 @@ impl Call {
         Self::Messages,
         Self::Barrier,
     ];
-
-    pub(crate) fn collective(self) -> Collective {
-        match self {
-            Self::AllReduce | Self::AllReduceInto | Self::Fused => Collective::AllReduce,
-            Self::ReduceScatter | Self::ReduceScatterInPlace => Collective::ReduceScatter,
-            Self::ReduceScatterV | Self::ReduceScatterVInPlace => Collective::ReduceScatterV,
-            Self::Reduce | Self::ReduceInto => Collective::Reduce,
-            Self::Broadcast | Self::BroadcastInto => Collective::Broadcast,
-            Self::AllGather | Self::AllGatherInPlace => Collective::AllGather,
-            Self::AllGatherV | Self::AllGatherVInPlace => Collective::AllGatherV,
-            Self::AllToAll => Collective::AllToAll,
-            Self::AllToAllV => Collective::AllToAllV,
-            Self::Gather => Collective::Gather,
-            Self::GatherV => Collective::GatherV,
-            Self::Scatter => Collective::Scatter,
-            Self::ScatterV => Collective::ScatterV,
-            Self::Shift => Collective::Shift,
-            Self::Messages => Collective::Send,
-            Self::Barrier => Collective::Barrier,
-        }
-    }
 }
 
 /// One call, the same on all ranks.
@@ -115,17 +94,6 @@ impl Failed {
     /// Whether the memory is as it was when the call returned.
     pub(crate) fn is_untouched(&self) -> bool {
         (self.untouched)()
-    }
-}
-
-impl Verdict {
-    #[track_caller]
-    pub(crate) fn expect_right(self, case: &dyn Fn() -> String) {
-        match self {
-            Self::Right => {}
-            Self::Wrong(what) => panic!("{}: {what}", case()),
-            Self::Failed(failed) => panic!("{}: {}", case(), failed.error),
-        }
     }
 }
 

@@ -1,10 +1,11 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use rustix::thread::futex;
 
+use super::handoff;
 use super::memory::{MemoryError, SharedMemory};
 use crate::Signature;
 
@@ -238,14 +239,14 @@ impl Arena {
         let [low, high] = halves(signature);
         announcement.signature[0].store(low, Ordering::Relaxed);
         announcement.signature[1].store(high, Ordering::Relaxed);
-        announcement.sequence.store(op_seq + 1, Ordering::Release);
+        handoff::publish(&announcement.sequence, op_seq + 1);
     }
 
     /// What `member` says operation `op_seq` is, once it has entered it.
     #[inline]
     pub fn announced(&self, member: usize, op_seq: u64) -> Option<Signature> {
         let announcement = &self.words(member).announcements[usize::from(op_seq & 1 == 1)].0;
-        if announcement.sequence.load(Ordering::Acquire) != op_seq + 1 {
+        if handoff::published(&announcement.sequence) != op_seq + 1 {
             return None;
         }
         let low = announcement.signature[0].load(Ordering::Relaxed);
@@ -266,13 +267,13 @@ impl Arena {
     /// Sets this member's counter.
     #[inline]
     pub fn publish(&self, counter: Counter, value: u64) {
-        self.counter(self.member(), counter).store(value, Ordering::Release);
+        handoff::publish(self.counter(self.member(), counter), value);
     }
 
     /// A member's counter.
     #[inline]
     pub fn published(&self, member: usize, counter: Counter) -> u64 {
-        self.counter(member, counter).load(Ordering::Acquire)
+        handoff::published(self.counter(member, counter))
     }
 
     /// The first byte of a member's input ring.
@@ -311,8 +312,7 @@ impl Arena {
     /// others or doing anything long.
     #[inline]
     pub fn wake_sleepers(&self) {
-        fence(Ordering::SeqCst);
-        if self.common().sleepers.0.load(Ordering::Relaxed) != 0 {
+        if handoff::may_anybody_sleep(&self.common().sleepers.0) {
             self.ring_bells();
         }
     }
@@ -321,8 +321,7 @@ impl Arena {
     fn ring_bells(&self) {
         for member in (0..self.members()).filter(|member| *member != self.member()) {
             let sleep = &self.words(member).sleep.0;
-            if sleep.sleeping.load(Ordering::Relaxed) != 0 {
-                sleep.bell.fetch_add(1, Ordering::Release);
+            if handoff::ring(&sleep.bell, &sleep.sleeping) {
                 // A failure would mean that the word is not mapped, and it is; a sleeper that is
                 // missed wakes up by its timeout.
                 let _ = futex::wake(&sleep.bell, futex::Flags::empty(), 1);
@@ -335,10 +334,8 @@ impl Arena {
     /// so that no wake-up is lost.
     pub fn sleep(&self, timeout: Duration, ready: impl FnOnce() -> bool) {
         let sleep = &self.words(self.member()).sleep.0;
-        let bell = sleep.bell.load(Ordering::Acquire);
-        sleep.sleeping.store(1, Ordering::Relaxed);
-        self.common().sleepers.0.fetch_add(1, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
+        let sleepers = &self.common().sleepers.0;
+        let bell = handoff::begin_sleep(&sleep.bell, &sleep.sleeping, sleepers);
         if !ready() {
             let timeout = futex::Timespec {
                 tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
@@ -347,8 +344,7 @@ impl Arena {
             // Rung, interrupted or timed out: the caller looks again in any case.
             let _ = futex::wait(&sleep.bell, futex::Flags::empty(), bell, Some(&timeout));
         }
-        self.common().sleepers.0.fetch_sub(1, Ordering::Relaxed);
-        sleep.sleeping.store(0, Ordering::Relaxed);
+        handoff::end_sleep(&sleep.sleeping, sleepers);
     }
 }
 

@@ -15,10 +15,17 @@
 
 mod arena;
 mod exchange;
+mod handoff;
 mod listener;
 mod memory;
 mod pipe;
 mod stream;
+
+/// What [`handoff`] is made of; under loom it is made of loom's.
+mod sync {
+    pub(super) use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+}
+
 #[cfg(test)]
 mod tests;
 

@@ -1,7 +1,8 @@
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use super::handoff;
 use super::memory::SharedMemory;
 use crate::copy::copy_bytes;
 
@@ -114,7 +115,7 @@ impl Pipe {
     pub(super) fn room(&self) -> Option<(u64, usize)> {
         let positions = self.positions();
         let written = positions.written.0.load(Ordering::Relaxed);
-        let used = written.checked_sub(positions.read.0.load(Ordering::Acquire))?;
+        let used = written.checked_sub(handoff::published(&positions.read.0))?;
         let room = self.bytes.checked_sub(usize::try_from(used).ok()?)?;
         Some((written, room))
     }
@@ -124,7 +125,7 @@ impl Pipe {
     pub(super) fn filled(&self) -> Option<(u64, usize)> {
         let positions = self.positions();
         let read = positions.read.0.load(Ordering::Relaxed);
-        let filled = positions.written.0.load(Ordering::Acquire).checked_sub(read)?;
+        let filled = handoff::published(&positions.written.0).checked_sub(read)?;
         let filled = usize::try_from(filled).ok().filter(|filled| *filled <= self.bytes)?;
         Some((read, filled))
     }
@@ -163,31 +164,28 @@ impl Pipe {
     }
 
     pub(super) fn publish_written(&self, position: u64) {
-        self.positions().written.0.store(position, Ordering::Release);
+        handoff::publish(&self.positions().written.0, position);
     }
 
     pub(super) fn publish_read(&self, position: u64) {
-        self.positions().read.0.store(position, Ordering::Release);
+        handoff::publish(&self.positions().read.0, position);
     }
 
     /// For the reader: says that it is about to sleep. It must look at everything that it waits for
     /// once more before it does.
     pub(super) fn announce_sleep(&self) {
-        self.positions().reader_sleeps.0.store(1, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
+        handoff::announce_sleep(&self.positions().reader_sleeps.0);
     }
 
     /// For the reader: it is awake.
     pub(super) fn announce_awake(&self) {
-        self.positions().reader_sleeps.0.store(0, Ordering::Relaxed);
+        handoff::announce_awake(&self.positions().reader_sleeps.0);
     }
 
     /// For the writer, after publishing something (here, or room in the pipe the other way): whether
     /// the reader sleeps and must be woken. Says so once.
     pub(super) fn must_wake_reader(&self) -> bool {
-        fence(Ordering::SeqCst);
-        let sleeps = &self.positions().reader_sleeps.0;
-        sleeps.load(Ordering::Relaxed) != 0 && sleeps.swap(0, Ordering::Relaxed) != 0
+        handoff::must_wake(&self.positions().reader_sleeps.0)
     }
 }
 
