@@ -1,8 +1,8 @@
 //! A pipe of two bytes, its socket, and a reader that sleeps.
 
 use loom::cell::UnsafeCell;
-use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU32, AtomicU64};
+use loom::sync::{Arc, Condvar, Mutex};
 use loom::thread;
 
 use super::handoff::{announce_awake, announce_sleep, must_wake, publish, published};
@@ -16,8 +16,8 @@ struct Pipe {
     read: AtomicU64,
     reader_sleeps: AtomicU32,
     ring: [UnsafeCell<u8>; BYTES as usize],
-    /// A byte in the socket.
-    socket: loom::sync::Notify,
+    /// Bytes in the socket that wakes the reader.
+    socket: (Mutex<u32>, Condvar),
 }
 
 impl Pipe {
@@ -27,13 +27,29 @@ impl Pipe {
             read: AtomicU64::new(0),
             reader_sleeps: AtomicU32::new(0),
             ring: [UnsafeCell::new(0), UnsafeCell::new(0)],
-            socket: loom::sync::Notify::new(),
+            socket: (Mutex::new(0), Condvar::new()),
         })
     }
 
     fn write(&self, position: u64, byte: u8) {
         self.ring[(position % BYTES) as usize].with_mut(|cell| unsafe { *cell = byte });
         publish(&self.written, position + 1);
+    }
+
+    /// For the writer.
+    fn wake_reader(&self) {
+        *self.socket.0.lock().unwrap() += 1;
+        self.socket.1.notify_one();
+    }
+
+    /// For the reader: sleeps until the socket has something, and empties it.
+    fn sleep(&self) {
+        let mut bells = self.socket.0.lock().unwrap();
+        while *bells == 0 {
+            // For ever, if the writer does not see the announcement: loom calls that a deadlock.
+            bells = self.socket.1.wait(bells).unwrap();
+        }
+        *bells = 0;
     }
 
     fn take(&self, position: u64) -> u8 {
@@ -75,7 +91,7 @@ fn a_reader_that_sleeps_is_woken() {
             for position in 0..2 {
                 writer.write(position, 7);
                 if must_wake(&writer.reader_sleeps) {
-                    writer.socket.notify();
+                    writer.wake_reader();
                 }
             }
         });
@@ -88,8 +104,7 @@ fn a_reader_that_sleeps_is_woken() {
             }
             announce_sleep(&pipe.reader_sleeps);
             if published(&pipe.written) == position {
-                // For ever, if the writer does not see the announcement: loom calls that a deadlock.
-                pipe.socket.wait();
+                pipe.sleep();
             }
             announce_awake(&pipe.reader_sleeps);
         }
@@ -109,13 +124,13 @@ fn a_writer_that_waits_for_room_is_woken() {
         let thread = thread::spawn(move || {
             assert_eq!(reader.take(0), 1);
             if must_wake(&readers_back.reader_sleeps) {
-                readers_back.socket.notify();
+                readers_back.wake_reader();
             }
         });
         while published(&pipe.read) == 0 {
             announce_sleep(&back.reader_sleeps);
             if published(&pipe.read) == 0 {
-                back.socket.wait();
+                back.sleep();
             }
             announce_awake(&back.reader_sleeps);
         }

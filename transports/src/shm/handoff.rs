@@ -19,13 +19,15 @@ pub(super) fn published(word: &AtomicU64) -> u64 {
 /// For the reader of a pipe: says that it is about to sleep. It must look at everything that it waits
 /// for once more before it does.
 pub(super) fn announce_sleep(sleeps: &AtomicU32) {
-    sleeps.store(1, Ordering::Relaxed);
+    // A store would do. But loom gives stores of two threads no order beside a swap between them,
+    // which all hardware does; and nobody is in a hurry here.
+    sleeps.swap(1, Ordering::Relaxed);
     fence(Ordering::SeqCst);
 }
 
 /// For the reader of a pipe: it is awake.
 pub(super) fn announce_awake(sleeps: &AtomicU32) {
-    sleeps.store(0, Ordering::Relaxed);
+    sleeps.swap(0, Ordering::Relaxed);
 }
 
 /// For the writer of a pipe, after publishing something: whether the reader sleeps and must be woken.
