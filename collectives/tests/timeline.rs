@@ -37,9 +37,12 @@ fn tracks(events: &[Value]) -> BTreeMap<(u64, u64), String> {
     named.map(entry).collect()
 }
 
+/// From when to when, and what.
+type Slice = (f64, f64, String);
+
 /// Slices of one track are nested or apart.
 fn assert_nested(events: &[Value]) {
-    let mut slices: BTreeMap<(u64, u64), Vec<(f64, f64, String)>> = BTreeMap::new();
+    let mut slices: BTreeMap<(u64, u64), Vec<Slice>> = BTreeMap::new();
     for event in events.iter().filter(|event| event["ph"] == "X") {
         let place = (event["pid"].as_u64().unwrap(), event["tid"].as_u64().unwrap());
         let (start, length) = (event["ts"].as_f64().unwrap(), event["dur"].as_f64().unwrap());

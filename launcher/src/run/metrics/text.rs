@@ -74,8 +74,11 @@ fn operations(page: &mut Page, ranks: &[RankStatus]) {
     }
 }
 
+/// The name of a family, its help, and which number it is about.
+type Family = (&'static str, &'static str, fn(&paceline_rendezvous::activity::Moved) -> u64);
+
 fn peers(page: &mut Page, ranks: &[RankStatus]) {
-    let families: [(&str, &str, fn(&paceline_rendezvous::activity::Moved) -> u64); 3] = [
+    let families: [Family; 3] = [
         ("peer_messages_total", "Messages between two ranks.", |moved| moved.messages),
         ("peer_payload_bytes_total", "Their bytes, without headers.", |moved| moved.payload_bytes),
         ("peer_wire_bytes_total", "All bytes on their connection.", |moved| moved.wire_bytes),
