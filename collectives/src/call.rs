@@ -1,19 +1,19 @@
 //! What one collective call is made of.
 
 mod layout;
+mod scaled;
 
 use std::marker::PhantomData;
 use std::ops::Range;
-use std::ptr::NonNull;
 
-use paceline_devices::{Buffer, DType, Element, Memory, ReduceOp};
+use paceline_devices::{Buffer, DType, Element, ReduceOp};
 use paceline_transports::copy_bytes;
 
 pub(crate) use self::layout::check_counts;
 use self::layout::{Layout, Place};
 use crate::engine::Operands;
 use crate::error::CollectiveError;
-use crate::kernels::{Kernel, Scaler};
+use crate::kernels::Kernel;
 use crate::node::{Manner, NodeKind, NodeRequest};
 use crate::plan::Algorithm;
 use crate::reduction::{Reducer, Scale};
@@ -174,6 +174,8 @@ pub(crate) struct Call<'a> {
     received: Option<Partition>,
     /// The digest of the lengths of fused tensors or of the chunks, or 0.
     fused: u32,
+    /// Whether elements have another type in memory.
+    compressed: bool,
     /// What is agreed on, for an agreement.
     agreed: u64,
     rank: u32,
@@ -275,6 +277,7 @@ impl RawCall<'_> {
             partition,
             received,
             fused: digest,
+            compressed: false,
             agreed: 0,
             rank,
             lent: PhantomData,
@@ -299,6 +302,11 @@ impl<'a> Call<'a> {
     pub(crate) fn of_fused(self, fused: u32, partition: Option<Partition>) -> Self {
         let partition = partition.unwrap_or(self.partition);
         Self { fused, partition, ..self }
+    }
+
+    /// The same call for elements that were compressed.
+    pub(crate) fn of_compressed(self) -> Self {
+        Self { compressed: true, ..self }
     }
 
     pub(crate) fn agreeing_on(self, agreed: u64) -> Self {
@@ -341,7 +349,8 @@ impl<'a> Call<'a> {
             _ => (Some(self.dtype()), self.agreed_count() as u64),
         };
         let algorithm = algorithm as u8;
-        OperationKind { collective, dtype, op, variant, root, fused, count, algorithm }
+        let compressed = self.compressed;
+        OperationKind { collective, dtype, compressed, op, variant, root, fused, count, algorithm }
     }
 
     /// How the elements are reduced, if they are.
@@ -385,40 +394,15 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// The bytes that [`Call::prescaled`] needs beside the call's own buffers.
-    pub(crate) fn staging_bytes(&self) -> usize {
-        let stages = self.prescale().is_some() && self.output.count < self.input.count;
-        if stages { self.input.bytes() } else { 0 }
-    }
-
-    fn prescale(&self) -> Option<&Scaler> {
-        self.reducer?.prescale.as_ref()
-    }
-
-    /// The same call with this rank's input multiplied by the factor before the reduction, if there
-    /// is one. The input itself is left alone unless the output replaces it: the products go to the
-    /// output where it takes them all, else to `staging`, which has room for
-    /// [`Call::staging_bytes`].
-    pub(crate) fn prescaled<'s>(&'s self, staging: &'s mut [u64]) -> Option<Call<'s>> {
-        let scaler = *self.prescale()?;
-        let scaled = if self.output.count == self.input.count {
-            self.output
-        } else {
-            let bytes = size_of_val(staging);
-            assert!(bytes >= self.input.bytes(), "the staging memory has room for the input");
-            let memory = Memory::Host(NonNull::from(staging).cast());
-            Buffer { memory, offset: 0, ..self.input }
-        };
-        let (from, to) = (self.input.host_address().cast_const(), scaled.host_address());
-        // SAFETY: input and output are lent, and the same or apart; the staging memory is as long as
-        // the input, aligned for every type, and borrowed for as long as the new call.
-        unsafe { scaler.scale_into(to, from, self.input.count) };
-        Some(Call {
-            input: scaled,
-            partition: self.partition.clone(),
-            received: self.received.clone(),
-            ..*self
-        })
+    /// Adds to what a rank says of a difference what did not fit into the other's message.
+    pub(crate) fn explain(&self, mut error: CollectiveError) -> CollectiveError {
+        if let CollectiveError::Mismatch { theirs, .. } = &mut error
+            && let Some(details) = self.reducer.and_then(Reducer::details)
+        {
+            theirs.push_str("; here ");
+            theirs.push_str(&details);
+        }
+        error
     }
 
     /// Carries out the call in a world of one rank.

@@ -1,11 +1,13 @@
 //! Ranks that work together, and their operations.
 
+mod adasum;
 mod compression;
 mod entry;
 mod exchanges;
 mod group;
 mod levels;
 mod messages;
+mod pieces;
 mod reductions;
 mod rooted;
 mod share;
@@ -23,6 +25,7 @@ use paceline_transports::Region;
 
 pub use compression::Compression;
 
+use self::pieces::STAGED_BYTES_MAX;
 use crate::call::{Call, Lent, RawCall, check_counts, invalid};
 use crate::context::ContextInner;
 use crate::counters::OperationCounters;
@@ -140,8 +143,9 @@ impl Communicator {
     ///
     /// Scratch is 4 MiB, or 256 KiB for every rank and two more where that is larger, from the first
     /// operation that needs it. Staging is at most 1 MiB for fused tensors and 8 MiB for compressed
-    /// ones. Only inputs that a factor is applied to [before](crate::Scale::before) a reduction whose
-    /// result this rank does not get, or not all of, are staged as a whole; what they need is kept.
+    /// ones, and for inputs that a factor is applied to [before](crate::Scale::before) a reduction whose
+    /// result this rank does not get, or not all of. Only [Adasum](Self::all_reduce_adasum) stages whole
+    /// tensors. What was needed once is kept.
     /// The order of messages between two ranks costs some tens of bytes for each tag and peer.
     pub fn memory_bytes(&self) -> usize {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -273,6 +277,11 @@ impl Communicator {
         call: &Call<'_>,
         choice: Choice,
     ) -> Result<(), CollectiveError> {
+        // In two levels the order of reduction is another one, which pieces would change.
+        let has_levels = choice.algorithm == Algorithm::TwoLevel;
+        if !has_levels && call.is_staged_in_pieces(STAGED_BYTES_MAX) {
+            return self.execute_in_pieces(state, kind, call, choice);
+        }
         let operation = self.name(state, kind);
         let started = self.context.timeline().map(|_| Instant::now());
         let outcome = match call.staging_bytes() {
@@ -290,11 +299,23 @@ impl Communicator {
                 outcome
             }
         };
+        self.conclude(state, operation, call, (choice, started), outcome)
+    }
+
+    /// Counts an operation that has ended, however it did.
+    fn conclude(
+        &self,
+        state: &mut State,
+        operation: OperationName,
+        call: &Call<'_>,
+        (choice, started): (Choice, Option<Instant>),
+        outcome: Result<(), CollectiveError>,
+    ) -> Result<(), CollectiveError> {
         let in_memory =
             matches!(state.shared, Shared::ByAll(_)) && choice.algorithm.node_manner().is_some();
         self.meter.leave(in_memory, outcome.is_ok());
         self.trace(started, operation, outcome.is_ok());
-        outcome.map_err(|error| self.fail(state, operation, error))
+        outcome.map_err(|error| self.fail(state, operation, call.explain(error)))
     }
 
     fn carry_out(

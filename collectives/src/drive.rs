@@ -340,6 +340,7 @@ mod tests {
         let kind = OperationKind {
             collective: Collective::Shift,
             dtype: None,
+            compressed: false,
             op: None,
             variant: 0,
             root: None,

@@ -7,8 +7,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use paceline_devices::Element;
-use paceline_transports::copy_slice;
+use paceline_devices::{DType, Element};
 
 use crate::error::CollectiveError;
 use crate::schedule::Partition;
@@ -96,16 +95,18 @@ impl FusionBuffer {
         self.words.capacity() * size_of::<u64>() + size_of_val(&*self.bounds)
     }
 
-    /// Copies those of the tensors in that are packed; returns the elements, and how they are cut.
-    pub(crate) fn gather<T: Element>(
+    /// Brings those of the tensors in that are packed, by `copy`, which may change their type; returns
+    /// the elements, and how they are cut. Bytes are those of the elements that come out.
+    pub(crate) fn gather<T, S: Element>(
         &mut self,
         tensors: &[&mut [T]],
         batch: Batch,
         parts: usize,
-    ) -> Result<(&mut [T], Partition), CollectiveError> {
-        let packed = || tensors.iter().filter(|tensor| batch.packs(size_of_val(**tensor)));
+        copy: impl Fn(&mut [S], &[T]),
+    ) -> Result<(&mut [S], Partition), CollectiveError> {
+        let packed = || tensors.iter().filter(|tensor| batch.packs(tensor.len() * size_of::<S>()));
         let count: usize = packed().map(|tensor| tensor.len()).sum();
-        self.grow(count * size_of::<T>(), "all_reduce")?;
+        self.grow(count * size_of::<S>(), "all_reduce")?;
         let lengths = packed().map(|tensor| tensor.len());
         let partition = Partition::fused(lengths, parts, &mut self.bounds);
         let staged = self.elements(count);
@@ -113,7 +114,7 @@ impl FusionBuffer {
         for part in 0..parts {
             for tensor in packed() {
                 let piece = &tensor[piece(tensor.len(), parts, part)];
-                copy_slice(&mut staged[at..at + piece.len()], piece);
+                copy(&mut staged[at..at + piece.len()], piece);
                 at += piece.len();
             }
         }
@@ -138,22 +139,23 @@ impl FusionBuffer {
         Ok(&mut self.words)
     }
 
-    /// Copies the elements back.
-    pub(crate) fn scatter<T: Element>(
+    /// Brings the elements back, by `copy`.
+    pub(crate) fn scatter<T, S: Element>(
         &mut self,
         tensors: &mut [&mut [T]],
         batch: Batch,
         parts: usize,
+        copy: impl Fn(&mut [T], &[S]),
     ) {
-        let packs = |tensor: &&mut &mut [T]| batch.packs(size_of_val(**tensor));
+        let packs = |tensor: &&mut &mut [T]| batch.packs(tensor.len() * size_of::<S>());
         let count: usize = tensors.iter_mut().filter(packs).map(|tensor| tensor.len()).sum();
-        let staged = self.elements::<T>(count);
+        let staged = self.elements::<S>(count);
         let mut at = 0;
         for part in 0..parts {
             for tensor in tensors.iter_mut().filter(packs) {
                 let range = piece(tensor.len(), parts, part);
                 let piece = &mut tensor[range];
-                copy_slice(piece, &staged[at..at + piece.len()]);
+                copy(piece, &staged[at..at + piece.len()]);
                 at += piece.len();
             }
         }
@@ -161,12 +163,43 @@ impl FusionBuffer {
 
     /// The first elements of the memory, which was grown to hold them.
     pub(crate) fn elements<T: Element>(&mut self, count: usize) -> &mut [T] {
-        let available = size_of_val(self.words.as_slice()) / size_of::<T>();
-        assert!(count <= available, "the buffer was grown before");
-        // SAFETY: the words hold at least `count` elements, are aligned for every element type
-        // (none is wider than a word), and any bits are an element (see `Element`).
-        unsafe { std::slice::from_raw_parts_mut(self.words.as_mut_ptr().cast(), count) }
+        as_elements(&mut self.words, count)
     }
+
+    /// All of the memory.
+    pub(crate) fn words(&mut self) -> &mut [u64] {
+        &mut self.words
+    }
+}
+
+/// The first `count` elements in some memory, which must have room for them.
+pub(crate) fn as_elements<T: Element>(words: &mut [u64], count: usize) -> &mut [T] {
+    let available = size_of_val(words) / size_of::<T>();
+    assert!(count <= available, "the memory was made to hold them");
+    // SAFETY: the words hold at least `count` elements, are aligned for every element type (none is
+    // wider than a word), and any bits are an element (see `Element`).
+    unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), count) }
+}
+
+/// So many elements of zero bits, which are values of every type; `None` if there is no memory.
+pub(crate) fn zeros<T: Element>(count: usize) -> Option<Vec<T>> {
+    let mut elements: Vec<T> = Vec::new();
+    elements.try_reserve_exact(count).ok()?;
+    // SAFETY: there is room for so many elements.
+    unsafe { elements.as_mut_ptr().write_bytes(0, count) };
+    // SAFETY: they have just been written, and any bits are an element (see `Element`).
+    unsafe { elements.set_len(count) };
+    Some(elements)
+}
+
+/// The same elements, if they are `f32`.
+pub(crate) fn as_singles<T: Element>(elements: &mut [T]) -> Option<&mut [f32]> {
+    if T::DTYPE != DType::F32 {
+        return None;
+    }
+    let (data, count) = (elements.as_mut_ptr(), elements.len());
+    // SAFETY: only `f32` has this element type.
+    Some(unsafe { std::slice::from_raw_parts_mut(data.cast(), count) })
 }
 
 /// A number that is the same on two ranks only if they fuse tensors of the same lengths (but for one
@@ -209,11 +242,12 @@ mod tests {
             let mut second = [6.0f32, 7.0];
             let mut tensors = [&mut first[..], &mut [], &mut long[..], &mut second[..]];
             let batch = limits.batch(tensors.iter().map(|tensor| size_of_val(*tensor)));
-            let (staged, partition) = buffer.gather(&tensors, batch, parts).unwrap();
+            let copied = <[f32]>::copy_from_slice;
+            let (staged, partition) = buffer.gather(&tensors, batch, parts, copied).unwrap();
             assert_eq!((staged.len(), partition.count()), (7, 7));
             assert_eq!(staged[0], 1.0);
             staged.iter_mut().for_each(|value| *value += 10.0);
-            buffer.scatter(&mut tensors, batch, parts);
+            buffer.scatter(&mut tensors, batch, parts, copied);
             assert_eq!(first, [11.0, 12.0, 13.0, 14.0, 15.0]);
             assert_eq!(second, [16.0, 17.0]);
             assert_eq!(long, [9.0; 6]);

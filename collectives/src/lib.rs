@@ -44,6 +44,7 @@
 //! # Resource cleanup
 //! Dropping the last communicator and context closes all connections.
 
+mod adasum;
 mod batch;
 mod call;
 mod communicator;
@@ -71,6 +72,7 @@ mod timeline;
 mod trouble;
 mod waiting;
 
+pub use adasum::Float;
 pub use batch::Batch;
 pub use call::RawCall;
 pub use communicator::{Communicator, Compression};

@@ -1,6 +1,7 @@
 //! Who belongs to a communicator, and what its ranks are called in the world.
 
-use std::sync::Arc;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// The ranks of a communicator. Schedules, roots and the memory of a node count ranks of the
 /// communicator; connections, errors and reports those of the world.
@@ -12,11 +13,34 @@ pub(crate) struct Members {
     /// Ranks of the world by rank of the group; `None` where everybody is a member and the two are
     /// the same.
     group: Option<Arc<[u32]>>,
+    /// What they are about, in the user's words.
+    label: Arc<Mutex<Option<Label>>>,
+}
+
+/// The tensors that operations are about, as reports and errors name them: `grad.7 and 3 more`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Label {
+    pub(crate) name: Arc<str>,
+    /// How many others there are.
+    pub(crate) more: usize,
+}
+
+impl From<Arc<str>> for Label {
+    fn from(name: Arc<str>) -> Self {
+        Self { name, more: 0 }
+    }
+}
+
+impl fmt::Display for Label {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)?;
+        if self.more > 0 { write!(f, " and {} more", self.more) } else { Ok(()) }
+    }
 }
 
 impl Members {
     pub(crate) fn everybody(rank: u32, world_size: u32) -> Self {
-        Self { rank, world_size, group: None }
+        Self { rank, world_size, group: None, label: Arc::default() }
     }
 
     /// Some ranks of the world, in this order, seen from the one that is `ours` in the world.
@@ -30,6 +54,7 @@ impl Members {
             rank: count(place.expect("who makes a group is one of its members")),
             world_size: count(world_ranks.len()),
             group: Some(world_ranks.into()),
+            label: Arc::default(),
         }
     }
 
@@ -40,6 +65,16 @@ impl Members {
             None => rank,
             Some(group) => group[rank as usize],
         }
+    }
+
+    /// Says what the next operations are about.
+    pub(crate) fn set_label(&self, label: Option<Label>) {
+        *self.label.lock().unwrap_or_else(PoisonError::into_inner) = label;
+    }
+
+    /// What the present operation is about, if its user has said so.
+    pub(crate) fn label(&self) -> Option<Label> {
+        self.label.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The ranks of the world that form a group; `None` where it is everybody.

@@ -137,8 +137,11 @@ impl PlanFacts {
             Collective::Broadcast => Algorithm::BinomialTree,
             Collective::Reduce if few => Algorithm::TwoShot,
             Collective::Reduce | Collective::Shift => Algorithm::Ring,
-            // Messages go as they are, and a split is carried out as an all-gather.
-            Collective::Send | Collective::Receive | Collective::Split => Algorithm::Ring,
+            // Messages go as they are; a split is carried out as an all-gather, and adasum as several
+            // others.
+            Collective::Send | Collective::Receive | Collective::Split | Collective::Adasum => {
+                Algorithm::Ring
+            }
             Collective::Barrier | Collective::Agreement => Algorithm::Dissemination,
         }
     }

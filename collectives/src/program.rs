@@ -58,6 +58,7 @@ impl Program {
             Collective::Send | Collective::Receive => {
                 unreachable!("messages between two ranks follow no program")
             }
+            Collective::Adasum => unreachable!("adasum consists of other collectives"),
             Collective::Reduce => Phases::Reduce { root },
         };
         let (partition, window) = (call.partition.clone(), choice.window);

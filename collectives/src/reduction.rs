@@ -64,6 +64,11 @@ impl<T> Reduction<T> {
         Self { operator: Operator::BuiltIn(op), scale: Scale::default() }
     }
 
+    /// By a built-in operator, with factors.
+    pub(crate) fn scaled_by(op: ReduceOp, scale: Scale) -> Self {
+        Self { operator: Operator::BuiltIn(op), scale }
+    }
+
     /// By an operator of the user's.
     pub fn user(op: UserOp<T>) -> Self {
         Self { operator: Operator::User(op), scale: Scale::default() }
@@ -116,6 +121,8 @@ pub(crate) struct Reducer {
     /// Post-scales, too.
     pub(crate) kernel: Kernel,
     pub(crate) prescale: Option<Scaler>,
+    /// What the kernel and the scaler have been told.
+    scale: Scale,
     /// A digest of what the operator's code does not say: the name of the user's, and the factors.
     /// All ranks must share it; 0 for a plain built-in operator.
     pub(crate) variant: u16,
@@ -127,7 +134,9 @@ impl Reducer {
     #[inline]
     pub(crate) fn new(op: ReduceOp, scale: Scale, dtype: DType) -> Result<Self, String> {
         let kernel = Kernel::new(dtype, op).ok_or_else(|| undefined(op, dtype))?;
-        Self { op: Some(op), kernel, prescale: None, variant: 0 }.scaled(scale, &[])
+        let plain =
+            Self { op: Some(op), kernel, prescale: None, scale: Scale::default(), variant: 0 };
+        plain.scaled(scale, &[])
     }
 
     /// # Errors
@@ -139,9 +148,27 @@ impl Reducer {
             Operator::User(user) => {
                 let kernel = Kernel::user(user);
                 let variant = digest(user.name().bytes());
-                Self { op: None, kernel, prescale: None, variant }
-                    .scaled(reduction.scale, user.name().as_bytes())
+                let plain =
+                    Self { op: None, kernel, prescale: None, scale: Scale::default(), variant };
+                plain.scaled(reduction.scale, user.name().as_bytes())
             }
+        }
+    }
+
+    /// The same without the factor before, for elements that were multiplied.
+    pub(crate) fn of_prescaled(&self) -> Self {
+        Self { prescale: None, ..self.clone() }
+    }
+
+    /// What travels as a digest only, for people; `None` for a plain built-in operator.
+    pub(crate) fn details(&self) -> Option<String> {
+        let Scale { before, after } = self.scale;
+        let factors = || format!("the factors are {before} and {after}");
+        let is_scaled = self.scale != Scale::default();
+        match self.kernel.user_name() {
+            Some(name) if is_scaled => Some(format!("the operator is {name}, {}", factors())),
+            Some(name) => Some(format!("the operator is {name}")),
+            None => is_scaled.then(factors),
         }
     }
 
@@ -168,7 +195,7 @@ impl Reducer {
             Some(scaler) => self.kernel.with_postscale(scaler),
             None => self.kernel,
         };
-        Ok(Self { kernel, prescale: scaler(scale.before)?, variant, ..self })
+        Ok(Self { kernel, prescale: scaler(scale.before)?, scale, variant, ..self })
     }
 }
 
@@ -192,8 +219,8 @@ impl CompressedReducer {
         let Operator::BuiltIn(op) = reduction.operator else {
             return Err(format!("an operator of the user's on f32 cannot combine {half}"));
         };
-        let variant = Reducer::typed(reduction)?.variant;
-        let halves = Reducer { variant, ..Reducer::new(op, Scale::default(), half)? };
+        let Reducer { variant, scale, .. } = Reducer::typed(reduction)?;
+        let halves = Reducer { variant, scale, ..Reducer::new(op, Scale::default(), half)? };
         let Scale { before, after } = reduction.scale;
         Ok(Self { halves, before: before as f32, after: after as f32 })
     }

@@ -46,6 +46,9 @@ pub enum Collective {
     Agreement = 7,
     /// The exchange that forms groups: an all-gather of its own name.
     Split = 32,
+    /// Everybody gets the combination of everybody's vector by Adasum, which consists of other
+    /// collectives in its name.
+    Adasum = 35,
     /// A message from one rank to another, to the one that sends it.
     Send = 33,
     /// The same message to the one that receives it. On the wire it is a send.
@@ -92,6 +95,7 @@ impl Collective {
             Self::ScatterV => "scatter_v",
             Self::Agreement => "agreement",
             Self::Split => "split",
+            Self::Adasum => "adasum",
             Self::Send => "send",
             Self::Receive => "recv",
         }
@@ -138,7 +142,7 @@ impl Collective {
     }
 
     fn from_code(code: u8) -> Option<Self> {
-        let others = [Self::Agreement, Self::Split, Self::Send];
+        let others = [Self::Agreement, Self::Split, Self::Adasum, Self::Send];
         Self::ALL.into_iter().chain(others).find(|kind| *kind as u8 == code)
     }
 }
@@ -156,6 +160,8 @@ pub struct OperationKind {
     pub collective: Collective,
     /// Of what elements; `None` where there are none.
     pub dtype: Option<DType>,
+    /// Whether that is how elements travel, which are `f32` in memory.
+    pub compressed: bool,
     /// Reduced how; `None` where nothing is reduced, or by an operator of the user's.
     pub op: Option<ReduceOp>,
     /// A digest of the factors around the operator and of the name of an operator of the user's,
@@ -174,6 +180,9 @@ pub struct OperationKind {
     pub algorithm: u8,
 }
 
+/// In the code of the type: elements have this type on the wire only. Codes of types are far below.
+const COMPRESSED: u8 = 0x80;
+
 /// Bytes of the count that travel; behind them is the variant.
 const fn count_bytes(collective: Collective) -> usize {
     if collective.reduces() { 6 } else { 7 }
@@ -187,6 +196,9 @@ impl OperationKind {
         let collective = if is_message { Collective::Send } else { self.collective };
         bytes[0] = collective as u8;
         bytes[1] = self.dtype.map_or(0, |dtype| dtype as u8);
+        if self.compressed {
+            bytes[1] |= COMPRESSED;
+        }
         bytes[2] = self.op.map_or(0, |op| op as u8);
         bytes[3] = self.algorithm;
         // No collective has both a root and fused tensors, so the two share the place.
@@ -205,8 +217,9 @@ impl OperationKind {
     pub(crate) fn from_signature(signature: Signature) -> Option<Self> {
         let bytes = signature.0;
         let code = |code: u8, known: bool| (code == 0 || known).then_some(());
-        let (dtype, op) = (DType::from_code(bytes[1]), ReduceOp::from_code(bytes[2]));
-        code(bytes[1], dtype.is_some())?;
+        let (dtype_code, compressed) = (bytes[1] & !COMPRESSED, bytes[1] & COMPRESSED != 0);
+        let (dtype, op) = (DType::from_code(dtype_code), ReduceOp::from_code(bytes[2]));
+        code(dtype_code, dtype.is_some())?;
         code(bytes[2], op.is_some())?;
         let collective = Collective::from_code(bytes[0])?;
         let root_or_fused = u32::from_le_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]);
@@ -222,6 +235,7 @@ impl OperationKind {
         Some(Self {
             collective,
             dtype,
+            compressed,
             op,
             variant: if collective.reduces() { variant } else { 0 },
             root,
@@ -238,17 +252,50 @@ impl OperationKind {
 }
 
 impl OperationKind {
+    /// What another rank called, for a rank that called `ours`: also where the two differ in what
+    /// travels as a digest only.
+    pub(crate) fn beside(&self, ours: &Self) -> String {
+        let mut parts = self.parts();
+        let differ = |ours: u64, theirs: u64| ours != theirs && ours != 0 && theirs != 0;
+        if differ(ours.variant.into(), self.variant.into()) {
+            parts.push(match (self.op, ours.op) {
+                (Some(_), Some(_)) => "with other factors".to_owned(),
+                _ => "which has another name, or other factors".to_owned(),
+            });
+        }
+        if self.collective == ours.collective && differ(ours.fused.into(), self.fused.into()) {
+            let what = if self.collective.takes_counts() { "counts" } else { "lengths of tensors" };
+            parts.push(format!("with other {what}"));
+        }
+        Self::describe(self.collective, &parts)
+    }
+
+    fn describe(collective: Collective, parts: &[String]) -> String {
+        if parts.is_empty() {
+            return collective.to_string();
+        }
+        format!("{collective} ({})", parts.join(", "))
+    }
+
     /// Everything but the name, for people: `1048576 f32, sum, by ring`.
     pub(crate) fn details(&self) -> String {
+        self.parts().join(", ")
+    }
+
+    fn parts(&self) -> Vec<String> {
         let mut parts = Vec::new();
-        parts.extend(self.dtype.map(|dtype| match self.collective.shares_counts() {
-            true => format!("{} {dtype}", self.count),
-            false => dtype.to_string(),
+        parts.extend(self.dtype.map(|dtype| {
+            let elements =
+                if self.compressed { format!("f32 as {dtype}") } else { dtype.to_string() };
+            match self.collective.shares_counts() {
+                true => format!("{} {elements}", self.count),
+                false => elements,
+            }
         }));
         parts.extend(self.op.map(|op| op.to_string()));
         parts.extend((self.variant != 0).then(|| match self.op {
-            Some(_) => format!("scaled, factors {:04x}", self.variant),
-            None => format!("operator and factors {:04x}", self.variant),
+            Some(_) => "scaled".to_owned(),
+            None => "an operator of the user's".to_owned(),
         }));
         let role = match self.collective {
             Collective::Send => "to rank",
@@ -256,25 +303,54 @@ impl OperationKind {
             _ => "root",
         };
         parts.extend(self.root.map(|root| format!("{role} {root}")));
-        let lengths = if self.collective.takes_counts() { "counts" } else { "fused tensors" };
-        parts.extend((self.fused != 0).then(|| format!("{lengths} {:08x}", self.fused)));
+        let is_fused = self.fused != 0 && !self.collective.takes_counts();
+        parts.extend(is_fused.then(|| "of fused tensors".to_owned()));
         let algorithm = crate::plan::Algorithm::from_code(self.algorithm);
         parts.extend(algorithm.map(|algorithm| format!("by {algorithm}")));
-        parts.join(", ")
+        parts
     }
 }
 
 impl fmt::Display for OperationKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.collective)?;
-        let details = self.details();
-        if details.is_empty() { Ok(()) } else { write!(f, " ({details})") }
+        f.write_str(&Self::describe(self.collective, &self.parts()))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_differs_is_said_in_words() {
+        let plain = OperationKind {
+            collective: Collective::AllReduce,
+            dtype: Some(DType::F32),
+            compressed: false,
+            op: Some(ReduceOp::Sum),
+            variant: 0,
+            root: None,
+            fused: 0,
+            count: 8,
+            algorithm: 0,
+        };
+        assert_eq!(plain.to_string(), "all_reduce (8 f32, sum)");
+        let halves = OperationKind { dtype: Some(DType::F16), compressed: true, ..plain };
+        assert_eq!(halves.beside(&plain), "all_reduce (8 f32 as f16, sum)");
+        let scaled = |variant| OperationKind { variant, ..plain };
+        assert_eq!(scaled(1).beside(&plain), "all_reduce (8 f32, sum, scaled)");
+        let other = "all_reduce (8 f32, sum, scaled, with other factors)";
+        assert_eq!(scaled(1).beside(&scaled(2)), other);
+        let user = |variant| OperationKind { op: None, ..scaled(variant) };
+        let other = "which has another name, or other factors";
+        assert!(user(1).beside(&user(2)).contains(other));
+        let fused = |fused| OperationKind { fused, ..plain };
+        let other = "all_reduce (8 f32, sum, of fused tensors, with other lengths of tensors)";
+        assert_eq!(fused(1).beside(&fused(2)), other);
+        let cut =
+            |fused| OperationKind { collective: Collective::AllGatherV, op: None, fused, ..plain };
+        assert_eq!(cut(1).beside(&cut(2)), "all_gather_v (8 f32, with other counts)");
+    }
 
     #[test]
     fn signatures_round_trip() {
@@ -290,6 +366,7 @@ mod tests {
                         let kind = OperationKind {
                             collective,
                             dtype,
+                            compressed: dtype == Some(DType::F16),
                             op,
                             variant,
                             root,

@@ -260,8 +260,10 @@ impl<'a> Waiting<'a> {
             operation: self.name,
             rank: self.context.rank(),
             peer,
-            theirs: OperationKind::from_signature(theirs)
-                .map_or_else(|| "an unknown operation".to_owned(), |kind| kind.to_string()),
+            theirs: OperationKind::from_signature(theirs).map_or_else(
+                || "an unknown operation".to_owned(),
+                |theirs| theirs.beside(&self.name.kind),
+            ),
         }
     }
 
@@ -354,7 +356,7 @@ fn report(
         members: members.of_group().map(<[u32]>::to_vec),
         op_seq: name.op_seq,
         kind: name.kind.collective.name().to_owned(),
-        name: None,
+        name: members.label().map(|label| label.to_string()),
         bytes: name.kind.bytes(),
         state,
         since_ms: u64::try_from(waited.as_millis()).unwrap_or(u64::MAX),

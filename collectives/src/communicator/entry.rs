@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::{Communicator, State};
 use crate::error::{CollectiveError, OperationName};
+use crate::members::Label;
 use crate::plan::Algorithm;
 use crate::signature::{Collective, OperationKind};
 use crate::timeline::{Track, What};
@@ -58,6 +59,33 @@ impl Communicator {
             state.shared.abort();
         }
         error
+    }
+
+    /// Says what the next operations are about, for reports.
+    pub(crate) fn set_label(&self, label: Option<Label>) {
+        self.members.set_label(label);
+    }
+
+    /// Ends the communicator because this rank cannot do what the others are about to.
+    pub(crate) fn give_up(&self, error: CollectiveError) -> CollectiveError {
+        let collective = Collective::Barrier;
+        let mut state = match self.enter(collective) {
+            Ok(state) => state,
+            Err(failed_before) => return failed_before,
+        };
+        let kind = OperationKind {
+            collective,
+            dtype: None,
+            compressed: false,
+            op: None,
+            variant: 0,
+            root: None,
+            fused: 0,
+            count: 0,
+            algorithm: 0,
+        };
+        let operation = self.name(&mut state, kind);
+        self.fail(&mut state, operation, error)
     }
 
     pub(super) fn enter(

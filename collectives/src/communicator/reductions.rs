@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use paceline_devices::Element;
+use paceline_transports::copy_slice;
 
 use super::{Communicator, State};
 use crate::call::{Lent, invalid};
@@ -92,13 +93,15 @@ impl Communicator {
             if tensors.iter().any(|tensor| batch.packs(size_of_val(*tensor))) {
                 let algorithm = self.plan::<T>(Collective::AllReduce, packed_count).algorithm;
                 let parts = self.facts.chunks(algorithm);
-                let (staged, partition) =
-                    staging.gather(tensors, batch, parts).map_err(|error| {
+                let (staged, partition) = staging
+                    .gather(tensors, batch, parts, copy_slice)
+                    .map_err(|error| {
                         let operation = self.name(
                             state,
                             OperationKind {
                                 collective: Collective::AllReduce,
                                 dtype: Some(T::DTYPE),
+                                compressed: false,
                                 op: reducer.op,
                                 variant: reducer.variant,
                                 root: None,
@@ -110,7 +113,7 @@ impl Communicator {
                         self.fail(state, operation, error)
                     })?;
                 run(state, staged, Some(partition))?;
-                staging.scatter(tensors, batch, parts);
+                staging.scatter(tensors, batch, parts, copy_slice);
             }
             for tensor in tensors.iter_mut().filter(|tensor| !batch.packs(size_of_val(**tensor))) {
                 run(state, tensor, None)?;

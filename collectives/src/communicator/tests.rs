@@ -38,6 +38,7 @@ fn panic_inside(communicator: &Communicator) {
     let kind = OperationKind {
         collective: Collective::Barrier,
         dtype: None,
+        compressed: false,
         op: None,
         variant: 0,
         root: None,

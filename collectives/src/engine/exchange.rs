@@ -58,6 +58,7 @@ impl Mail {
             let kind = OperationKind {
                 collective: if receives { Collective::Receive } else { Collective::Send },
                 dtype: Some(buffer.dtype),
+                compressed: false,
                 op: None,
                 variant: 0,
                 root: Some(peer),

@@ -133,6 +133,14 @@ impl Kernel {
         !alone && self.postscale.is_none()
     }
 
+    /// The name of an operator of the user's, if it is one.
+    pub fn user_name(&self) -> Option<&str> {
+        match &self.combine {
+            Combine::BuiltIn(_) => None,
+            Combine::User(function) => Some(function.name()),
+        }
+    }
+
     /// Whether `a op b` and `b op a` have the same bits.
     pub fn is_commutative(&self) -> bool {
         matches!(self.combine, Combine::BuiltIn(_))

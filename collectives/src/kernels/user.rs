@@ -86,12 +86,18 @@ impl<T> fmt::Debug for Named<T> {
 
 /// A [`UserOp`] whose element type is known only at run time.
 pub(super) trait UserFunction: fmt::Debug + Send + Sync {
+    fn name(&self) -> &str;
+
     /// # Safety
     /// As for [`Kernel::reduce`](super::Kernel::reduce).
     unsafe fn combine(&self, out: *mut u8, a: *const u8, b: *const u8, count: usize);
 }
 
 impl<T: Element> UserFunction for Named<T> {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
     unsafe fn combine(&self, out: *mut u8, a: *const u8, b: *const u8, count: usize) {
         if count == 0 {
             return;

@@ -97,6 +97,11 @@ impl Partition {
         self.count
     }
 
+    /// How many chunks there are.
+    pub fn parts(&self) -> usize {
+        self.parts
+    }
+
     /// Whether its chunks have other lengths than those of a lone tensor, or may have.
     pub fn is_explicit(&self) -> bool {
         self.bounds.is_some() || self.portion.1 > 1

@@ -93,6 +93,30 @@ fn long_vectors_are_compressed_piece_by_piece() {
 }
 
 #[test]
+fn fusing_compressed_tensors_changes_no_bit() {
+    for options in every_way() {
+        for world_size in [1, 2, 3] {
+            world(world_size, &options, |communicator| {
+                let counts = [5, 0, 3000, 7, 70_000, 64, 20_001, 1, 30_000, 9];
+                let tensors = counts.map(|count| data(communicator.rank(), count));
+                for compression in [Compression::None, Compression::Fp16, Compression::Bf16] {
+                    let op = || Reduction::new(ReduceOp::Avg).prescale(0.3).postscale(1.7);
+                    let mut fused = tensors.clone();
+                    let mut slices = fused.each_mut().map(Vec::as_mut_slice);
+                    communicator
+                        .all_reduce_compressed_fused(&mut slices, op(), compression)
+                        .unwrap();
+                    for (mut alone, fused) in tensors.clone().into_iter().zip(&fused) {
+                        communicator.all_reduce_compressed(&mut alone, op(), compression).unwrap();
+                        assert!(bits(&alone) == bits(fused), "{} {compression:?}", alone.len());
+                    }
+                }
+            });
+        }
+    }
+}
+
+#[test]
 fn what_differs_between_ranks_is_noticed() {
     let sum = || Reduction::new(ReduceOp::Sum);
     let cases = [
@@ -107,8 +131,18 @@ fn what_differs_between_ranks_is_noticed() {
             let (op, compression, count) = calls[communicator.rank() as usize].clone();
             communicator.all_reduce_compressed(&mut vec![1.0; count], op, compression).unwrap_err()
         });
-        let told = |error: &CollectiveError| matches!(error, CollectiveError::Mismatch { .. });
-        assert!(errors.iter().any(told), "case {case}: {errors:?}");
+        let told = errors.iter().find_map(|error| match error {
+            CollectiveError::Mismatch { .. } => Some(error.to_string()),
+            _ => None,
+        });
+        let told = told.unwrap_or_else(|| panic!("case {case}: {errors:?}"));
+        // Lengths are those of the vectors, and types those in memory and on the wire.
+        let names = calls.each_ref().map(|(_, compression, count)| match compression {
+            Compression::Fp16 => format!("{count} f32 as f16, sum"),
+            Compression::Bf16 => format!("{count} f32 as bf16, sum"),
+            _ => format!("{count} f32, sum"),
+        });
+        assert!(names.iter().all(|name| told.contains(name)), "case {case}: {told}");
     }
 }
 

@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod adasum;
 mod compression;
 mod scale;
 #[path = "../support/mod.rs"]

@@ -1,7 +1,7 @@
 use paceline_collectives::plan::Algorithm;
 use paceline_collectives::{
     CollectiveError, Communicator, ContextOptions, Element, ReduceOp, Reduction, TransportKind,
-    bf16, f16,
+    UserOp, bf16, f16,
 };
 
 use super::{canonical_ways, every_way, forced, number, over, world};
@@ -200,6 +200,67 @@ fn ranks_with_different_factors_are_told_so() {
             _ => None,
         });
         let text = mismatch.unwrap();
-        assert_eq!(text.matches("scaled, factors").count(), 2, "{text}");
+        assert!(text.contains("sum, scaled, by ") && text.contains("with other factors"), "{text}");
+        let here = ["here the factors are 1 and 0.25", "here the factors are 1 and 0.5"];
+        assert!(here.iter().any(|here| text.ends_with(here)), "{text}");
     }
+}
+
+/// Longer than what is staged at once: the result is that of multiplying by hand, to the bit, and the
+/// staging memory stays small.
+#[test]
+fn long_inputs_are_scaled_piece_by_piece() {
+    const STAGED: usize = 8 << 20;
+    for options in every_way() {
+        world(3, &options, |communicator| {
+            let (rank, count) = (communicator.rank(), 5_000_011);
+            let number = |at: usize| f32::from(u16::try_from((at * 7 + 3) % 1009).unwrap());
+            let input: Vec<f32> = (0..count).map(|at| number(at + rank as usize) / 3.0).collect();
+            let by_hand: Vec<f32> = input.iter().map(|element| element * 0.3).collect();
+            let scaled = || Reduction::new(ReduceOp::Sum).prescale(0.3);
+            let mut want = by_hand.clone();
+            communicator.reduce(&mut want, ReduceOp::Sum, 1).unwrap();
+
+            let mut rooted = input.clone();
+            communicator.reduce(&mut rooted, scaled(), 1).unwrap();
+            assert!(rooted == if rank == 1 { &want[..] } else { &input[..] });
+            let mut output = (rank == 1).then(|| vec![0.0; count]);
+            communicator.reduce_into(&input, output.as_deref_mut(), scaled(), 1).unwrap();
+            assert!(output.is_none_or(|output| output == want));
+
+            let mut want = by_hand.clone();
+            let own = communicator.reduce_scatter_in_place(&mut want, ReduceOp::Sum).unwrap();
+            let mut scattered = input.clone();
+            communicator.reduce_scatter_in_place(&mut scattered, scaled()).unwrap();
+            assert!(scattered[own.clone()] == want[own.clone()]);
+            assert!(scattered[..own.start] == input[..own.start]);
+            assert!(scattered[own.end..] == input[own.end..]);
+
+            // Chunks of very different lengths, one of them empty.
+            let counts = [count - 7, 0, 7];
+            let mut want = by_hand;
+            let own = communicator.reduce_scatter_v_in_place(&mut want, &counts, ReduceOp::Sum);
+            let own = own.unwrap();
+            let mut output = vec![0.0; own.len()];
+            communicator.reduce_scatter_v(&input, &mut output, &counts, scaled()).unwrap();
+            assert!(output == want[own]);
+            let held = communicator.memory_bytes();
+            assert!(held < STAGED + (7 << 20), "{held} bytes");
+        });
+    }
+}
+
+#[test]
+fn names_of_operators_that_differ_are_told() {
+    let errors = world(2, &over(TransportKind::Tcp), |communicator| {
+        let name = ["first", "second"][communicator.rank() as usize];
+        let op = UserOp::new(name, |_: &mut [f32], _: &[f32]| {});
+        communicator.all_reduce(&mut [1.0f32; 10], op).unwrap_err()
+    });
+    let told = errors.iter().find_map(|error| match error {
+        CollectiveError::Mismatch { .. } => Some(error.to_string()),
+        _ => None,
+    });
+    let text = told.unwrap();
+    assert!(text.contains("here the operator is "), "{text}");
 }
