@@ -1,4 +1,5 @@
-//! A rank that is killed while the others wait for it in their queues.
+//! A rank that is killed while the others wait for it in their queues, or that has no memory for its
+//! part in what they do.
 //!
 //! The rank program is this test binary itself: it runs [`rank_program`] alone.
 
@@ -13,7 +14,10 @@ use std::time::{Duration, Instant};
 use paceline_collectives::queue::{Queue, QueueError, QueueOptions};
 use paceline_collectives::{Context, ReduceOp};
 use paceline_rendezvous::{Environment, ProcessEnvironment};
-use rustix::process::{Signal, getpid, kill_process, set_parent_process_death_signal};
+use rustix::process::{
+    Resource, Rlimit, Signal, getpid, getrlimit, kill_process, set_parent_process_death_signal,
+    setrlimit,
+};
 
 const RANK: &str = "PACELINE_RANK";
 const ROLE: &str = "PACELINE_TEST_ROLE";
@@ -23,6 +27,13 @@ const VICTIM: u32 = 2;
 /// Far below the deadline of an operation, which the ranks are given.
 const SOON: Duration = Duration::from_secs(100);
 const TIMEOUT_SECONDS: &str = "300";
+
+/// What [`ROLE`] says of ranks of which one joins.
+const JOINS: &str = "joins";
+
+/// Bytes that the rank that has joined may still allocate, and that the others' tensor has.
+const LEFT: u64 = 64 << 20;
+const LARGE: u64 = 160 << 20;
 
 /// Does nothing unless it was started as a rank.
 #[test]
@@ -36,14 +47,33 @@ fn rank_program() {
     let queue = Queue::new(context.communicator().unwrap(), &options).unwrap();
     let submit = |name: &str| queue.all_reduce(name, vec![1f32; 1000], ReduceOp::Sum);
     assert_eq!(submit("first").wait().unwrap(), [3.0; 1000]);
+    if ProcessEnvironment.get(ROLE).is_some_and(|role| role == JOINS) {
+        return without_memory(&queue);
+    }
     if context.rank() == VICTIM {
         kill_process(getpid(), Signal::KILL).unwrap();
     }
     for handle in [submit("second"), submit("third")] {
         let failed = handle.wait().unwrap_err();
-        assert!(matches!(failed.error, QueueError::Communicator(_)), "{failed}");
+        assert!(matches!(failed.error, QueueError::Communicator { .. }), "{failed}");
         println!("failed: {}", with_causes(&failed));
     }
+}
+
+/// The victim joins, and has no memory to stand in for itself in what the others submit.
+fn without_memory(queue: &Queue) {
+    let failed = if queue.rank() == VICTIM {
+        let used = std::fs::read_to_string("/proc/self/statm").unwrap();
+        let pages: u64 = used.split(' ').next().unwrap().parse().unwrap();
+        let most = Some(pages * 4096 + LEFT);
+        let maximum = getrlimit(Resource::As).maximum;
+        setrlimit(Resource::As, Rlimit { current: most, maximum }).unwrap();
+        queue.join().wait().unwrap_err().error
+    } else {
+        let large = vec![1f32; (LARGE / 4) as usize];
+        queue.all_reduce("embedding", large, ReduceOp::Sum).wait().unwrap_err().error
+    };
+    println!("failed: {}", with_causes(&failed));
 }
 
 fn with_causes(error: &dyn Error) -> String {
@@ -64,7 +94,7 @@ impl Drop for Ranks {
     }
 }
 
-fn start(transport: &str) -> Vec<String> {
+fn start(transport: &str, role: &str) -> Vec<String> {
     let directory = tempfile::tempdir().unwrap();
     let secret = directory.path().join("secret");
     let mut file = std::fs::OpenOptions::new();
@@ -74,7 +104,7 @@ fn start(transport: &str) -> Vec<String> {
     let rank = |rank: u32| {
         Command::new(std::env::current_exe().unwrap())
             .args(["rank_program", "--exact", "--nocapture", "--test-threads=1"])
-            .env(ROLE, "rank")
+            .env(ROLE, role)
             .env(RANK, rank.to_string())
             .env("PACELINE_WORLD_SIZE", WORLD_SIZE.to_string())
             .env("PACELINE_LOCAL_RANK", rank.to_string())
@@ -95,22 +125,40 @@ fn start(transport: &str) -> Vec<String> {
     let statuses: Vec<_> = ranks.0.iter_mut().map(|rank| rank.wait().unwrap()).collect();
     assert!(started.elapsed() < SOON, "{:?}", started.elapsed());
     let said = |rank: u32| std::fs::read_to_string(output(rank)).unwrap();
-    (0..WORLD_SIZE).filter(|rank| *rank != VICTIM).for_each(|rank| {
+    let is_killed = |rank: &u32| *rank == VICTIM && role != JOINS;
+    (0..WORLD_SIZE).filter(|rank| !is_killed(rank)).for_each(|rank| {
         assert!(statuses[rank as usize].success(), "{transport}, rank {rank}: {}", said(rank));
     });
-    (0..WORLD_SIZE).filter(|rank| *rank != VICTIM).map(said).collect()
+    (0..WORLD_SIZE).filter(|rank| !is_killed(rank)).map(said).collect()
 }
 
 #[test]
 fn the_others_fail_soon_and_name_it() {
     for transport in ["tcp", "shm"] {
-        for said in start(transport) {
+        for said in start(transport, "rank") {
             let failures: Vec<_> =
                 said.lines().filter_map(|line| line.split_once("failed: ")).collect();
             assert_eq!(failures.len(), 2, "{said}");
             for (_, failure) in failures {
                 assert!(failure.contains("rank 2"), "{transport}: {failure}");
+                // What the ranks were about.
+                assert!(failure.contains(" second"), "{transport}: {failure}");
             }
+        }
+    }
+}
+
+/// Far from the deadline: the rank that lacks memory says so, and the others hear of it.
+#[test]
+fn a_joined_rank_without_memory_is_named_at_once() {
+    for transport in ["tcp", "shm"] {
+        for said in start(transport, JOINS) {
+            let (_, failure) = said
+                .lines()
+                .find_map(|line| line.split_once("failed: "))
+                .unwrap_or_else(|| panic!("{said}"));
+            assert!(failure.contains("embedding"), "{transport}: {failure}");
+            assert!(failure.contains("cannot allocate"), "{transport}: {failure}");
         }
     }
 }

@@ -240,11 +240,14 @@ fn obstacle(request: &Request, absent: &[u32]) -> Option<&'static str> {
         return None;
     }
     match &request.verb {
-        Verb::AllReduce(operator) if neutral::exists(operator) => None,
-        Verb::AllReduce(_) => Some("and this reduction has no neutral element"),
+        Verb::AllReduce(operator, _) | Verb::ReduceScatter(operator) => {
+            let lacks = "and this reduction has no neutral element";
+            (!neutral::exists(operator)).then_some(lacks)
+        }
         Verb::Broadcast { root } if absent.contains(root) => Some("and one of them is the root"),
-        Verb::Broadcast { .. } => None,
+        Verb::Broadcast { .. } | Verb::Adasum | Verb::AllGatherV | Verb::Barrier => None,
         Verb::AllGather => Some("and an all_gather needs data of every rank"),
+        Verb::AllToAll | Verb::AllToAllV => Some("and some data is for them"),
     }
 }
 
@@ -258,7 +261,7 @@ mod tests {
 
     fn all_reduce(count: u64) -> Request {
         let operator = Operator::new(Some(ReduceOp::Sum), None, Scale::default());
-        Request::new(Verb::AllReduce(operator), DType::F32, vec![count], 0)
+        Request::new(Verb::AllReduce(operator, None), DType::F32, vec![count], 0)
     }
 
     fn named(name: &str, request: Request) -> Entry {

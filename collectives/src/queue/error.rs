@@ -64,8 +64,14 @@ pub enum QueueError {
         ranks: Vec<u32>,
     },
     /// The communicator failed, and with it the queue.
-    #[error("the queue failed")]
-    Communicator(#[source] Box<CollectiveError>),
+    #[error("the queue failed{}", .during.as_ref().map(|during| format!(" {during}")).unwrap_or_default())]
+    Communicator {
+        /// What it was doing, with the names of tensors; `None` if it had nothing to do.
+        during: Option<String>,
+        /// How it failed.
+        #[source]
+        source: Box<CollectiveError>,
+    },
     /// Another rank said something that makes no sense.
     #[error("rank {rank} of the queue announced something unusable: {what}")]
     Announcement {
@@ -104,7 +110,7 @@ impl QueueError {
             | Self::Stalled { .. }
             | Self::Unjoinable { .. } => false,
             Self::Closed { .. }
-            | Self::Communicator(_)
+            | Self::Communicator { .. }
             | Self::Announcement { .. }
             | Self::Panicked { .. }
             | Self::Thread { .. } => true,
@@ -114,13 +120,13 @@ impl QueueError {
     /// What the user can do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Submit { source, .. } | Self::Communicator(source) => source.hint(),
+            Self::Submit { source, .. } | Self::Communicator { source, .. } => source.hint(),
             Self::Duplicate { .. } => {
                 Some("give every tensor that is under way a name of its own".to_owned())
             }
             Self::Mismatch { .. } => Some(
-                "all ranks must submit a tensor with equal collective, type, operator, counts, root \
-                 and priority"
+                "all ranks must submit a tensor with equal collective, type, operator, counts, root, \
+                 compression and priority"
                     .to_owned(),
             ),
             Self::Stalled { .. } => Some(

@@ -10,11 +10,31 @@ use crate::error::CollectiveError;
 /// Bytes of the longest announcement: some hundred thousand tensors.
 const ANNOUNCEMENT_BYTES_MAX: u64 = 64 << 20;
 
+/// Why an exchange did not come about.
+pub(super) enum Unexchanged {
+    /// The communicator failed.
+    Failed(CollectiveError),
+    /// A rank said something that makes no sense.
+    Unusable(QueueError),
+}
+
+impl From<CollectiveError> for Unexchanged {
+    fn from(error: CollectiveError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl From<QueueError> for Unexchanged {
+    fn from(error: QueueError) -> Self {
+        Self::Unusable(error)
+    }
+}
+
 /// What every rank announces, in the order of ranks.
 pub(super) fn exchange(
     communicator: &Communicator,
     own: &Announcement,
-) -> Result<Vec<Announcement>, QueueError> {
+) -> Result<Vec<Announcement>, Unexchanged> {
     let text = serde_json::to_vec(own).map_err(|error| QueueError::Announcement {
         rank: communicator.in_world(communicator.rank()),
         what: error.to_string(),
@@ -23,7 +43,8 @@ pub(super) fn exchange(
     for (rank, length) in (0u32..).zip(&lengths) {
         if *length > ANNOUNCEMENT_BYTES_MAX {
             let what = format!("{length} bytes");
-            return Err(QueueError::Announcement { rank: communicator.in_world(rank), what });
+            let rank = communicator.in_world(rank);
+            return Err(QueueError::Announcement { rank, what }.into());
         }
     }
     let longest = lengths.iter().copied().max().unwrap_or(0);
@@ -40,13 +61,13 @@ pub(super) fn exchange(
             what: error.to_string(),
         })
     };
-    lengths.iter().enumerate().map(parse).collect()
+    let parsed: Result<Vec<_>, QueueError> = lengths.iter().enumerate().map(parse).collect();
+    Ok(parsed?)
 }
 
-fn gather<T: Element>(communicator: &Communicator, own: &[T]) -> Result<Vec<T>, QueueError> {
+fn gather<T: Element>(communicator: &Communicator, own: &[T]) -> Result<Vec<T>, CollectiveError> {
     let all = own.repeat(communicator.world_size() as usize);
     let mut all: Vec<T> = all;
-    let gathered: Result<(), CollectiveError> = communicator.all_gather(own, &mut all);
-    gathered.map_err(|error| QueueError::Communicator(Box::new(error)))?;
+    communicator.all_gather(own, &mut all)?;
     Ok(all)
 }

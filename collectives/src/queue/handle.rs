@@ -6,6 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use super::driver::Driver;
 use super::error::{Failed, QueueError};
 
 /// What becomes of a submission.
@@ -18,6 +19,8 @@ pub type Outcome<B> = Result<B, Failed<B>>;
 #[must_use = "the result, and the buffer, come through the handle"]
 pub struct Handle<B> {
     shared: Arc<Shared<B>>,
+    /// Who can be helped along while waiting.
+    driver: Option<Arc<Driver>>,
 }
 
 struct Shared<B> {
@@ -28,16 +31,18 @@ struct Shared<B> {
 struct State<B> {
     outcome: Option<Outcome<B>>,
     waker: Option<Waker>,
+    /// Somebody sleeps until it is complete: waking nobody costs a system call, too.
+    has_sleeper: bool,
 }
 
 /// The other end of a handle. It completes the handle once; dropped without, with an error.
 pub(super) struct Promise<B>(Option<Arc<Shared<B>>>);
 
-/// A handle and its promise.
-pub(super) fn promise<B>() -> (Promise<B>, Handle<B>) {
-    let state = Mutex::new(State { outcome: None, waker: None });
+/// A handle and its promise, which is kept by `driver`.
+pub(super) fn promise<B>(driver: Option<&Arc<Driver>>) -> (Promise<B>, Handle<B>) {
+    let state = Mutex::new(State { outcome: None, waker: None, has_sleeper: false });
     let shared = Arc::new(Shared { state, complete: Condvar::new() });
-    (Promise(Some(Arc::clone(&shared))), Handle { shared })
+    (Promise(Some(Arc::clone(&shared))), Handle { shared, driver: driver.cloned() })
 }
 
 impl<B> Shared<B> {
@@ -48,9 +53,11 @@ impl<B> Shared<B> {
     fn complete(&self, outcome: Outcome<B>) {
         let mut state = self.state();
         state.outcome = Some(outcome);
-        let waker = state.waker.take();
+        let (waker, has_sleeper) = (state.waker.take(), state.has_sleeper);
         drop(state);
-        self.complete.notify_all();
+        if has_sleeper {
+            self.complete.notify_all();
+        }
         if let Some(waker) = waker {
             waker.wake();
         }
@@ -84,20 +91,27 @@ impl<B> Handle<B> {
 
     /// Waits for the result. It comes within the deadlines of the [queue](super::QueueOptions).
     ///
+    /// Where there is little to do for the queue, the thread that waits does it: then operators of the
+    /// user's and wakers may be called on it.
+    ///
     /// # Errors
     /// [`Failed`] with the cause and the buffer.
     #[doc(alias = "synchronize")]
     pub fn wait(self) -> Outcome<B> {
+        if let Some(driver) = &self.driver {
+            while !self.is_complete() && driver.help() {}
+        }
         let mut state = self.shared.state();
         loop {
             if let Some(outcome) = state.outcome.take() {
                 return outcome;
             }
+            state.has_sleeper = true;
             state = self.shared.complete.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
-    /// Waits for the result, but not longer than `limit`.
+    /// Waits for the result, but not longer than `limit`. It does nothing for the queue meanwhile.
     ///
     /// # Errors
     /// The handle, if the result is not there yet.
@@ -112,6 +126,7 @@ impl<B> Handle<B> {
                 drop(state);
                 return Err(self);
             };
+            state.has_sleeper = true;
             let waited = self.shared.complete.wait_timeout(state, left);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
@@ -156,7 +171,7 @@ mod tests {
 
     #[test]
     fn a_future_is_woken_when_the_result_is_there() {
-        let (promise, mut handle) = promise::<u32>();
+        let (promise, mut handle) = promise::<u32>(None);
         let count = Arc::new(Count(AtomicU32::new(0)));
         let waker = Waker::from(Arc::clone(&count));
         let mut context = Context::from_waker(&waker);
@@ -168,7 +183,7 @@ mod tests {
 
     #[test]
     fn a_wait_with_a_limit_gives_the_handle_back() {
-        let (promise, handle) = promise::<u32>();
+        let (promise, handle) = promise::<u32>(None);
         let handle = handle.wait_timeout(Duration::ZERO).unwrap_err();
         assert!(!handle.is_complete());
         promise.complete(Ok(7));
@@ -177,7 +192,7 @@ mod tests {
 
     #[test]
     fn a_lost_promise_is_an_error_and_no_hang() {
-        let (promise, handle) = promise::<u32>();
+        let (promise, handle) = promise::<u32>(None);
         drop(promise);
         assert!(matches!(handle.wait().unwrap_err().error, QueueError::Panicked { .. }));
     }

@@ -1,13 +1,30 @@
-//! Where submissions wait for the thread of the queue.
+//! Where submissions wait, and who takes care of them.
+//!
+//! 1. At most one thread has the turn: that of the queue, or one that waits for a handle.
+//! 2. What has come is taken by who has the turn, at its beginning.
+//! 3. Whatever is not complete has somebody: who has the turn, or the thread of the queue, which was
+//!    woken or wakes by itself in time.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 use super::error::{Failed, QueueError};
 use super::handle::Promise;
 use super::request::Request;
 use super::task::Task;
+
+/// How often ranks with nothing to do ask the others whether they wait.
+pub(super) const IDLE_LOOK: Duration = Duration::from_millis(500);
+
+/// How often the queue's thread looks whether somebody else has taken care, while others do that: what
+/// a submission may have to wait that was expected to be waited for at once.
+const WATCH: Duration = Duration::from_millis(2);
+
+/// Bytes up to which somebody who waits takes care of everything. More is better left to the queue's
+/// thread, which goes on when the handle that was waited for is complete.
+const CALLER_BYTES_MAX: u64 = 256 << 10;
 
 pub(super) struct Submission {
     pub(super) name: Arc<str>,
@@ -37,35 +54,58 @@ pub(super) enum Closing {
     Now,
 }
 
-#[derive(Default)]
 pub(super) struct Inbox {
     state: Mutex<State>,
     changed: Condvar,
 }
 
-#[derive(Default)]
 struct State {
     news: News,
     /// What is under way.
     names: HashSet<Arc<str>>,
+    /// Bytes of what is under way.
+    bytes: u64,
     has_joined: bool,
     ended: Option<QueueError>,
+    /// Who has the turn.
+    turn_of: Option<ThreadId>,
+    /// When the next turn is due without news.
+    next_turn: Instant,
+    /// Turns that callers have taken.
+    callers_turns: u64,
+    /// The queue's thread wakes soon, whether it is woken or not.
+    is_watched: bool,
 }
 
 impl Inbox {
+    pub(super) fn new() -> Self {
+        let state = State {
+            news: News::default(),
+            names: HashSet::new(),
+            bytes: 0,
+            has_joined: false,
+            ended: None,
+            turn_of: None,
+            next_turn: Instant::now() + IDLE_LOOK,
+            callers_turns: 0,
+            is_watched: false,
+        };
+        Self { state: Mutex::new(state), changed: Condvar::new() }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes a submission, or completes it with an error.
-    pub(super) fn submit(&self, name: String, request: Request, task: Box<dyn Task>) {
+    pub(super) fn submit(&self, name: Arc<str>, request: Request, task: Box<dyn Task>) {
         let mut state = self.state();
         let refused = if let Some(error) = &state.ended {
             Some(error.clone())
         } else if state.has_joined {
-            Some(QueueError::Joined { name: name.clone() })
+            Some(QueueError::Joined { name: name.to_string() })
         } else if state.names.contains(&*name) {
-            Some(QueueError::Duplicate { name: name.clone() })
+            Some(QueueError::Duplicate { name: name.to_string() })
         } else {
             None
         };
@@ -73,11 +113,16 @@ impl Inbox {
             drop(state);
             return task.finish(Err(error));
         }
-        let name: Arc<str> = Arc::from(name);
+        // Where callers take care of their own they need not wake anybody.
+        let is_alone = state.news.is_empty() && state.names.is_empty();
+        state.bytes = state.bytes.saturating_add(request.bytes());
+        let wakes = !(state.is_watched && is_alone && state.bytes <= CALLER_BYTES_MAX);
         state.names.insert(Arc::clone(&name));
         state.news.submissions.push(Submission { name, request: Arc::new(request), task });
         drop(state);
-        self.changed.notify_one();
+        if wakes {
+            self.changed.notify_one();
+        }
     }
 
     pub(super) fn join(&self, promise: Promise<u32>) {
@@ -105,26 +150,77 @@ impl Inbox {
         self.changed.notify_one();
     }
 
-    /// Sleeps until there is news, but not longer than `limit`.
-    pub(super) fn wait(&self, limit: Duration) -> News {
-        let start = Instant::now();
+    /// Sleeps until the queue's thread has the turn; `None` when there are no more.
+    pub(super) fn wait_for_turn(&self) -> Option<News> {
         let mut state = self.state();
-        while state.news.is_empty() {
-            let Some(left) = limit.checked_sub(start.elapsed()).filter(|left| !left.is_zero())
-            else {
-                break;
-            };
-            let waited = self.changed.wait_timeout(state, left);
+        let mut seen = state.callers_turns;
+        loop {
+            if state.ended.is_some() {
+                return None;
+            }
+            let now = Instant::now();
+            let is_due = !state.news.is_empty() || now >= state.next_turn;
+            if state.turn_of.is_none() && is_due {
+                return Some(Self::begin(&mut state));
+            }
+            // Who has the turn wakes this thread if anything is left.
+            let due = if state.turn_of.is_some() { IDLE_LOOK } else { state.next_turn - now };
+            state.is_watched = state.callers_turns != seen;
+            seen = state.callers_turns;
+            let limit = if state.is_watched { due.min(WATCH) } else { due };
+            let waited = self.changed.wait_timeout(state, limit);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
+            state.is_watched = false;
         }
+    }
+
+    /// Has the turn at once, if nobody has it and there is something to do, but not too much.
+    pub(super) fn try_turn(&self) -> Option<News> {
+        let mut state = self.state();
+        let is_free = state.turn_of.is_none() && state.ended.is_none();
+        let is_small = state.bytes <= CALLER_BYTES_MAX;
+        if !is_free || !is_small || (state.names.is_empty() && !state.has_joined) {
+            return None;
+        }
+        state.callers_turns += 1;
+        Some(Self::begin(&mut state))
+    }
+
+    fn begin(state: &mut State) -> News {
+        state.turn_of = Some(thread::current().id());
         std::mem::take(&mut state.news)
     }
 
-    /// Lets names be used again. Comes before the handles are completed.
-    pub(super) fn release<'a>(&self, names: impl Iterator<Item = &'a Arc<str>>) {
+    /// Ends a turn. The next one is due in `pause`, or when there is news.
+    pub(super) fn end_turn(&self, pause: Duration) {
         let mut state = self.state();
-        for name in names {
-            state.names.remove(name);
+        state.turn_of = None;
+        state.next_turn = Instant::now() + pause;
+        let is_done = state.news.is_empty() && state.names.is_empty() && !state.has_joined;
+        drop(state);
+        if !is_done || pause < IDLE_LOOK {
+            self.changed.notify_one();
+        }
+    }
+
+    /// More that has come during a turn.
+    pub(super) fn more(&self) -> News {
+        std::mem::take(&mut self.state().news)
+    }
+
+    /// Whether this thread has the turn.
+    pub(super) fn is_my_turn(&self) -> bool {
+        self.state().turn_of == Some(thread::current().id())
+    }
+
+    /// Lets names be used again. Comes before the handles are completed.
+    pub(super) fn release<'a>(&self, all: impl Iterator<Item = (&'a Arc<str>, u64)>) {
+        let mut state = self.state();
+        for (name, bytes) in all {
+            // What others submitted, while this rank has joined, is not counted here.
+            if state.names.remove(name) {
+                state.bytes = state.bytes.saturating_sub(bytes);
+            }
         }
     }
 
@@ -133,13 +229,15 @@ impl Inbox {
         self.state().has_joined = false;
     }
 
-    /// Nothing is taken any more, and what was is given back with the error.
+    /// Nothing is taken any more, and what was is given back with the error. There are no more turns.
     pub(super) fn end(&self, error: &QueueError) {
         let mut state = self.state();
         state.ended = Some(error.clone());
         state.names.clear();
+        state.turn_of = None;
         let news = std::mem::take(&mut state.news);
         drop(state);
+        self.changed.notify_all();
         for submission in news.submissions {
             submission.task.finish(Err(error.clone()));
         }

@@ -61,6 +61,16 @@ impl QueueOptions {
         if let Some(time) = env::CYCLE_TIME.milliseconds(environment).map_err(invalid)? {
             options.cycle_time = time;
         }
+        // Horovod turns its cache off by 0; a cache of one tensor comes near to that.
+        if let Some(tensors) = env::CACHE_CAPACITY.parse::<usize>(environment).map_err(invalid)? {
+            options.cache_capacity = tensors.max(1);
+        }
+        if let Some(time) = env::STALL_CHECK_TIME.seconds(environment).map_err(invalid)? {
+            options.stall_report_after = time;
+        }
+        // In Horovod 0 is never; here it is the time that an operation may take.
+        let time = env::STALL_SHUTDOWN_TIME.seconds_or_zero(environment).map_err(invalid)?;
+        options.timeout = time.filter(|time| !time.is_zero());
         Ok(options)
     }
 }
@@ -129,5 +139,13 @@ mod tests {
         let time = of("HOROVOD_CYCLE_TIME", "3.5").unwrap().cycle_time;
         assert_eq!(time, Duration::from_micros(3500));
         assert!(of("PACELINE_FUSION_THRESHOLD", "much").is_err());
+        let cache =
+            |value| of("HOROVOD_CACHE_CAPACITY", value).map(|options| options.cache_capacity);
+        assert_eq!((cache("64").unwrap(), cache("0").unwrap()), (64, 1));
+        assert!(cache("few").is_err());
+        let check = of("HOROVOD_STALL_CHECK_TIME_SECONDS", "60").unwrap().stall_report_after;
+        assert_eq!(check, Duration::from_secs(60));
+        let shutdown = |value| of("HOROVOD_STALL_SHUTDOWN_TIME_SECONDS", value).unwrap().timeout;
+        assert_eq!((shutdown("120"), shutdown("0")), (Some(Duration::from_secs(120)), None));
     }
 }

@@ -6,6 +6,7 @@ use paceline_devices::{DType, ReduceOp};
 use serde::{Deserialize, Serialize};
 
 use crate::reduction::Scale;
+use crate::signature::Collective;
 
 /// Everything about a submission, but its name, that all ranks must agree on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,9 +22,40 @@ pub(super) struct Request {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Verb {
-    AllReduce(Operator),
-    Broadcast { root: u32 },
+    /// With the code of the type on the wire, if that is another than in memory.
+    AllReduce(Operator, Option<u8>),
+    Adasum,
+    ReduceScatter(Operator),
+    Broadcast {
+        root: u32,
+    },
     AllGather,
+    AllGatherV,
+    AllToAll,
+    AllToAllV,
+    Barrier,
+}
+
+impl Verb {
+    fn name(&self) -> &'static str {
+        let collective = match self {
+            Self::AllReduce(..) => Collective::AllReduce,
+            Self::Adasum => Collective::Adasum,
+            Self::ReduceScatter(_) => Collective::ReduceScatter,
+            Self::Broadcast { .. } => Collective::Broadcast,
+            Self::AllGather => Collective::AllGather,
+            Self::AllGatherV => Collective::AllGatherV,
+            Self::AllToAll => Collective::AllToAll,
+            Self::AllToAllV => Collective::AllToAllV,
+            Self::Barrier => Collective::Barrier,
+        };
+        collective.name()
+    }
+
+    /// Whether all ranks must have vectors of the same lengths.
+    pub(super) fn shares_counts(&self) -> bool {
+        !matches!(self, Self::AllGatherV | Self::AllToAllV)
+    }
 }
 
 /// How vectors are reduced.
@@ -54,6 +86,18 @@ impl Operator {
     }
 }
 
+impl fmt::Display for Operator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = self.built_in().map(ReduceOp::name);
+        f.write_str(name.or(self.user.as_deref()).unwrap_or("unknown"))?;
+        let scale = self.scale();
+        if scale != Scale::default() {
+            write!(f, ", factors {} and {}", scale.before, scale.after)?;
+        }
+        Ok(())
+    }
+}
+
 impl Request {
     pub(super) fn new(verb: Verb, dtype: DType, counts: Vec<u64>, priority: i32) -> Self {
         Self { verb, dtype: dtype as u8, counts, priority }
@@ -74,7 +118,7 @@ impl Request {
 
     /// Whether the two can be one operation.
     pub(super) fn fuses_with(&self, other: &Self) -> bool {
-        matches!(self.verb, Verb::AllReduce(_))
+        matches!(self.verb, Verb::AllReduce(..) | Verb::Adasum)
             && self.verb == other.verb
             && self.dtype == other.dtype
             && self.priority == other.priority
@@ -83,28 +127,27 @@ impl Request {
 
 impl fmt::Display for Request {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let verb = match self.verb {
-            Verb::AllReduce(_) => "all_reduce",
-            Verb::Broadcast { .. } => "broadcast",
-            Verb::AllGather => "all_gather",
-        };
+        let verb = self.verb.name();
         let dtype = self.dtype().map_or("unknown elements", DType::name);
-        match self.counts[..] {
-            [count] => write!(f, "{verb} of {count} {dtype}")?,
-            _ => write!(f, "{verb} of tensors of {:?} {dtype}", self.counts)?,
+        match (&self.verb, &self.counts[..]) {
+            (Verb::Barrier, _) => f.write_str(verb)?,
+            (verb_of_any_lengths, _) if !verb_of_any_lengths.shares_counts() => {
+                write!(f, "{verb} of {dtype}")?;
+            }
+            (_, [count]) => write!(f, "{verb} of {count} {dtype}")?,
+            (_, counts) => write!(f, "{verb} of tensors of {counts:?} {dtype}")?,
         }
         match &self.verb {
-            Verb::AllReduce(operator) => {
-                let name = operator.built_in().map(ReduceOp::name);
-                write!(f, " ({}", name.or(operator.user.as_deref()).unwrap_or("unknown"))?;
-                let scale = operator.scale();
-                if scale != Scale::default() {
-                    write!(f, ", factors {} and {}", scale.before, scale.after)?;
+            Verb::AllReduce(operator, wire) => {
+                if let Some(wire) = wire {
+                    let wire = DType::from_code(*wire).map_or("something else", DType::name);
+                    write!(f, " as {wire}")?;
                 }
-                f.write_str(")")?;
+                write!(f, " ({operator})")?;
             }
+            Verb::ReduceScatter(operator) => write!(f, " ({operator})")?,
             Verb::Broadcast { root } => write!(f, " from rank {root}")?,
-            Verb::AllGather => {}
+            _ => {}
         }
         if self.priority != 0 {
             write!(f, " with priority {}", self.priority)?;
