@@ -2,12 +2,16 @@
 
 mod collective;
 mod gradients;
+mod queued;
+mod tensors;
 
+use paceline_collectives::queue::QueueError;
 use paceline_collectives::{CollectiveError, Communicator};
 use paceline_devices::DType;
 
 pub use collective::CollectiveWorkload;
 pub use gradients::{Bucketing, GradientsWorkload};
+pub use queued::QueuedWorkload;
 
 use crate::floor::{Exchange, Manner};
 use crate::metrics::{Collective, Shape};
@@ -139,7 +143,12 @@ pub fn planned_algorithm<T: TestElement>(
 
 /// Why a collective call inside a measurement failed, if that is what an error is about.
 pub fn collective_error(error: &BoxError) -> Option<&CollectiveError> {
-    error.downcast_ref()
+    match error.downcast_ref() {
+        Some(QueueError::Communicator { source, .. } | QueueError::Submit { source, .. }) => {
+            Some(source)
+        }
+        _ => error.downcast_ref(),
+    }
 }
 
 /// The bytes of `count` elements.

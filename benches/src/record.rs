@@ -32,6 +32,8 @@ pub struct Case {
     pub model: Option<String>,
     /// Largest fusion bucket.
     pub fusion_bytes: Option<u64>,
+    /// Whether operations were submitted to a queue, as opposed to called.
+    pub queued: bool,
 }
 
 /// The line of the record for `case`.
@@ -51,6 +53,7 @@ pub fn result_of(case: &Case, measurement: &Measurement, floor: Option<&Floor>) 
         bytes: case.bytes,
         model: case.model.clone(),
         fusion_bytes: case.fusion_bytes,
+        queued: case.queued,
         iterations: measurement.iterations,
         batch: measurement.batch,
         rounds: measurement.rounds.iter().map(Round::from).collect(),
@@ -104,6 +107,7 @@ mod tests {
             bytes: 1_000_000,
             model: None,
             fusion_bytes: None,
+            queued: false,
         };
         let floor = Floor { bytes: 1_500_000, manner: Manner::Everybody, median_ns: 400_000.0 };
         let result = result_of(&case, &measurement, Some(&floor));

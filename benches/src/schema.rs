@@ -185,6 +185,9 @@ pub struct BenchResult {
     pub model: Option<String>,
     /// The largest fusion bucket of a model run; `null` where every tensor went alone.
     pub fusion_bytes: Option<u64>,
+    /// Whether operations were submitted to a queue and waited for, as opposed to called.
+    #[serde(default)]
+    pub queued: bool,
     /// Operations timed, over all rounds.
     pub iterations: u64,
     /// Operations between two readings of the clock: 1 from 10 us upwards.
@@ -350,6 +353,7 @@ pub(crate) mod tests {
                 bytes: 65_536,
                 model: None,
                 fusion_bytes: None,
+                queued: false,
                 iterations: 4,
                 batch: 1,
                 rounds: vec![Round::from(&histogram)],
@@ -397,6 +401,7 @@ pub(crate) mod tests {
             "bytes",
             "model",
             "fusion_bytes",
+            "queued",
             "iterations",
             "batch",
             "rounds",

@@ -173,6 +173,9 @@ pub fn group_title(result: &BenchResult) -> String {
         (Some(_), None) => title.push_str(", not fused"),
         (None, _) => {}
     }
+    if result.queued {
+        title.push_str(", through the queue");
+    }
     title
 }
 

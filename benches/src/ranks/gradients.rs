@@ -5,12 +5,11 @@ use std::ops::Range;
 use paceline_collectives::Communicator;
 use paceline_devices::ReduceOp;
 
-use super::collective::neutral;
-use super::grow;
+use super::tensors::Tensors;
 use crate::metrics::as_u64;
 use crate::models::fuse;
 use crate::run::{BoxError, Workload};
-use crate::verify::{Pattern, Source, TestElement};
+use crate::verify::{Pattern, TestElement};
 
 /// How the tensors of a model are sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,11 +26,9 @@ pub enum Bucketing {
 pub struct GradientsWorkload<'a, T> {
     communicator: &'a Communicator,
     op: ReduceOp,
-    pattern: &'a Pattern<T>,
-    counts: Vec<usize>,
     buckets: Vec<Range<usize>>,
-    /// The tensors of each slot: one, because a pass takes far longer than lining up.
-    slots: Vec<Vec<Vec<T>>>,
+    /// One slot, because a pass takes far longer than lining up.
+    tensors: Tensors<'a, T>,
 }
 
 impl<'a, T: TestElement> GradientsWorkload<'a, T> {
@@ -51,67 +48,48 @@ impl<'a, T: TestElement> GradientsWorkload<'a, T> {
             Bucketing::Fused(bytes) => bytes,
         };
         let buckets = fuse(counts, as_u64(size_of::<T>()), threshold);
-        let counts = counts.iter().copied().map(usize::try_from).collect::<Result<Vec<_>, _>>()?;
-        Ok(Self { communicator, op, pattern, counts, buckets, slots: Vec::new() })
+        Ok(Self { communicator, op, buckets, tensors: Tensors::new(pattern, op, counts)? })
     }
 
     /// The algorithms of all operations of a pass, the one with the most bytes first.
     pub fn algorithms(&self) -> String {
-        let mut by_name: Vec<(&str, u64)> = Vec::new();
-        for bucket in &self.buckets {
-            for (count, choice) in self.communicator.plan_fused::<T>(&self.counts[bucket.clone()]) {
-                let name = choice.algorithm.name();
-                match by_name.iter_mut().find(|(known, _)| *known == name) {
-                    Some((_, total)) => *total += as_u64(count),
-                    None => by_name.push((name, as_u64(count))),
-                }
-            }
-        }
-        by_name.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
-        by_name.into_iter().map(|(name, _)| name).collect::<Vec<_>>().join("+")
+        let counts = self.tensors.counts();
+        let plan = |bucket: &Range<usize>| {
+            self.communicator.plan_fused::<T>(&counts[bucket.clone()]).into_iter()
+        };
+        let operations = self.buckets.iter().flat_map(plan);
+        name_algorithms(operations.map(|(count, choice)| (count, choice.algorithm.name())))
     }
+}
 
-    /// Visits the tensors of a slot with the index of their first element in the whole pass.
-    fn for_each_tensor(
-        &mut self,
-        slot: usize,
-        mut visit: impl FnMut(&Pattern<T>, usize, &mut [T]),
-    ) {
-        let mut first = 0;
-        for tensor in &mut self.slots[slot] {
-            visit(self.pattern, first, tensor);
-            first += tensor.len();
+/// Algorithms by the number of elements that they are used for, most first.
+pub(super) fn name_algorithms(operations: impl Iterator<Item = (usize, &'static str)>) -> String {
+    let mut by_name: Vec<(&str, u64)> = Vec::new();
+    for (count, name) in operations {
+        match by_name.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, total)) => *total += as_u64(count),
+            None => by_name.push((name, as_u64(count))),
         }
     }
+    by_name.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    by_name.into_iter().map(|(name, _)| name).collect::<Vec<_>>().join("+")
 }
 
 impl<T: TestElement> Workload for GradientsWorkload<'_, T> {
     fn slot_bytes(&self) -> u64 {
-        self.counts.iter().map(|count| as_u64(*count) * as_u64(size_of::<T>())).sum()
+        self.tensors.slot_bytes()
     }
 
     fn reserve_slots(&mut self, count: usize) -> Result<(), BoxError> {
-        while self.slots.len() < count {
-            let mut tensors = Vec::with_capacity(self.counts.len());
-            for count in &self.counts {
-                let mut tensor = Vec::new();
-                grow(&mut tensor, *count, T::from_integer(1))?;
-                tensors.push(tensor);
-            }
-            self.slots.push(tensors);
-        }
-        Ok(())
+        self.tensors.reserve_slots(count)
     }
 
     fn prepare(&mut self, slot: usize, iteration: u64) {
-        let mine = Source::Rank(self.communicator.rank());
-        self.for_each_tensor(slot, |pattern, first, tensor| {
-            pattern.fill(mine, iteration, first, tensor);
-        });
+        self.tensors.fill(self.communicator.rank(), slot, iteration);
     }
 
     fn run(&mut self, slot: usize) -> Result<(), BoxError> {
-        let tensors = &mut self.slots[slot];
+        let tensors = self.tensors.slot(slot);
         for bucket in &self.buckets {
             match &mut tensors[bucket.clone()] {
                 // A copy into the staging buffer and back would buy nothing.
@@ -127,15 +105,10 @@ impl<T: TestElement> Workload for GradientsWorkload<'_, T> {
     }
 
     fn count_wrong(&mut self, slot: usize, iteration: u64) -> u64 {
-        let mut wrong = 0;
-        self.for_each_tensor(slot, |pattern, first, tensor| {
-            wrong += pattern.count_wrong(Source::Reduced, iteration, first, tensor);
-        });
-        wrong
+        self.tensors.count_wrong(slot, iteration)
     }
 
     fn settle(&mut self, slot: usize) {
-        let neutral = neutral(self.op);
-        self.slots[slot].iter_mut().for_each(|tensor| tensor.fill(neutral));
+        self.tensors.settle(slot);
     }
 }

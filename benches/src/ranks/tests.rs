@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::thread;
 
+use paceline_collectives::queue::{Queue, QueueOptions};
 use paceline_collectives::{Communicator, Context, ContextOptions, Job, TransportChoice};
 use paceline_collectives::{TransportKind, f16};
 use paceline_devices::{Bool, DType, ReduceOp};
@@ -140,6 +141,34 @@ fn gradients_are_right_alone_and_fused() {
             assert!(workload.count_wrong(0, 0) > 4000, "data of another pass");
         });
     }
+}
+
+#[test]
+fn gradients_are_right_through_the_queue() {
+    let job = |job: &Arc<Job>| {
+        let transport = TransportChoice::Only(TransportKind::Tcp);
+        let options = ContextOptions { transport, ..ContextOptions::default() };
+        let communicator = Context::new(job, &options).unwrap().communicator().unwrap();
+        let queue = Queue::new(communicator, &QueueOptions::default()).unwrap();
+        let pattern = Pattern::<f32>::new(ReduceOp::Avg, 2).unwrap();
+        let tensors = [("a", 300), ("b", 1), ("c", 40_000), ("d", 7)];
+        let mut workload = QueuedWorkload::new(&queue, ReduceOp::Avg, &pattern, &tensors).unwrap();
+        assert_eq!(workload.slot_bytes(), 4 * 40_308);
+        workload.reserve_slots(2).unwrap();
+        for (slot, iteration) in [(0, 0), (1, 1), (0, 2)] {
+            workload.prepare(slot, iteration);
+            workload.run(slot).unwrap();
+            assert_eq!(workload.count_wrong(slot, iteration), 0);
+        }
+        assert!(workload.count_wrong(0, 0) > 30_000, "data of another pass");
+        workload.settle(0);
+        workload.run(0).unwrap();
+    };
+    let jobs = Job::in_process(2).unwrap();
+    thread::scope(|scope| {
+        let ranks: Vec<_> = jobs.iter().map(|one| scope.spawn(move || job(one))).collect();
+        ranks.into_iter().for_each(|rank| rank.join().unwrap());
+    });
 }
 
 #[test]

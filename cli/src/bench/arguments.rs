@@ -71,7 +71,11 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "NAME", conflicts_with_all = ["sizes", "first", "last", "factor", "out_of_place"])]
     pub(super) model: Option<String>,
 
-    /// Largest bucket into which gradients are fused [default: 128M]
+    /// Submit all-reduces to the queue and wait for them: sizes only so, models also so
+    #[arg(long = "async", id = "async", conflicts_with = "out_of_place")]
+    pub(super) queued: bool,
+
+    /// Largest bucket into which gradients are fused [default: 128M, 16M in the queue]
     #[arg(long, value_name = "SIZE", value_parser = parse_size, requires = "model")]
     pub(super) fusion_threshold: Option<u64>,
 

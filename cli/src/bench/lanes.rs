@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use paceline_benches::schema::SkippedTransport;
+use paceline_collectives::queue::Queue;
 use paceline_collectives::{
     Communicator, Context, ContextOptions, Job, SetupError, TransportChoice,
 };
@@ -21,6 +22,9 @@ pub(super) struct Lane {
     pub(super) name: &'static str,
     pub(super) context: Context,
     pub(super) communicator: Communicator,
+    /// Where operations are submitted. It has connections of its own, so that it does not wait in
+    /// those of the others.
+    pub(super) queue: Option<Queue>,
 }
 
 /// Connects the ranks over every transport of the plan. All ranks get the same, in the same order.
@@ -31,11 +35,11 @@ pub(super) fn open_lanes(
     let mut lanes = Vec::new();
     let mut skipped = Vec::new();
     if job.rank_info().world_size == 1 {
-        lanes.push(open(job, &plan.context, TransportChoice::Auto)?);
+        lanes.push(open(job, plan, TransportChoice::Auto)?);
         return Ok((lanes, skipped));
     }
     for choice in plan.transports.choices(job.rank_info().is_on_one_node()) {
-        match (open(job, &plan.context, choice), plan.transports) {
+        match (open(job, plan, choice), plan.transports) {
             // With one rank on each node there is nothing to choose.
             (Ok(lane), _) if lanes.iter().any(|other: &Lane| other.name == lane.name) => {}
             (Ok(lane), _) => {
@@ -45,11 +49,13 @@ pub(super) fn open_lanes(
                 }));
                 lanes.push(lane);
             }
-            (Err(SetupError::Establish { transport, source }), TransportSelection::All)
-                if matches!(
-                    source,
-                    EstablishError::Unusable { .. } | EstablishError::OnRank { .. }
-                ) =>
+            (
+                Err(BenchError::Setup(SetupError::Establish { transport, source })),
+                TransportSelection::All,
+            ) if matches!(
+                source,
+                EstablishError::Unusable { .. } | EstablishError::OnRank { .. }
+            ) =>
             {
                 let reason = match source {
                     EstablishError::Unusable { reason, .. } => reason,
@@ -57,31 +63,29 @@ pub(super) fn open_lanes(
                 };
                 skipped.push(SkippedTransport { transport: transport.to_owned(), reason });
             }
-            (Err(error), _) => return Err(error.into()),
+            (Err(error), _) => return Err(error),
         }
     }
     Ok((lanes, skipped))
 }
 
-fn open(
-    job: &Arc<Job>,
-    options: &ContextOptions,
-    choice: TransportChoice,
-) -> Result<Lane, SetupError> {
-    let context = Context::new(job, &ContextOptions { transport: choice, ..options.clone() })?;
+fn open(job: &Arc<Job>, plan: &Plan, choice: TransportChoice) -> Result<Lane, BenchError> {
+    let options = ContextOptions { transport: choice, ..plan.context.clone() };
+    let context = Context::new(job, &options)?;
     let name = if context.world_size() == 1 { ALONE } else { context.carrier() };
     let communicator = context.communicator()?;
     if let TransportChoice::Only(wanted) = choice
         && context.world_size() > 1
         && context.transport() != wanted
     {
-        return Err(SetupError::Establish {
-            transport: wanted.name(),
-            source: EstablishError::Unusable {
-                transport: wanted.name(),
-                reason: format!("the library took {} instead", context.transport()),
-            },
-        });
+        let transport = wanted.name();
+        let reason = format!("the library took {} instead", context.transport());
+        let source = EstablishError::Unusable { transport, reason };
+        return Err(SetupError::Establish { transport, source }.into());
     }
-    Ok(Lane { name, context, communicator })
+    let queue = match &plan.queue {
+        None => None,
+        Some(queue) => Some(Queue::new(Context::new(job, &options)?.communicator()?, queue)?),
+    };
+    Ok(Lane { name, context, communicator, queue })
 }

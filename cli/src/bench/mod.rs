@@ -14,6 +14,7 @@ mod plan;
 mod printer;
 mod record;
 mod report;
+mod rows;
 mod session;
 mod terminal;
 

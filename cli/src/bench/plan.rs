@@ -12,6 +12,7 @@ use paceline_benches::sizes::{
     DEFAULT_FACTOR, DEFAULT_SIZES, ParseSizesError, Progression, parse_size, parse_sizes, sweep,
 };
 use paceline_collectives::plan::Algorithm;
+use paceline_collectives::queue::QueueOptions;
 use paceline_collectives::{ContextOptions, SetupError, TransportChoice};
 use paceline_devices::{DType, ReduceOp};
 use paceline_launcher::HostSlots;
@@ -37,8 +38,8 @@ pub(super) enum UsageError {
     NoSuchReduction { op: ReduceOp, dtype: DType },
     #[error("{algorithm} is no algorithm for {collective}")]
     WrongAlgorithm { algorithm: Algorithm, collective: Collective },
-    #[error("--model measures all_reduce, not {collective}")]
-    ModelCollective { collective: Collective },
+    #[error("--{option} measures all_reduce, not {collective}")]
+    OnlyAllReduce { option: &'static str, collective: Collective },
     #[error(transparent)]
     Model(#[from] UnknownModelError),
     #[error(transparent)]
@@ -79,8 +80,8 @@ impl UsageError {
                     .collect();
                 Some(format!("{collective} knows auto, {}", known.join(", ")))
             }
-            Self::ModelCollective { .. } => {
-                Some("name no collective, or all_reduce, with --model".to_owned())
+            Self::OnlyAllReduce { option, .. } => {
+                Some(format!("name no collective, or all_reduce, with --{option}"))
             }
             Self::Sizes(error) => error.hint(),
             Self::Environment(error) => error.hint(),
@@ -113,6 +114,8 @@ pub(super) struct Plan {
     pub(super) dtype: DType,
     pub(super) op: ReduceOp,
     pub(super) out_of_place: bool,
+    /// The options of queues, if operations are submitted to one.
+    pub(super) queue: Option<QueueOptions>,
     pub(super) settings: Settings,
     pub(super) context: ContextOptions,
     pub(super) environment: Layers,
@@ -150,6 +153,7 @@ impl Plan {
             transports: transports(arguments, &environment)?,
             dtype,
             op,
+            queue: queue(arguments, &environment)?,
             out_of_place: arguments.out_of_place || !collective.works_in_place(),
             settings: settings(arguments),
             context,
@@ -230,7 +234,7 @@ fn subject(arguments: &Arguments, environment: &Layers) -> Result<Subject, Usage
     let collective = arguments.collective;
     if let Some(name) = &arguments.model {
         if collective != Collective::AllReduce {
-            return Err(UsageError::ModelCollective { collective });
+            return Err(UsageError::OnlyAllReduce { option: "model", collective });
         }
         let threshold = match (arguments.fusion_threshold, env::FUSION_THRESHOLD.text(environment)?)
         {
@@ -258,6 +262,21 @@ fn subject(arguments: &Arguments, environment: &Layers) -> Result<Subject, Usage
         }
     };
     Ok(Subject::Sizes(sizes))
+}
+
+fn queue(arguments: &Arguments, environment: &Layers) -> Result<Option<QueueOptions>, UsageError> {
+    let collective = arguments.collective;
+    if !arguments.queued {
+        return Ok(None);
+    }
+    if collective != Collective::AllReduce {
+        return Err(UsageError::OnlyAllReduce { option: "async", collective });
+    }
+    let mut options = QueueOptions::from_environment(environment)?;
+    if let Some(bytes) = arguments.fusion_threshold {
+        options.fusion_threshold = usize::try_from(bytes).unwrap_or(usize::MAX);
+    }
+    Ok(Some(options))
 }
 
 fn settings(arguments: &Arguments) -> Settings {

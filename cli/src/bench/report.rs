@@ -68,7 +68,8 @@ pub(super) fn label(case: &Case) -> String {
         (Some(_), None) => ", not fused",
         (None, _) => "",
     };
-    format!("{}: {}{fused}", case.transport, row_name(case))
+    let queued = if case.queued { ", queued" } else { "" };
+    format!("{}: {}{fused}{queued}", case.transport, row_name(case))
 }
 
 /// The table of one transport, printed row by row.
@@ -120,13 +121,15 @@ fn bars(result: &BenchResult, width: usize, style: BarStyle) -> String {
         (None, _) if result.bytes == 0 => result.collective.clone(),
         (None, _) => format!("{} of {}", result.collective, format_bytes(result.bytes)),
     };
+    let queued = if result.queued { ", queued" } else { "" };
     let batches = if result.batch > 1 {
         format!(", {} batches of {}", histogram.count(), result.batch)
     } else {
         String::new()
     };
     let bars = render_bars(&histogram, width, style);
-    format!("\n{what} over {}, {} operations{batches}\n{bars}", result.transport, result.iterations)
+    let (over, operations) = (&result.transport, result.iterations);
+    format!("\n{what}{queued} over {over}, {operations} operations{batches}\n{bars}")
 }
 
 fn line(text: &mut String, line: &str) {

@@ -7,15 +7,15 @@ use std::time::Instant;
 use paceline_benches::floor::{Floor, FloorSearch, exchange_bytes};
 use paceline_benches::metrics::Collective;
 use paceline_benches::ranks::{
-    BareExchange, Bucketing, CollectiveWorkload, CommunicatorGroup, GradientsWorkload,
-    collective_error, library_name, planned_algorithm,
+    BareExchange, CommunicatorGroup, collective_error, library_name,
 };
 use paceline_benches::record::{Case, result_of};
-use paceline_benches::run::{Check, Group, Measurement, RunError, SystemClock, Workload, measure};
+use paceline_benches::run::{Check, Group, Measurement, RunError, SystemClock, measure};
 use paceline_benches::schema::{BenchResult, Report, SCHEMA};
 use paceline_benches::units::format_bytes;
 use paceline_benches::verify::{Pattern, PatternError, TestElement};
 use paceline_benches::yardstick::Beside;
+use paceline_collectives::queue::QueueError;
 use paceline_collectives::{CollectiveError, Job, SetupError, bf16, f16};
 use paceline_devices::{Bool, DType, ReduceOp};
 use paceline_launcher::ExitCode;
@@ -23,10 +23,11 @@ use paceline_rendezvous::StoreError;
 
 use super::facts;
 use super::lanes::{Lane, open_lanes};
-use super::peer::{self, Measured, Peer};
-use super::plan::{Plan, Subject};
+use super::peer::{self, Peer};
+use super::plan::Plan;
 use super::printer::Printer;
 use super::report;
+use super::rows::{Row, rows};
 
 /// Why the benchmark ended early.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +38,8 @@ pub(super) enum BenchError {
     Run(#[from] RunError),
     #[error(transparent)]
     Pattern(#[from] PatternError),
+    #[error(transparent)]
+    Queue(#[from] QueueError),
     #[error("failed to tell the other ranks about this one")]
     Publish(#[source] StoreError),
     #[error("no word from rank {peer}")]
@@ -84,6 +87,7 @@ impl BenchError {
         match self {
             Self::Setup(error) => error.hint(),
             Self::Run(_) => self.collective()?.hint(),
+            Self::Queue(error) => error.hint(),
             Self::Peer { hint, .. } => hint.clone(),
             Self::Absent { source, .. } if source.is_timeout() => {
                 Some("see whether all ranks started; --start-timeout gives them longer".to_owned())
@@ -150,13 +154,6 @@ struct Session<'a> {
     printer: &'a mut Printer,
     peer: Peer,
     results: Vec<BenchResult>,
-}
-
-/// One line of the table, before it is measured.
-struct Row<'a> {
-    case: Case,
-    workload: Box<dyn Workload + 'a>,
-    measured: Measured,
 }
 
 impl Session<'_> {
@@ -286,80 +283,6 @@ impl RowFloor<'_> {
         let floor = self.search.as_ref().and_then(FloorSearch::floor);
         floors.last = self.search;
         floor
-    }
-}
-
-/// What is measured on a transport, in order. No buffers are allocated yet.
-fn rows<'a, T: TestElement>(
-    plan: &Plan,
-    lane: &'a Lane,
-    pattern: &'a Pattern<T>,
-) -> Result<Vec<Row<'a>>, BenchError> {
-    match &plan.subject {
-        Subject::Sizes(sizes) => {
-            sizes.iter().map(|bytes| size_row(plan, lane, pattern, *bytes)).collect()
-        }
-        Subject::Model(model, threshold) => {
-            let counts = model.backward_elements();
-            let row = |bucketing| model_row(plan, lane, pattern, model.name, &counts, bucketing);
-            [Bucketing::Alone, Bucketing::Fused(*threshold)].into_iter().map(row).collect()
-        }
-    }
-}
-
-fn size_row<'a, T: TestElement>(
-    plan: &Plan,
-    lane: &'a Lane,
-    pattern: &'a Pattern<T>,
-    bytes: u64,
-) -> Result<Row<'a>, BenchError> {
-    let (collective, communicator) = (plan.collective, &lane.communicator);
-    let shape = collective.shape(bytes, plan.dtype, lane.context.world_size());
-    let (op, apart) = (plan.op, plan.out_of_place);
-    let workload = CollectiveWorkload::new(communicator, collective, op, pattern, shape, apart)
-        .map_err(RunError::Operation)?;
-    let algorithm = planned_algorithm::<T>(communicator, collective, shape).to_owned();
-    let case = Case { count: shape.count, bytes: shape.bytes, ..case(plan, lane, algorithm) };
-    Ok(Row { case, workload: Box::new(workload), measured: Measured::Shape(shape) })
-}
-
-fn model_row<'a, T: TestElement>(
-    plan: &Plan,
-    lane: &'a Lane,
-    pattern: &'a Pattern<T>,
-    name: &str,
-    counts: &[u64],
-    bucketing: Bucketing,
-) -> Result<Row<'a>, BenchError> {
-    let workload = GradientsWorkload::new(&lane.communicator, plan.op, pattern, counts, bucketing)
-        .map_err(RunError::Operation)?;
-    let fusion_bytes = match bucketing {
-        Bucketing::Alone => None,
-        Bucketing::Fused(bytes) => Some(bytes),
-    };
-    let case = Case {
-        count: counts.iter().sum(),
-        bytes: workload.slot_bytes(),
-        model: Some(name.to_owned()),
-        fusion_bytes,
-        ..case(plan, lane, workload.algorithms())
-    };
-    Ok(Row { case, workload: Box::new(workload), measured: Measured::Lengths(counts.to_vec()) })
-}
-
-fn case(plan: &Plan, lane: &Lane, algorithm: String) -> Case {
-    Case {
-        collective: plan.collective,
-        transport: lane.name.to_owned(),
-        emulated: false,
-        algorithm,
-        world_size: lane.context.world_size(),
-        dtype: plan.dtype,
-        op: plan.op,
-        count: 0,
-        bytes: 0,
-        model: None,
-        fusion_bytes: None,
     }
 }
 

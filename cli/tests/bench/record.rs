@@ -220,3 +220,16 @@ fn sizes_are_those_of_nccl_tests() {
     assert_eq!(report.results.len(), sizes.len());
     assert_eq!(as_u64(sizes.len()), 3);
 }
+
+#[test]
+fn operations_are_also_measured_through_the_queue() {
+    let report = record(&["-np", "2", "--transport", "tcp", "-s", "4,1M", "--async"]);
+    assert_sound(&report, Collective::AllReduce, 2);
+    assert!(report.results.iter().all(|result| result.queued));
+    let arguments = ["-np", "2", "--transport", "shm", "--model", "resnet50", "--async"];
+    let report = record(&[&arguments[..], &["--dtype", "bf16", "--rounds", "1"]].concat());
+    assert_sound(&report, Collective::AllReduce, 2);
+    let rows: Vec<_> =
+        report.results.iter().map(|result| (result.queued, result.fusion_bytes)).collect();
+    assert_eq!(rows, [(false, None), (false, Some(128 << 20)), (true, Some(16 << 20))]);
+}

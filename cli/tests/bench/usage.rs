@@ -50,6 +50,10 @@ fn combinations_that_do_not_exist() {
     assert_refused(&["broadcast", "-np", "2", "--algorithm", "ring"], &["ring", "chain"]);
     assert_refused(&["broadcast", "-np", "2", "--model", "gpt2"], &["not broadcast"]);
     assert_refused(&["-np", "2", "--model", "gpt2", "--sizes", "4"], &["--sizes"]);
+    assert_refused(
+        &["barrier", "-np", "2", "--async"],
+        &["--async measures all_reduce", "barrier"],
+    );
     assert_refused(&["-np", "2", "--fusion-threshold", "4M"], &["--model"]);
     assert_refused(&["-np", "2", "--iterations", "3", "--min-time", "1"], &["--min-time"]);
 }
