@@ -24,9 +24,10 @@ fn output(command: &mut Command) -> String {
     String::from_utf8(stdout).unwrap()
 }
 
-fn launched(ranks: u32, program: &str) -> String {
+fn launched(ranks: u32, program: &[&str]) -> String {
     let ranks = ranks.to_string();
-    output(Command::new(paceline()).args(["run", "-np", &ranks, "--no-prefix", "--", program]))
+    let arguments = ["run", "-np", &ranks, "--no-prefix", "--"];
+    output(Command::new(paceline()).args(arguments).args(program))
 }
 
 /// The losses that a training printed, epoch by epoch.
@@ -49,7 +50,7 @@ fn a_launched_training_follows_the_curve_of_one_rank() {
     assert_eq!(expected.len(), 30, "{alone}");
     assert!(accuracy(&alone) > 95.0, "{alone}");
 
-    let together = launched(4, TRAIN);
+    let together = launched(4, &[TRAIN]);
     assert!(together.contains(" 4 ranks over "), "{together}");
     let curve = losses(&together);
     assert_eq!(curve.len(), expected.len(), "{together}");
@@ -60,9 +61,20 @@ fn a_launched_training_follows_the_curve_of_one_rank() {
     assert!((accuracy(&alone) - accuracy(&together)).abs() < 1e-9, "{alone}{together}");
 }
 
+/// Not a digit differs: the queue adds up in the same order, whatever it fuses and however it is timed.
+#[test]
+fn a_training_that_submits_its_gradients_prints_the_same() {
+    for ranks in [1, 3] {
+        let blocking = launched(ranks, &[TRAIN]);
+        let queued = launched(ranks, &[TRAIN, "--async"]);
+        assert_eq!(losses(&queued).len(), 30, "{queued}");
+        assert_eq!(blocking, queued);
+    }
+}
+
 #[test]
 fn hello_counts_its_ranks() {
-    let text = launched(3, HELLO);
+    let text = launched(3, &[HELLO]);
     for rank in 0..3 {
         assert!(text.contains(&format!("hello from rank {rank} of 3")), "{text}");
     }

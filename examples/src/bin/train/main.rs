@@ -4,11 +4,14 @@
 //! ```text
 //! cargo build --release -p paceline-examples
 //! cargo run --release -- run -np 4 target/release/train
+//! cargo run --release -- run -np 4 target/release/train --async
 //! ```
 //!
 //! Every rank holds the whole network and a share of each batch. It computes the gradient of its
 //! share; [`Communicator::all_reduce_fused`] adds the shares up; every rank takes the same step
-//! with the same bits, so the networks never drift apart and never need to be compared. That is
+//! with the same bits, so the networks never drift apart and never need to be compared. With
+//! `--async` each tensor is submitted to a [`Queue`] as soon as the backward pass has finished it,
+//! and travels while the pass goes on; the bits are the same. That is
 //! all there is to it: what a program for one process has to add are the four numbered places
 //! below. `network.rs` and `digits.rs` know nothing of ranks.
 //!
@@ -26,10 +29,12 @@ mod tests;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
+use paceline_collectives::queue::{Queue, QueueError, QueueOptions};
 use paceline_collectives::{Communicator, Context, ReduceOp};
+use paceline_rendezvous::ProcessEnvironment;
 
 use crate::digits::{Digits, Sample};
-use crate::network::{Network, Random};
+use crate::network::{Network, Random, TENSORS};
 
 /// What all ranks must have in common.
 #[derive(Clone, Copy, Debug)]
@@ -46,6 +51,14 @@ struct Settings {
 
 const SETTINGS: Settings = Settings { epochs: 30, batch_size: 48, learning_rate: 0.5, seed: 7 };
 
+/// How gradients are added up.
+enum Manner {
+    /// All at once, when the backward pass is over.
+    Blocking,
+    /// Each as soon as the backward pass has finished it.
+    Queued(Queue),
+}
+
 /// How well the network did in one pass over the training samples.
 #[derive(Clone, Copy, Debug)]
 struct Epoch {
@@ -60,8 +73,10 @@ fn main() -> ExitCode {
 }
 
 fn run() -> anyhow::Result<()> {
-    if let Some(argument) = std::env::args().nth(1) {
-        bail!("unexpected argument {argument:?}: this program has no options");
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let is_async = arguments.iter().any(|argument| argument == "--async");
+    if let Some(argument) = arguments.iter().find(|argument| *argument != "--async") {
+        bail!("unexpected argument {argument:?}: this program has no options but --async");
     }
     let digits = Digits::included().context("failed to read the digits")?;
 
@@ -85,7 +100,14 @@ fn run() -> anyhow::Result<()> {
             println!("epoch {:2}   loss {:.7}", epoch.number, epoch.loss);
         }
     };
-    let network = train(&communicator, &digits, &SETTINGS, report)?;
+    let manner = if is_async {
+        // It reads the settings that Horovod's users know, too.
+        let options = QueueOptions::from_environment(&ProcessEnvironment)?;
+        Manner::Queued(Queue::new(context.communicator()?, &options)?)
+    } else {
+        Manner::Blocking
+    };
+    let network = train(&communicator, &manner, &digits, &SETTINGS, report)?;
 
     let correct = count_correct(&communicator, &network, &digits.test)?;
     if speaks {
@@ -101,6 +123,7 @@ fn run() -> anyhow::Result<()> {
 /// If the ranks lose each other or disagree; then no rank is left waiting.
 fn train(
     communicator: &Communicator,
+    manner: &Manner,
     digits: &Digits,
     settings: &Settings,
     mut report: impl FnMut(&Epoch),
@@ -125,7 +148,7 @@ fn train(
         random.shuffle(&mut order);
         let mut loss = 0.0;
         for batch in order.chunks(settings.batch_size) {
-            loss += step(communicator, &mut network, digits, batch, rate)
+            loss += step(communicator, manner, &mut network, digits, batch, rate)
                 .with_context(|| format!("failed in epoch {number}"))?;
         }
         // Each rank has the loss of its own samples; the curve is about all of them.
@@ -140,20 +163,41 @@ fn train(
 /// Returns the loss of this rank's samples.
 fn step(
     communicator: &Communicator,
+    manner: &Manner,
     network: &mut Network,
     digits: &Digits,
     batch: &[usize],
     rate: f32,
 ) -> anyhow::Result<f64> {
-    let mut gradient = Network::zero();
-    let mut loss = 0.0;
-    for &index in share(communicator, batch) {
-        loss += network.add_gradient(&digits.training[index], &mut gradient);
-    }
+    let samples = share(communicator, batch).map(|index| &digits.training[*index]);
+    let mut gradient: [Vec<f32>; 4] = Default::default();
 
-    // (3) Add up the gradients of all ranks: four tensors, one operation. The sum and not the
-    // average of the ranks, because one rank may have a sample more than another.
-    communicator.all_reduce_fused(&mut gradient.tensors_mut(), ReduceOp::Sum)?;
+    // (3) Add up the gradients of all ranks. The sum and not the average of the ranks, because one
+    // rank may have a sample more than another.
+    let loss = match manner {
+        Manner::Blocking => {
+            // Four tensors, one operation.
+            let loss = network.backward(samples, |place, tensor| gradient[place] = tensor);
+            let mut tensors = gradient.each_mut().map(Vec::as_mut_slice);
+            communicator.all_reduce_fused(&mut tensors, ReduceOp::Sum)?;
+            loss
+        }
+        Manner::Queued(queue) => {
+            let mut handles = Vec::new();
+            let mut priority = 0;
+            let loss = network.backward(samples, |place, tensor| {
+                // What comes last is needed first by the next step: the first layer.
+                let submitter = queue.priority(priority);
+                priority += 1;
+                let handle = submitter.all_reduce(TENSORS[place], tensor, ReduceOp::Sum);
+                handles.push((place, handle));
+            });
+            for (place, handle) in handles {
+                gradient[place] = handle.wait().map_err(QueueError::from)?;
+            }
+            loss
+        }
+    };
 
     network.descend(&gradient, rate);
     Ok(loss)

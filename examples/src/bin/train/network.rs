@@ -21,6 +21,19 @@ pub(crate) struct Network {
     biases_2: Vec<f32>,
 }
 
+/// The names of the tensors, in the order in which the backward pass finishes them: the last layer
+/// first.
+pub(crate) const TENSORS: [&str; 4] = ["weights_2", "biases_2", "weights_1", "biases_1"];
+
+/// One sample on its way through the network.
+struct Pass<'a> {
+    sample: &'a Sample,
+    hidden: [f32; HIDDEN],
+    /// By how much the probability of each label is too large.
+    errors: [f32; LABELS],
+    loss: f64,
+}
+
 impl Network {
     /// All weights zero.
     pub(crate) fn zero() -> Self {
@@ -41,7 +54,7 @@ impl Network {
         network
     }
 
-    /// The tensors, in the order in which the backward pass finishes them: the last layer first.
+    /// The tensors, in the order of [`TENSORS`].
     pub(crate) fn tensors_mut(&mut self) -> [&mut [f32]; 4] {
         [&mut self.weights_2, &mut self.biases_2, &mut self.weights_1, &mut self.biases_1]
     }
@@ -54,37 +67,57 @@ impl Network {
         (1..LABELS).fold(0, best)
     }
 
-    /// Adds the gradient of the sample's loss to `gradient` and returns the loss: minus the
-    /// logarithm of the probability that the network gives to the right digit.
-    pub(crate) fn add_gradient(&self, sample: &Sample, gradient: &mut Self) -> f64 {
-        let (hidden, scores) = self.forward(sample);
-        let probabilities = softmax(&scores);
+    /// Computes the gradient of the samples' losses, layer by layer from the last to the first, and
+    /// calls `hook` with each tensor of it as soon as it is complete: with its place among
+    /// [`TENSORS`]. Returns the sum of the losses: each minus the logarithm of the probability that
+    /// the network gives to the right digit.
+    pub(crate) fn backward<'a>(
+        &self,
+        samples: impl Iterator<Item = &'a Sample>,
+        mut hook: impl FnMut(usize, Vec<f32>),
+    ) -> f64 {
+        let passes: Vec<Pass<'_>> = samples.map(|sample| self.pass(sample)).collect();
+        let Self { mut weights_1, mut biases_1, mut weights_2, mut biases_2 } = Self::zero();
+        for Pass { hidden, errors, .. } in &passes {
+            for (label, error) in errors.iter().enumerate() {
+                biases_2[label] += error;
+                add_scaled(&mut weights_2[label * HIDDEN..(label + 1) * HIDDEN], hidden, *error);
+            }
+        }
+        hook(0, weights_2);
+        hook(1, biases_2);
+        for Pass { sample, hidden, errors, .. } in &passes {
+            let mut hidden_error = [0.0f32; HIDDEN];
+            for (row, error) in self.weights_2.chunks_exact(HIDDEN).zip(errors) {
+                add_scaled(&mut hidden_error, row, *error);
+            }
+            for neuron in 0..HIDDEN {
+                // The derivative of tanh at y = tanh x is 1 - y².
+                let error = hidden_error[neuron] * (1.0 - hidden[neuron] * hidden[neuron]);
+                biases_1[neuron] += error;
+                let row = neuron * PIXELS..(neuron + 1) * PIXELS;
+                add_scaled(&mut weights_1[row], &sample.pixels, error);
+            }
+        }
+        hook(2, weights_1);
+        hook(3, biases_1);
+        passes.iter().map(|pass| pass.loss).sum()
+    }
 
-        let mut hidden_error = [0.0f32; HIDDEN];
-        for (label, probability) in probabilities.iter().enumerate() {
-            let target = if label == sample.label { 1.0 } else { 0.0 };
-            let error = probability - target;
-            gradient.biases_2[label] += error;
-            let row = label * HIDDEN..(label + 1) * HIDDEN;
-            add_scaled(&mut gradient.weights_2[row.clone()], &hidden, error);
-            add_scaled(&mut hidden_error, &self.weights_2[row], error);
-        }
-        for neuron in 0..HIDDEN {
-            // The derivative of tanh at y = tanh x is 1 - y².
-            let error = hidden_error[neuron] * (1.0 - hidden[neuron] * hidden[neuron]);
-            gradient.biases_1[neuron] += error;
-            let row = neuron * PIXELS..(neuron + 1) * PIXELS;
-            add_scaled(&mut gradient.weights_1[row], &sample.pixels, error);
-        }
-        -f64::from(probabilities[sample.label].max(f32::MIN_POSITIVE)).ln()
+    /// What the network makes of one sample.
+    fn pass<'a>(&self, sample: &'a Sample) -> Pass<'a> {
+        let (hidden, scores) = self.forward(sample);
+        let mut errors = softmax(&scores);
+        let loss = -f64::from(errors[sample.label].max(f32::MIN_POSITIVE)).ln();
+        errors[sample.label] -= 1.0;
+        Pass { sample, hidden, errors, loss }
     }
 
     /// Goes `rate` times `gradient` downhill.
-    pub(crate) fn descend(&mut self, gradient: &Self, rate: f32) {
-        add_scaled(&mut self.weights_1, &gradient.weights_1, -rate);
-        add_scaled(&mut self.biases_1, &gradient.biases_1, -rate);
-        add_scaled(&mut self.weights_2, &gradient.weights_2, -rate);
-        add_scaled(&mut self.biases_2, &gradient.biases_2, -rate);
+    pub(crate) fn descend(&mut self, gradient: &[Vec<f32>; 4], rate: f32) {
+        for (tensor, gradient) in self.tensors_mut().into_iter().zip(gradient) {
+            add_scaled(tensor, gradient, -rate);
+        }
     }
 
     /// The hidden layer and a score for each label.
@@ -172,23 +205,23 @@ mod tests {
         let digits = Digits::included().unwrap();
         let sample = &digits.training[17];
         let mut network = Network::random(&mut Random::new(1));
-        let mut gradient = Network::zero();
-        network.add_gradient(sample, &mut gradient);
+        let mut gradient: [Vec<f32>; 4] = Default::default();
+        network.backward([sample].into_iter(), |at, tensor| gradient[at] = tensor);
         let distance = 1e-2f32;
-        for tensor in 0..4 {
+        for (at, gradient) in gradient.iter().enumerate() {
             for index in [0, 5, 9] {
                 let mut loss_at = |offset: f32| {
-                    network.tensors_mut()[tensor][index] += offset;
-                    let loss = network.add_gradient(sample, &mut Network::zero());
-                    network.tensors_mut()[tensor][index] -= offset;
+                    network.tensors_mut()[at][index] += offset;
+                    let loss = network.backward([sample].into_iter(), |_, _| ());
+                    network.tensors_mut()[at][index] -= offset;
                     loss
                 };
                 let slope = (loss_at(distance) - loss_at(-distance)) / f64::from(2.0 * distance);
-                let computed = f64::from(gradient.tensors_mut()[tensor][index]);
-                assert!((slope - computed).abs() < 1e-3, "{tensor} {index}: {slope} {computed}");
+                let computed = f64::from(gradient[index]);
+                assert!((slope - computed).abs() < 1e-3, "{at} {index}: {slope} {computed}");
             }
         }
-        assert!(gradient.tensors_mut().iter().all(|tensor| tensor.iter().any(|x| *x != 0.0)));
+        assert!(gradient.iter().all(|tensor| tensor.iter().any(|x| *x != 0.0)));
     }
 
     #[test]
