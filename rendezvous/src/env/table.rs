@@ -132,6 +132,20 @@ variables! {
     CYCLE_TIME = "PACELINE_CYCLE_TIME" Paceline Setting
         ("a number of milliseconds, 0 or more", default "0")
         horovod "HOROVOD_CYCLE_TIME";
+    /// Tensors that the response cache of a queue has room for.
+    CACHE_CAPACITY = "PACELINE_CACHE_CAPACITY" Paceline Setting
+        ("a whole number", default "1024")
+        horovod "HOROVOD_CACHE_CAPACITY";
+    /// How long a tensor waits in a queue for ranks that have not submitted it when that is first
+    /// reported, and between reports.
+    STALL_CHECK_TIME = "PACELINE_STALL_CHECK_TIME" Paceline Setting
+        ("a positive number of seconds", default "10")
+        horovod "HOROVOD_STALL_CHECK_TIME_SECONDS";
+    /// How long a tensor may wait in a queue for ranks that have not submitted it; without, as long
+    /// as an operation may take.
+    STALL_SHUTDOWN_TIME = "PACELINE_STALL_SHUTDOWN_TIME" Paceline Setting
+        ("a number of seconds, 0 or more", default "0")
+        horovod "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS";
     /// Number of ranks.
     NP = "PACELINE_NP" Paceline Setting ("a whole number, at least 1")
         option {
