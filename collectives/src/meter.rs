@@ -309,6 +309,7 @@ mod tests {
         OperationKind {
             collective,
             dtype: Some(paceline_devices::DType::F32),
+            compressed: false,
             op: None,
             variant: 0,
             root: None,
