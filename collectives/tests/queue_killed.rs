@@ -48,7 +48,9 @@ fn rank_program() {
     let submit = |name: &str| queue.all_reduce(name, vec![1f32; 1000], ReduceOp::Sum);
     assert_eq!(submit("first").wait().unwrap(), [3.0; 1000]);
     if ProcessEnvironment.get(ROLE).is_some_and(|role| role == JOINS) {
-        return without_memory(&queue);
+        let failed = without_memory(&queue);
+        println!("failed: {}", with_causes(&failed));
+        return;
     }
     if context.rank() == VICTIM {
         kill_process(getpid(), Signal::KILL).unwrap();
@@ -61,8 +63,8 @@ fn rank_program() {
 }
 
 /// The victim joins, and has no memory to stand in for itself in what the others submit.
-fn without_memory(queue: &Queue) {
-    let failed = if queue.rank() == VICTIM {
+fn without_memory(queue: &Queue) -> QueueError {
+    if queue.rank() == VICTIM {
         let used = std::fs::read_to_string("/proc/self/statm").unwrap();
         let pages: u64 = used.split(' ').next().unwrap().parse().unwrap();
         let most = Some(pages * 4096 + LEFT);
@@ -72,8 +74,7 @@ fn without_memory(queue: &Queue) {
     } else {
         let large = vec![1f32; (LARGE / 4) as usize];
         queue.all_reduce("embedding", large, ReduceOp::Sum).wait().unwrap_err().error
-    };
-    println!("failed: {}", with_causes(&failed));
+    }
 }
 
 fn with_causes(error: &dyn Error) -> String {

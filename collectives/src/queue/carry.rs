@@ -13,9 +13,9 @@ use crate::error::CollectiveError;
 use crate::members::Label;
 
 /// Something to carry out, with this rank's part in it.
-struct Part {
-    ready: Ready,
-    task: Box<dyn Task>,
+pub(super) struct Part {
+    pub(super) ready: Ready,
+    pub(super) task: Box<dyn Task>,
 }
 
 impl Worker {
@@ -30,45 +30,39 @@ impl Worker {
         ready.truncate(beyond.map_or(ready.len(), |beyond| beyond.max(1)));
     }
 
-    /// Carries out what all ranks are ready for, each operation fused with the others of its kind.
-    pub(super) fn carry_out(&mut self, ready: Vec<Ready>, inbox: &Inbox) -> Result<(), QueueError> {
-        let mut rest = self.parts(ready)?;
-        while let Some(Part { ready: head, task }) = rest.pop_front() {
-            let (mut batch, mut tasks) = (vec![head], vec![task]);
-            let mut others = VecDeque::new();
-            for part in rest {
-                let fuses = self.options.fusion_threshold > 0
-                    && part.ready.request.fuses_with(&batch[0].request);
-                if fuses {
-                    batch.push(part.ready);
-                    tasks.push(part.task);
-                } else {
-                    others.push_back(part);
-                }
-            }
-            rest = others;
-            let label = Label { name: Arc::clone(&batch[0].name), more: batch.len() - 1 };
-            self.communicator.set_label(Some(label.clone()));
-            let outcome = tasks.split_first_mut().map_or(Ok(()), |(first, others)| {
-                let outcome = first.run(&self.communicator, others);
-                outcome.map_err(|error| failed(&label, error))
-            });
-            Tally::count(&self.tally.operations);
-            self.tally.submissions.fetch_add(batch.len() as u64, Ordering::Relaxed);
-            inbox.release(batch.iter().map(|ready| (&ready.name, ready.request.bytes())));
-            for task in tasks {
-                task.finish(outcome.clone());
-            }
-            if let Err(error) = outcome {
-                rest.into_iter().for_each(|part| part.task.finish(Err(error.clone())));
-                return Err(error);
+    /// Carries out the first operation of those that are agreed on, fused with the others of its kind.
+    /// Returns whether there was one.
+    pub(super) fn carry_out_one(&mut self, inbox: &Inbox) -> Result<bool, QueueError> {
+        let mut rest = std::mem::take(&mut self.agreed);
+        let Some(Part { ready: head, task }) = rest.pop_front() else { return Ok(false) };
+        let (mut batch, mut tasks) = (vec![head], vec![task]);
+        for part in rest {
+            let fuses = self.options.fusion_threshold > 0
+                && part.ready.request.fuses_with(&batch[0].request);
+            if fuses {
+                batch.push(part.ready);
+                tasks.push(part.task);
+            } else {
+                self.agreed.push_back(part);
             }
         }
-        Ok(())
+        let label = Label { name: Arc::clone(&batch[0].name), more: batch.len() - 1 };
+        self.communicator.set_label(Some(label.clone()));
+        let outcome = tasks.split_first_mut().map_or(Ok(()), |(first, others)| {
+            let outcome = first.run(&self.communicator, others);
+            outcome.map_err(|error| failed(&label, error))
+        });
+        Tally::count(&self.tally.operations);
+        self.tally.submissions.fetch_add(batch.len() as u64, Ordering::Relaxed);
+        inbox.release(batch.iter().map(|ready| &ready.name));
+        for task in tasks {
+            task.finish(outcome.clone());
+        }
+        outcome.map(|()| true)
     }
 
     /// This rank's parts, in order. Who has not submitted something has joined, and stands in.
-    fn parts(&mut self, ready: Vec<Ready>) -> Result<VecDeque<Part>, QueueError> {
+    pub(super) fn parts(&mut self, ready: Vec<Ready>) -> Result<VecDeque<Part>, QueueError> {
         let names = ready.iter().map(|ready| Arc::clone(&ready.name));
         let places: HashMap<Arc<str>, usize> = names.zip(0..).collect();
         let mut tasks: Vec<Option<Box<dyn Task>>> = ready.iter().map(|_| None).collect();

@@ -1,14 +1,14 @@
 //! Who carries the queue on: its thread, or a caller who waits for a handle.
 //!
-//! A lone operation that is waited for at once needs no other thread: its caller takes the turn. That
-//! saves two switches from one thread to another, which take longer than the operation. The queue's
-//! thread carries on all the rest.
+//! Whoever waits has nothing better to do, and saves two switches from one thread to another, which
+//! take longer than a short operation, and leave ranks that have a core each without the thread that
+//! runs on it. The queue's thread carries on while nobody waits.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, PoisonError};
 
 use super::error::QueueError;
-use super::inbox::{Inbox, News};
+use super::inbox::{Help, Inbox, News};
 use super::worker::Worker;
 
 pub(super) struct Driver {
@@ -34,22 +34,32 @@ impl Driver {
         }
     }
 
-    /// Takes a turn on behalf of somebody who waits. Returns whether anything was completed; if not,
-    /// the queue's thread will see to it.
-    pub(super) fn help(&self) -> bool {
-        self.inbox.try_turn().is_some_and(|news| self.turn(news))
+    /// Carries on until something is complete, or the queue has ended, which completes everything.
+    /// Nothing is complete for whoever is called in the middle of a turn, and waits there.
+    pub(super) fn help_until(&self, is_complete: impl Fn() -> bool) {
+        if is_complete() || self.inbox.is_my_turn() {
+            return;
+        }
+        self.inbox.count_caller(true);
+        while !is_complete() {
+            match self.inbox.help() {
+                Help::Turn(news) => self.turn(news),
+                Help::Look => {}
+                Help::Ended => break,
+            }
+        }
+        self.inbox.count_caller(false);
     }
 
-    fn turn(&self, news: News) -> bool {
+    fn turn(&self, news: News) {
         let mut worker = self.worker.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(working) = &mut *worker else { return false };
+        let Some(working) = &mut *worker else { return };
         let outcome = catch_unwind(AssertUnwindSafe(|| working.turn(news, &self.inbox)));
         let error = match outcome {
-            Ok(Ok(has_progressed)) => {
+            Ok(Ok(())) => {
                 let pause = working.pause();
                 drop(worker);
-                self.inbox.end_turn(pause);
-                return has_progressed;
+                return self.inbox.end_turn(pause);
             }
             Ok(Err(error)) => error,
             Err(panic) => {
@@ -64,7 +74,6 @@ impl Driver {
         if let Some(ended) = ended {
             ended.end(&error);
         }
-        false
     }
 }
 

@@ -91,15 +91,15 @@ impl<B> Handle<B> {
 
     /// Waits for the result. It comes within the deadlines of the [queue](super::QueueOptions).
     ///
-    /// Where there is little to do for the queue, the thread that waits does it: then operators of the
-    /// user's and wakers may be called on it.
+    /// Meanwhile this thread does the work of the queue, also that for other handles; operators of the
+    /// user's and wakers may be called on it. It returns after the operation that completes the handle.
     ///
     /// # Errors
     /// [`Failed`] with the cause and the buffer.
     #[doc(alias = "synchronize")]
     pub fn wait(self) -> Outcome<B> {
         if let Some(driver) = &self.driver {
-            while !self.is_complete() && driver.help() {}
+            driver.help_until(|| self.is_complete());
         }
         let mut state = self.shared.state();
         loop {

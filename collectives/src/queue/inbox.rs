@@ -2,8 +2,8 @@
 //!
 //! 1. At most one thread has the turn: that of the queue, or one that waits for a handle.
 //! 2. What has come is taken by who has the turn, at its beginning.
-//! 3. Whatever is not complete has somebody: who has the turn, or the thread of the queue, which was
-//!    woken or wakes by itself in time.
+//! 3. Whatever is not complete has somebody: who has the turn, a caller who waits for it, or the thread
+//!    of the queue, which was woken or wakes by itself in time.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -21,10 +21,6 @@ pub(super) const IDLE_LOOK: Duration = Duration::from_millis(500);
 /// How often the queue's thread looks whether somebody else has taken care, while others do that: what
 /// a submission may have to wait that was expected to be waited for at once.
 const WATCH: Duration = Duration::from_millis(2);
-
-/// Bytes up to which somebody who waits takes care of everything. More is better left to the queue's
-/// thread, which goes on when the handle that was waited for is complete.
-const CALLER_BYTES_MAX: u64 = 256 << 10;
 
 pub(super) struct Submission {
     pub(super) name: Arc<str>,
@@ -54,27 +50,50 @@ pub(super) enum Closing {
     Now,
 }
 
+/// What a caller who waits for a handle has to do.
+pub(super) enum Help {
+    /// To take the turn.
+    Turn(News),
+    /// To look whether the handle is complete.
+    Look,
+    /// Nothing: the queue has ended.
+    Ended,
+}
+
 pub(super) struct Inbox {
     state: Mutex<State>,
+    /// Wakes the queue's thread.
     changed: Condvar,
+    /// Wakes callers who wait for a turn to end.
+    turn_ended: Condvar,
 }
 
 struct State {
     news: News,
     /// What is under way.
     names: HashSet<Arc<str>>,
-    /// Bytes of what is under way.
-    bytes: u64,
     has_joined: bool,
     ended: Option<QueueError>,
     /// Who has the turn.
     turn_of: Option<ThreadId>,
     /// When the next turn is due without news.
     next_turn: Instant,
+    /// That is sooner than where nothing is under way.
+    is_due_soon: bool,
+    /// Callers who wait for handles, and how many of them sleep.
+    callers: usize,
+    sleeping_callers: usize,
     /// Turns that callers have taken.
     callers_turns: u64,
     /// The queue's thread wakes soon, whether it is woken or not.
     is_watched: bool,
+}
+
+impl State {
+    fn is_work_left(&self) -> bool {
+        let is_under_way = !self.names.is_empty() || self.has_joined;
+        !self.news.is_empty() || is_under_way || self.is_due_soon
+    }
 }
 
 impl Inbox {
@@ -82,15 +101,17 @@ impl Inbox {
         let state = State {
             news: News::default(),
             names: HashSet::new(),
-            bytes: 0,
             has_joined: false,
             ended: None,
             turn_of: None,
             next_turn: Instant::now() + IDLE_LOOK,
+            is_due_soon: false,
+            callers: 0,
+            sleeping_callers: 0,
             callers_turns: 0,
             is_watched: false,
         };
-        Self { state: Mutex::new(state), changed: Condvar::new() }
+        Self { state: Mutex::new(state), changed: Condvar::new(), turn_ended: Condvar::new() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -115,12 +136,19 @@ impl Inbox {
         }
         // Where callers take care of their own they need not wake anybody.
         let is_alone = state.news.is_empty() && state.names.is_empty();
-        state.bytes = state.bytes.saturating_add(request.bytes());
-        let wakes = !(state.is_watched && is_alone && state.bytes <= CALLER_BYTES_MAX);
+        let wakes = !(state.is_watched && is_alone);
         state.names.insert(Arc::clone(&name));
         state.news.submissions.push(Submission { name, request: Arc::new(request), task });
+        self.tell(state, wakes);
+    }
+
+    /// Tells of news: callers who have paused, or else the queue's thread if it needs to know.
+    fn tell(&self, state: MutexGuard<'_, State>, wakes_thread: bool) {
+        let wakes_callers = state.turn_of.is_none() && state.sleeping_callers > 0;
         drop(state);
-        if wakes {
+        if wakes_callers {
+            self.turn_ended.notify_all();
+        } else if wakes_thread {
             self.changed.notify_one();
         }
     }
@@ -139,15 +167,15 @@ impl Inbox {
             None => {
                 state.has_joined = true;
                 state.news.join = Some(promise);
-                drop(state);
-                self.changed.notify_one();
+                self.tell(state, true);
             }
         }
     }
 
     pub(super) fn close(&self, closing: Closing) {
-        self.state().news.closing = Some(closing);
-        self.changed.notify_one();
+        let mut state = self.state();
+        state.news.closing = Some(closing);
+        self.tell(state, true);
     }
 
     /// Sleeps until the queue's thread has the turn; `None` when there are no more.
@@ -160,11 +188,17 @@ impl Inbox {
             }
             let now = Instant::now();
             let is_due = !state.news.is_empty() || now >= state.next_turn;
-            if state.turn_of.is_none() && is_due {
+            // Callers who wait do the work; if none of them gets to it, this thread does.
+            let is_left = state.callers == 0 || now >= state.next_turn + WATCH;
+            if state.turn_of.is_none() && is_due && is_left {
                 return Some(Self::begin(&mut state));
             }
-            // Who has the turn wakes this thread if anything is left.
-            let due = if state.turn_of.is_some() { IDLE_LOOK } else { state.next_turn - now };
+            // Who has the turn wakes this thread, if anything is left and nobody else is there.
+            let due = match (state.turn_of, state.callers) {
+                (Some(_), _) => IDLE_LOOK,
+                (None, 0) => state.next_turn - now,
+                (None, _) => state.next_turn + WATCH - now,
+            };
             state.is_watched = state.callers_turns != seen;
             seen = state.callers_turns;
             let limit = if state.is_watched { due.min(WATCH) } else { due };
@@ -174,16 +208,40 @@ impl Inbox {
         }
     }
 
-    /// Has the turn at once, if nobody has it and there is something to do, but not too much.
-    pub(super) fn try_turn(&self) -> Option<News> {
+    /// A caller begins, or ends, to wait for a handle. What it leaves is the thread's.
+    pub(super) fn count_caller(&self, is_there: bool) {
         let mut state = self.state();
-        let is_free = state.turn_of.is_none() && state.ended.is_none();
-        let is_small = state.bytes <= CALLER_BYTES_MAX;
-        if !is_free || !is_small || (state.names.is_empty() && !state.has_joined) {
-            return None;
+        if is_there {
+            state.callers += 1;
+            return;
         }
-        state.callers_turns += 1;
-        Some(Self::begin(&mut state))
+        state.callers -= 1;
+        let wakes = state.callers == 0 && state.is_work_left() && !state.is_watched;
+        drop(state);
+        if wakes {
+            self.changed.notify_one();
+        }
+    }
+
+    /// Has the turn, as soon as nobody has it and it is due; returns before, when somebody's turn has
+    /// ended. For callers who are counted.
+    pub(super) fn help(&self) -> Help {
+        let mut state = self.state();
+        if state.ended.is_some() {
+            return Help::Ended;
+        }
+        let now = Instant::now();
+        let is_due = !state.news.is_empty() || now >= state.next_turn;
+        if state.turn_of.is_none() && is_due {
+            state.callers_turns += 1;
+            return Help::Turn(Self::begin(&mut state));
+        }
+        let limit = if state.turn_of.is_some() { IDLE_LOOK } else { state.next_turn - now };
+        state.sleeping_callers += 1;
+        let waited = self.turn_ended.wait_timeout(state, limit);
+        state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        state.sleeping_callers -= 1;
+        Help::Look
     }
 
     fn begin(state: &mut State) -> News {
@@ -196,9 +254,14 @@ impl Inbox {
         let mut state = self.state();
         state.turn_of = None;
         state.next_turn = Instant::now() + pause;
-        let is_done = state.news.is_empty() && state.names.is_empty() && !state.has_joined;
+        state.is_due_soon = pause < IDLE_LOOK;
+        let has_sleepers = state.sleeping_callers > 0;
+        let wakes = state.callers == 0 && state.is_work_left();
         drop(state);
-        if !is_done || pause < IDLE_LOOK {
+        if has_sleepers {
+            self.turn_ended.notify_all();
+        }
+        if wakes {
             self.changed.notify_one();
         }
     }
@@ -214,13 +277,10 @@ impl Inbox {
     }
 
     /// Lets names be used again. Comes before the handles are completed.
-    pub(super) fn release<'a>(&self, all: impl Iterator<Item = (&'a Arc<str>, u64)>) {
+    pub(super) fn release<'a>(&self, names: impl Iterator<Item = &'a Arc<str>>) {
         let mut state = self.state();
-        for (name, bytes) in all {
-            // What others submitted, while this rank has joined, is not counted here.
-            if state.names.remove(name) {
-                state.bytes = state.bytes.saturating_sub(bytes);
-            }
+        for name in names {
+            state.names.remove(name);
         }
     }
 
@@ -238,6 +298,7 @@ impl Inbox {
         let news = std::mem::take(&mut state.news);
         drop(state);
         self.changed.notify_all();
+        self.turn_ended.notify_all();
         for submission in news.submissions {
             submission.task.finish(Err(error.clone()));
         }

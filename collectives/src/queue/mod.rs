@@ -21,15 +21,15 @@
 //! ```
 //!
 //! # Rounds
-//! The queues of all ranks meet in rounds, each in its own thread. In a round the ranks agree on what all of
+//! The queues of all ranks meet in rounds. In a round the ranks agree on what all of
 //! them have submitted, and carry it out: by priority, equal priorities in an order that is the same
 //! on all ranks, all-reduces of one type and operator fused. A tensor that all ranks have submitted
 //! before has a number in the response cache, and a round costs one all-reduce of a few words. Only
 //! what is new, or changed, is exchanged by name.
 //!
 //! There is no cycle to wait for: a round begins when every rank has news, and while one is carried
-//! out the next submissions come together. Nor does another thread wake for a lone small operation whose
-//! handle is waited for at once: the thread that waits carries it out.
+//! out the next submissions come together. Nor does another thread wake for a lone operation whose handle
+//! is waited for at once: a thread that [waits](Handle::wait) does the work meanwhile.
 //!
 //! A rank that waits for others sleeps in the round; one that has submitted nothing sleeps outside, and
 //! looks every half second whether the others wait for it. If each rank waits for a different one,

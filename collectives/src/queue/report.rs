@@ -37,7 +37,7 @@ impl Worker {
             let place = self.pending.iter().position(|pending| *pending.name == *failure.name);
             if let Some(place) = place {
                 let pending = self.pending.remove(place);
-                inbox.release(std::iter::once((&pending.name, pending.request.bytes())));
+                inbox.release(std::iter::once(&pending.name));
                 pending.task.finish(Err(failure.error.clone()));
             }
         }

@@ -1,13 +1,14 @@
 //! What a queue does: takes in what has come, agrees with the other ranks, carries out.
 
 use std::cmp::Reverse;
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use paceline_devices::ReduceOp;
 
 use super::cache::Cache;
+use super::carry::Part;
 use super::decide::{Owed, decide};
 use super::error::{Failed, QueueError};
 use super::exchange::{Unexchanged, exchange};
@@ -44,11 +45,13 @@ pub(super) struct Worker {
     owed: Owed,
     /// In the order of submission.
     pub(super) pending: Vec<Pending>,
+    /// What all ranks are ready for and carry out in this order.
+    pub(super) agreed: VecDeque<Part>,
     join: Option<Join>,
     closing: Option<Closing>,
     round: u64,
     last_round: Instant,
-    /// The last round completed something.
+    /// The last turn completed something.
     has_progressed: bool,
     /// When something came or was completed.
     stirred: Instant,
@@ -97,6 +100,7 @@ impl Worker {
             options,
             owed: Owed::new(),
             pending: Vec::new(),
+            agreed: VecDeque::new(),
             join: None,
             closing: None,
             round: 0,
@@ -108,28 +112,36 @@ impl Worker {
         }
     }
 
-    /// One round with the other ranks, after what has come was taken in. Returns whether anything was
-    /// completed; an error ends the queue.
-    pub(super) fn turn(&mut self, news: News, inbox: &Inbox) -> Result<bool, QueueError> {
+    /// Takes in what has come, and carries out one operation: of what the ranks have agreed on, or if
+    /// nothing is left of that, after a round with them. An error ends the queue.
+    pub(super) fn turn(&mut self, news: News, inbox: &Inbox) -> Result<(), QueueError> {
         let has_news = !news.is_empty();
-        // Before the news is taken: what has just come has not waited yet.
-        self.clock += self.last_round.elapsed().min(ROUND_WAIT_MAX);
-        self.take(news);
-        if has_news && !self.options.cycle_time.is_zero() {
-            let rest = self.options.cycle_time.saturating_sub(self.last_round.elapsed());
-            std::thread::sleep(rest);
-            self.take(inbox.more());
+        if self.agreed.is_empty() {
+            // Before the news is taken: what has just come has not waited yet.
+            self.clock += self.last_round.elapsed().min(ROUND_WAIT_MAX);
+            self.take(news);
+            if has_news && !self.options.cycle_time.is_zero() {
+                let rest = self.options.cycle_time.saturating_sub(self.last_round.elapsed());
+                std::thread::sleep(rest);
+                self.take(inbox.more());
+            }
+            self.last_round = Instant::now();
+            self.take_round(inbox)?;
+        } else {
+            self.take(news);
         }
-        self.last_round = Instant::now();
-        self.has_progressed = self.take_round(inbox)?;
+        self.has_progressed = self.carry_out_one(inbox)?;
         if has_news || self.has_progressed {
             self.stirred = Instant::now();
         }
-        Ok(self.has_progressed)
+        Ok(())
     }
 
     /// Everything has failed.
     pub(super) fn end(self, error: &QueueError) {
+        for part in self.agreed {
+            part.task.finish(Err(error.clone()));
+        }
         for pending in self.pending {
             pending.task.finish(Err(error.clone()));
         }
@@ -142,6 +154,9 @@ impl Worker {
     /// round at once and sleeps in it until the others come, who come when they have news. Only when
     /// every rank waits, each for another one, nobody would sleep: then all pause in between.
     pub(super) fn pause(&self) -> Duration {
+        if !self.agreed.is_empty() {
+            return Duration::ZERO;
+        }
         if self.pending.is_empty() && self.join.is_none() {
             return if self.closing.is_some() { Duration::ZERO } else { IDLE_LOOK };
         }
@@ -177,9 +192,8 @@ impl Worker {
         self.clock - pending.since
     }
 
-    /// Agrees with the other ranks on what is ready, and carries it out. Returns whether there was
-    /// anything.
-    fn take_round(&mut self, inbox: &Inbox) -> Result<bool, QueueError> {
+    /// Agrees with the other ranks on what is ready.
+    fn take_round(&mut self, inbox: &Inbox) -> Result<(), QueueError> {
         self.round += 1;
         self.communicator.set_label(self.label());
         let needs_exchange = self.leaves()
@@ -207,9 +221,8 @@ impl Worker {
         self.vector = vector;
         ready.sort_by_key(|ready| (Reverse(ready.request.priority), ready.place));
         self.keep_what_fits(&mut ready);
-        let has_progressed = !ready.is_empty();
-        self.carry_out(ready, inbox)?;
-        Ok(has_progressed)
+        self.agreed = self.parts(ready)?;
+        Ok(())
     }
 
     fn cached_everywhere(&mut self, slots: &[u64]) -> Vec<Ready> {
