@@ -6,9 +6,7 @@ use std::time::Instant;
 
 use paceline_benches::floor::{Floor, FloorSearch, exchange_bytes};
 use paceline_benches::metrics::Collective;
-use paceline_benches::ranks::{
-    BareExchange, CommunicatorGroup, collective_error, library_name,
-};
+use paceline_benches::ranks::{BareExchange, CommunicatorGroup, collective_error, library_name};
 use paceline_benches::record::{Case, result_of};
 use paceline_benches::run::{Check, Group, Measurement, RunError, SystemClock, measure};
 use paceline_benches::schema::{BenchResult, Report, SCHEMA};

@@ -93,9 +93,8 @@ impl Communicator {
             if tensors.iter().any(|tensor| batch.packs(size_of_val(*tensor))) {
                 let algorithm = self.plan::<T>(Collective::AllReduce, packed_count).algorithm;
                 let parts = self.facts.chunks(algorithm);
-                let (staged, partition) = staging
-                    .gather(tensors, batch, parts, copy_slice)
-                    .map_err(|error| {
+                let (staged, partition) =
+                    staging.gather(tensors, batch, parts, copy_slice).map_err(|error| {
                         let operation = self.name(
                             state,
                             OperationKind {
