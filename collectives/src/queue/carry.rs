@@ -3,6 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use super::Tally;
 use super::error::QueueError;
@@ -48,10 +49,14 @@ impl Worker {
         }
         let label = Label { name: Arc::clone(&batch[0].name), more: batch.len() - 1 };
         self.communicator.set_label(Some(label.clone()));
+        let started = self.trace.as_ref().map(|_| Instant::now());
         let outcome = tasks.split_first_mut().map_or(Ok(()), |(first, others)| {
             let outcome = first.run(&self.communicator, others);
             outcome.map_err(|error| failed(&label, error))
         });
+        if let (Some(started), Some(trace)) = (started, &mut self.trace) {
+            trace.carried_out(started, self.round, batch.iter().map(|ready| &ready.name));
+        }
         Tally::count(&self.tally.operations);
         self.tally.submissions.fetch_add(batch.len() as u64, Ordering::Relaxed);
         inbox.release(batch.iter().map(|ready| &ready.name));

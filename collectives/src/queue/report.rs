@@ -37,6 +37,9 @@ impl Worker {
             let place = self.pending.iter().position(|pending| *pending.name == *failure.name);
             if let Some(place) = place {
                 let pending = self.pending.remove(place);
+                if let Some(trace) = &mut self.trace {
+                    trace.forget(&pending.name);
+                }
                 inbox.release(std::iter::once(&pending.name));
                 pending.task.finish(Err(failure.error.clone()));
             }

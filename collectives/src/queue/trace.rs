@@ -37,7 +37,12 @@ impl QueueTrace {
     }
 
     /// Some submissions were carried out as one operation.
-    pub(super) fn carried_out(&mut self, start: Instant, round: u64, names: &[Arc<str>]) {
+    pub(super) fn carried_out<'a>(
+        &mut self,
+        start: Instant,
+        round: u64,
+        names: impl ExactSizeIterator<Item = &'a Arc<str>>,
+    ) {
         let submissions = u32::try_from(names.len()).unwrap_or(u32::MAX);
         let end = self.timeline.record(self.track, start, What::Batch { round, submissions });
         for name in names {

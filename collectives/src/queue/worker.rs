@@ -16,6 +16,7 @@ use super::handle::Promise;
 use super::inbox::{Closing, IDLE_LOOK, Inbox, News, Submission};
 use super::request::{Announcement, Entry, Request, Settings, Tensor};
 use super::task::Task;
+use super::trace::QueueTrace;
 use super::{QueueOptions, Tally};
 use crate::communicator::Communicator;
 use crate::error::CollectiveError;
@@ -49,7 +50,7 @@ pub(super) struct Worker {
     pub(super) agreed: VecDeque<Part>,
     join: Option<Join>,
     closing: Option<Closing>,
-    round: u64,
+    pub(super) round: u64,
     last_round: Instant,
     /// The last turn completed something.
     has_progressed: bool,
@@ -58,6 +59,8 @@ pub(super) struct Worker {
     /// The time that tensors have waited, see [`ROUND_WAIT_MAX`].
     pub(super) clock: Duration,
     vector: Vec<u64>,
+    /// Present if there is a timeline.
+    pub(super) trace: Option<QueueTrace>,
 }
 
 pub(super) struct Pending {
@@ -95,6 +98,7 @@ impl Worker {
         Self {
             timeout: options.timeout.unwrap_or_else(|| communicator.timeout()),
             cache: Cache::new(options.cache_capacity),
+            trace: QueueTrace::of(&communicator),
             communicator,
             tally,
             options,
@@ -168,6 +172,9 @@ impl Worker {
 
     fn take(&mut self, news: News) {
         for Submission { name, request, task } in news.submissions {
+            if let Some(trace) = &mut self.trace {
+                trace.take(&name);
+            }
             let slot = self.cache.find(&name, &request);
             let (since, next_report) = (self.clock, self.options.stall_report_after);
             let is_announced = false;
@@ -196,6 +203,7 @@ impl Worker {
     fn take_round(&mut self, inbox: &Inbox) -> Result<(), QueueError> {
         self.round += 1;
         self.communicator.set_label(self.label());
+        let started = self.trace.as_ref().map(|_| Instant::now());
         let needs_exchange = self.leaves()
             || self.join.is_some()
             || self.pending.iter().any(|pending| {
@@ -221,6 +229,9 @@ impl Worker {
         self.vector = vector;
         ready.sort_by_key(|ready| (Reverse(ready.request.priority), ready.place));
         self.keep_what_fits(&mut ready);
+        if let (Some(started), Some(trace)) = (started, &self.trace) {
+            trace.agreed(started, self.round, ready.len());
+        }
         self.agreed = self.parts(ready)?;
         Ok(())
     }
