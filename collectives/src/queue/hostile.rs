@@ -25,10 +25,17 @@ pub fn announcements_to_change() -> Vec<Vec<u8>> {
     let sum = Operator::new(Some(ReduceOp::Sum), None, Scale { before: 0.5, after: 1.0 });
     let users = Operator::new(None, Some("mine"), Scale::default());
     let verbs = [
-        Verb::AllReduce(sum),
-        Verb::AllReduce(users),
+        Verb::AllReduce(sum.clone(), None),
+        Verb::AllReduce(sum.clone(), Some(DType::F16 as u8)),
+        Verb::AllReduce(users, None),
+        Verb::Adasum,
+        Verb::ReduceScatter(sum),
         Verb::Broadcast { root: 1 },
         Verb::AllGather,
+        Verb::AllGatherV,
+        Verb::AllToAll,
+        Verb::AllToAllV,
+        Verb::Barrier,
     ];
     let announcement = |verb: &Verb| {
         let request = Request::new(verb.clone(), DType::F32, vec![10, 20], -1);
