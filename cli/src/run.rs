@@ -6,8 +6,8 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
 use clap::Args;
-use paceline_collectives::TransportChoice;
 use paceline_collectives::plan::Algorithm;
+use paceline_collectives::{TransportChoice, Tune};
 use paceline_launcher::{
     AgentCommand, ExitCode, GRACE_DEFAULT, HostError, HostFacts, HostSlots, JobSpec, LaunchPlan,
     MetricsListener, Outcome, OutputOptions, Program, START_TIMEOUT_DEFAULT, StdinTarget,
@@ -63,7 +63,18 @@ impl Selection for RunSettings {
         ("", &[env::NP, env::HOSTS, env::CONFIG, env::ENV_DIALECT]),
         ("Time", &[env::GRACE, env::JOB_TIMEOUT, env::START_TIMEOUT, env::TIMEOUT]),
         ("Input and output", &[env::NO_PREFIX, env::OUTPUT_DIRECTORY, env::STDIN, env::QUIET]),
-        ("Between ranks", &[env::TRANSPORT, env::ALGORITHM, env::INTERFACE, env::PORT_RANGE]),
+        (
+            "Between ranks",
+            &[
+                env::TRANSPORT,
+                env::ALGORITHM,
+                env::TUNE,
+                env::PLAN,
+                env::DETERMINISTIC,
+                env::INTERFACE,
+                env::PORT_RANGE,
+            ],
+        ),
         ("Seeing inside", &[env::TIMELINE, env::METRICS_PORT]),
     ];
 }
@@ -231,6 +242,16 @@ fn check_names(layers: &Layers) -> Result<(), UsageError> {
     }
     if let Some(name) = env::ALGORITHM.text(layers)?.filter(|name| name != "auto") {
         name.parse::<Algorithm>().map_err(|error| UsageError::Name(error.to_string()))?;
+    }
+    if let Some(name) = env::TUNE.text(layers)? {
+        let named = |error| UsageError::Name(format!("tune {name:?}: {error}"));
+        name.parse::<Tune>().map_err(named)?;
+    }
+    if let Some(name) = env::DETERMINISTIC.text(layers)?
+        && !matches!(name.as_str(), "plan" | "any-plan")
+    {
+        let what = format!("deterministic {name:?}: expected plan or any-plan");
+        return Err(UsageError::Name(what));
     }
     Ok(())
 }

@@ -17,7 +17,7 @@ use crate::engine::Wire;
 use crate::error::SetupError;
 use crate::job::Job;
 use crate::node::{NodeGroup, arena_layout};
-use crate::plan::{Algorithm, PlanFacts};
+use crate::plan::{Algorithm, PlanFacts, Tuning};
 use crate::trouble::{Alarm, Trouble, cause};
 
 /// How long to try to share memory at most where there is TCP to fall back to. On one node it takes
@@ -45,6 +45,9 @@ struct Terms {
     transport: String,
     sockets_per_peer: u16,
     algorithm: String,
+    tune: String,
+    has_plan: bool,
+    any_plan: bool,
 }
 
 impl Terms {
@@ -56,17 +59,23 @@ impl Terms {
             },
             sockets_per_peer: options.sockets_per_peer,
             algorithm: options.algorithm.map_or("auto", Algorithm::name).to_owned(),
+            tune: options.tune.name().to_owned(),
+            has_plan: options.plan.is_some(),
+            any_plan: options.any_plan,
         }
     }
 }
 
 impl fmt::Display for Terms {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { transport, sockets_per_peer, algorithm } = self;
+        let Self { transport, sockets_per_peer, algorithm, tune, has_plan, any_plan } = self;
         write!(
             f,
             "transport {transport}, {sockets_per_peer} socket(s) per peer, algorithm {algorithm}"
-        )
+        )?;
+        let plan = if *has_plan { "a plan file" } else { "no plan file" };
+        let order = if *any_plan { "any-plan" } else { "plan" };
+        write!(f, ", tune {tune}, {plan}, deterministic {order}")
     }
 }
 
@@ -125,6 +134,8 @@ impl Connected {
             shared_memory: false,
             levels: None,
             forced: options.algorithm,
+            any_plan: options.any_plan,
+            tuning: Tuning::BUILT_IN,
         };
         Self { facts, wire: Wire::new(endpoints), node: None, mixed: false, fallback: None }
     }
@@ -137,6 +148,8 @@ impl Connected {
             shared_memory: false,
             levels: None,
             forced: options.algorithm,
+            any_plan: options.any_plan,
+            tuning: Tuning::BUILT_IN,
         };
         Self { facts, wire: Wire::new(vec![None]), node: None, mixed: false, fallback: None }
     }
@@ -392,6 +405,8 @@ impl Joining<'_> {
             shared_memory: transport == TransportKind::Shm,
             levels: None,
             forced: self.options.algorithm,
+            any_plan: self.options.any_plan,
+            tuning: Tuning::BUILT_IN,
         }
     }
 

@@ -25,6 +25,7 @@ use crate::node::NodeGroup;
 use crate::plan::{Algorithm, PlanFacts};
 use crate::simulated::Pace;
 use crate::timeline::{self, Timeline};
+use crate::tune::{Origin, Tune, tune};
 
 /// Which transport to use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -49,6 +50,14 @@ pub struct ContextOptions {
     pub sockets_per_peer: u16,
     /// The algorithm for the collectives that know it; `None` chooses by size.
     pub algorithm: Option<Algorithm>,
+    /// Whether the speed of the links is measured at the start, for the plan.
+    pub tune: Tune,
+    /// A file with the numbers that plans depend on. Rank 0 reads it; where there is none, the ranks
+    /// measure and rank 0 writes one. All ranks need one or none, but not under the same name.
+    pub plan: Option<PathBuf>,
+    /// Whether results must not even depend on the plan: not on algorithm, transport or nodes, only on
+    /// rank, world size and length. Reductions then keep to the order of one level.
+    pub any_plan: bool,
     /// Longest time that an operation may take, default 60 s.
     pub timeout: Duration,
     /// Longest time until all ranks have met, default 30 s.
@@ -66,6 +75,9 @@ impl Default for ContextOptions {
             port_range: PortRange::ANY,
             sockets_per_peer: 1,
             algorithm: None,
+            tune: Tune::Auto,
+            plan: None,
+            any_plan: false,
             timeout: Duration::from_secs(60),
             start_timeout: Duration::from_secs(30),
             timeline: None,
@@ -97,6 +109,18 @@ impl ContextOptions {
             let algorithm =
                 name.parse().map_err(|error| invalid(&env::ALGORITHM, &name, &error))?;
             options.algorithm = Some(algorithm);
+        }
+        if let Some(name) = text(&env::TUNE)? {
+            options.tune =
+                name.parse().map_err(|error: String| invalid(&env::TUNE, &name, &error))?;
+        }
+        options.plan = text(&env::PLAN)?.map(PathBuf::from);
+        if let Some(name) = text(&env::DETERMINISTIC)? {
+            options.any_plan = match name.as_str() {
+                "plan" => false,
+                "any-plan" => true,
+                _ => return Err(invalid(&env::DETERMINISTIC, &name, &"expected plan or any-plan")),
+            };
         }
         let seconds =
             |variable: &env::Variable| variable.seconds(environment).map_err(bootstrap_error);
@@ -158,6 +182,7 @@ pub(crate) struct ContextInner {
     /// Groups that this rank has led, or was ready to lead.
     groups: AtomicU32,
     mixed: bool,
+    origin: Origin,
     fallback: Option<String>,
     /// Whether ranks of one node may share memory where all ranks do not.
     shares_on_nodes: bool,
@@ -249,6 +274,14 @@ impl Context {
         connected: Connected,
         pace: Pace,
     ) -> Result<Self, SetupError> {
+        let bound = matches!(
+            options.algorithm,
+            Some(Algorithm::TwoLevel | Algorithm::RecursiveDoubling | Algorithm::HalvingDoubling)
+        );
+        if let Some(algorithm) = options.algorithm.filter(|_| bound && options.any_plan) {
+            let what = format!("the order of {algorithm} is its own: any-plan does without it");
+            return Err(SetupError::Option(what));
+        }
         let Connected { facts, wire, node, mixed, fallback } = connected;
         let connections = wire.endpoints.iter().flatten();
         let connections = connections.map(|endpoint| Arc::clone(endpoint.counters())).collect();
@@ -270,11 +303,12 @@ impl Context {
             groups: AtomicU32::new(0),
             shares_on_nodes: options.transport == TransportChoice::Auto && fallback.is_none(),
             mixed,
+            origin: Origin::BuiltIn,
             fallback,
         };
-        let context = Self { inner: Arc::new(inner) };
+        let mut context = Self { inner: Arc::new(inner) };
         let Some(path) = &options.timeline else {
-            context.agree()?;
+            context.settle(options)?;
             return Ok(context);
         };
         let failed = |source| SetupError::Timeline { path: path.clone(), source };
@@ -282,7 +316,7 @@ impl Context {
         if number == 0 && job.rank_info().local_rank == 0 {
             timeline::create(path).map_err(failed)?;
         }
-        context.agree()?;
+        context.settle(options)?;
         context.record_to(path).map_err(failed)?;
         Ok(context)
     }
@@ -300,13 +334,40 @@ impl Context {
         Ok(())
     }
 
-    /// The first operation on the new connections: all ranks compare what their plans follow from.
-    fn agree(&self) -> Result<(), SetupError> {
-        let mut hasher = DefaultHasher::new();
-        self.inner.facts.hash(&mut hasher);
+    /// The first operations on the new connections: all ranks compare what their plans follow from, and
+    /// find the numbers for them.
+    fn settle(&mut self, options: &ContextOptions) -> Result<(), SetupError> {
         let everybody = self.inner.everybody();
         let communicator = Communicator::new(&self.inner, AGREEMENT_COMMUNICATOR, everybody, None)?;
-        communicator.agree(hasher.finish()).map_err(|error| SetupError::Agreement(Box::new(error)))
+        let compare = |facts: &dyn Fn(&mut DefaultHasher)| {
+            let mut hasher = DefaultHasher::new();
+            facts(&mut hasher);
+            let agreed = communicator.agree(hasher.finish());
+            agreed.map_err(|error| SetupError::Agreement(Box::new(error)))
+        };
+        compare(&|hasher| self.inner.facts.hash(hasher))?;
+        if self.world_size() == 1 {
+            return Ok(());
+        }
+        let measures = match options.tune {
+            Tune::Auto => !self.inner.job.rank_info().is_on_one_node(),
+            Tune::On => true,
+            Tune::Off => false,
+        };
+        let (tuning, origin) = tune(&communicator, measures, options.plan.as_deref())?;
+        if origin != Origin::BuiltIn {
+            compare(&|hasher| tuning.hash(hasher))?;
+        }
+        drop(communicator);
+        let inner = Arc::get_mut(&mut self.inner).expect("nobody else has the context yet");
+        inner.facts.tuning = tuning;
+        inner.origin = origin;
+        Ok(())
+    }
+
+    /// Where the numbers come from that plans depend on.
+    pub fn plan_origin(&self) -> &Origin {
+        &self.inner.origin
     }
 
     /// A new communicator of all ranks. All of them must make theirs in the same order.

@@ -70,6 +70,7 @@ mod signature;
 pub mod simulated;
 mod timeline;
 mod trouble;
+mod tune;
 mod waiting;
 
 pub use adasum::Float;
@@ -89,3 +90,4 @@ pub use paceline_transports::{Traffic, TransportKind, TwoWay};
 pub use queue::{announcements_to_change, check_announcement};
 pub use reduction::{Reduction, Scale};
 pub use signature::{Collective, OperationKind};
+pub use tune::{Origin, Tune};

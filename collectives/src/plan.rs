@@ -1,6 +1,7 @@
 //! Which algorithm an operation takes: a pure function of what all ranks know.
 
 mod algorithm;
+mod tuning;
 
 use std::fmt;
 
@@ -10,6 +11,10 @@ use crate::node::Manner;
 use crate::signature::Collective;
 
 pub use algorithm::{Algorithm, ParseAlgorithmError};
+
+pub(crate) use tuning::NUMBERS;
+use tuning::ONE_SHOT_BYTES_MAX;
+pub use tuning::{Speed, Tuning};
 
 pub use crate::levels::LevelFacts;
 
@@ -28,6 +33,10 @@ pub struct PlanFacts {
     pub levels: Option<LevelFacts>,
     /// The algorithm that the user forced, for collectives that know it.
     pub forced: Option<Algorithm>,
+    /// Whether results must not depend on algorithm, transport or nodes.
+    pub any_plan: bool,
+    /// The numbers that choices depend on.
+    pub tuning: Tuning,
 }
 
 /// How one operation is carried out.
@@ -69,6 +78,7 @@ impl PlanFacts {
                 self.world_size <= DIRECT_RANKS_MAX && bytes <= ONE_SHOT_BYTES_MAX
             }
             Algorithm::TwoShot => self.world_size <= DIRECT_RANKS_MAX,
+            Algorithm::RecursiveDoubling | Algorithm::HalvingDoubling => !self.any_plan,
             Algorithm::TwoLevel => self.carries_in_levels(collective),
             _ => algorithm
                 .node_manner()
@@ -87,7 +97,10 @@ impl PlanFacts {
                     | Collective::AllGather
                     | Collective::AllGatherV
             );
-            Algorithm::TwoLevel.supports(collective) && (levels.contiguous || !by_blocks)
+            // Sums over nodes have an order of their own.
+            let keeps_bits = !(self.any_plan && collective.reduces());
+            let has_blocks = levels.contiguous || !by_blocks;
+            Algorithm::TwoLevel.supports(collective) && has_blocks && keeps_bits
         })
     }
 
@@ -131,7 +144,9 @@ impl PlanFacts {
             Collective::AllToAll | Collective::AllToAllV => Algorithm::Pairwise,
             Collective::Gather | Collective::GatherV => Algorithm::Direct,
             Collective::Scatter | Collective::ScatterV => Algorithm::Direct,
-            Collective::Broadcast if bytes >= CHAIN_BYTES_MIN && self.world_size > 2 => {
+            Collective::Broadcast
+                if bytes >= self.tuning.chain_bytes_min && self.world_size > 2 =>
+            {
                 Algorithm::Chain
             }
             Collective::Broadcast => Algorithm::BinomialTree,
@@ -147,21 +162,24 @@ impl PlanFacts {
     }
 
     fn preferred_all_reduce(&self, bytes: usize) -> Algorithm {
-        let world_size = self.world_size as usize;
+        let (world_size, tuning) = (self.world_size as usize, &self.tuning);
         if world_size == 2 {
-            return if bytes <= PAIR_ONE_SHOT_BYTES { Algorithm::OneShot } else { Algorithm::Ring };
+            let whole = bytes <= tuning.pair_one_shot_bytes;
+            return if whole { Algorithm::OneShot } else { Algorithm::Ring };
         }
         if self.world_size > DIRECT_RANKS_MAX {
             // Too many for everybody to talk to everybody; the tree's order of reduction is the
             // price of lg p crossings.
-            let doubling = bytes <= RECURSIVE_DOUBLING_BYTES;
+            let doubling = bytes <= tuning.recursive_doubling_bytes && !self.any_plan;
             return if doubling { Algorithm::RecursiveDoubling } else { Algorithm::Ring };
         }
-        if self.oversubscribed && bytes <= STAR_BYTES {
+        if self.oversubscribed && bytes <= tuning.star_bytes.min(ONE_SHOT_BYTES_MAX) {
             Algorithm::Star
-        } else if bytes.saturating_mul(world_size - 1) <= ONE_SHOT_BYTES_SENT {
+        } else if bytes.saturating_mul(world_size - 1) <= tuning.one_shot_bytes_sent
+            && bytes <= ONE_SHOT_BYTES_MAX
+        {
             Algorithm::OneShot
-        } else if bytes <= TWO_SHOT_BYTES {
+        } else if bytes <= tuning.two_shot_bytes {
             Algorithm::TwoShot
         } else {
             Algorithm::Ring
@@ -172,7 +190,9 @@ impl PlanFacts {
         let others = self.world_size.max(2) as usize - 1;
         match algorithm {
             Algorithm::OneShot | Algorithm::Star => (ONE_SHOT_BYTES_MAX, 1),
-            Algorithm::RecursiveDoubling | Algorithm::HalvingDoubling => (SLICE_BYTES_MAX, 1),
+            Algorithm::RecursiveDoubling | Algorithm::HalvingDoubling => {
+                (self.tuning.slice_bytes_max, 1)
+            }
             // Nothing happens to the bytes on the way, so every block is one message.
             Algorithm::Pairwise => (bytes.max(1), others.min(PAIRS_ABREAST)),
             Algorithm::Direct => (bytes.max(1), others),
@@ -184,8 +204,8 @@ impl PlanFacts {
             }
             _ => {
                 let chunk = bytes.div_ceil(self.world_size as usize);
-                let slice = chunk.div_ceil(SLICES_WANTED).clamp(SLICE_BYTES_MIN, SLICE_BYTES_MAX);
-                (slice, WINDOW)
+                let Tuning { slice_bytes_min, slice_bytes_max, window, .. } = self.tuning;
+                (chunk.div_ceil(SLICES_WANTED).clamp(slice_bytes_min, slice_bytes_max), window)
             }
         }
     }
@@ -214,32 +234,11 @@ impl PlanFacts {
     }
 }
 
-/// Longest vector that one-shot takes even if forced: it sits in scratch p−1 times.
-const ONE_SHOT_BYTES_MAX: usize = 256 << 10;
-/// Two ranks: below it one crossing of the whole vector beats two of half of it.
-const PAIR_ONE_SHOT_BYTES: usize = 256 << 10;
-/// More ranks: beyond it the p−1 copies of the vector cost more than the crossing they save.
-const ONE_SHOT_BYTES_SENT: usize = 48 << 10;
-/// Ranks that share cores: up to it the fewest messages win, though they all pass one rank.
-const STAR_BYTES: usize = 256 << 10;
-/// Very many ranks: up to it lg p crossings of the whole vector beat the ring's 2(p−1).
-const RECURSIVE_DOUBLING_BYTES: usize = 64 << 10;
-/// Up to it two crossings beat the ring's 2(p−1).
-const TWO_SHOT_BYTES: usize = 1 << 20;
-/// From here on a chain's pipeline beats a tree's few crossings.
-const CHAIN_BYTES_MIN: usize = 512 << 10;
 /// Slices into which a chunk falls if they do not get too short or too long.
 const SLICES_WANTED: usize = 4;
-/// Below it the cost of a message outweighs what pipelining saves.
-const SLICE_BYTES_MIN: usize = 32 << 10;
-/// Above it a slice no longer stays in the second-level cache until it is reduced.
-const SLICE_BYTES_MAX: usize = 256 << 10;
 /// All-to-all: ranks that one sends to at a time. It keeps the links busy while one of the others is
 /// late, and everybody from sending to the same rank.
 const PAIRS_ABREAST: usize = 4;
-/// Slices abreast: one is under way while the other is reduced. More would only push the bytes out
-/// of the caches before they are used again: 2 beat 1, 3, 4 and 8 on loopback (benches/RESULTS.md).
-const WINDOW: usize = 2;
 
 #[cfg(test)]
 mod tests {
@@ -253,6 +252,8 @@ mod tests {
             shared_memory: false,
             levels: None,
             forced: None,
+            any_plan: false,
+            tuning: Tuning::BUILT_IN,
         }
     }
 
@@ -309,6 +310,29 @@ mod tests {
         assert!(text.contains("ring"), "{text}");
         let text = facts(8).explain(Collective::AllToAll);
         assert_eq!(text, "  from          1 bytes: pairwise (whole blocks, 4 ranks at a time)\n");
+    }
+
+    #[test]
+    fn under_any_plan_nothing_reduces_in_another_order() {
+        let levels = Some(LevelFacts { nodes: 20, streams: 2, contiguous: true });
+        for forced in Algorithm::ALL.into_iter().map(Some).chain([None]) {
+            let facts = PlanFacts { any_plan: true, levels, forced, ..facts(40) };
+            for (collective, exponent) in Collective::ALL.into_iter().zip(std::iter::repeat(0..34))
+            {
+                for bytes in exponent.map(|exponent| 1 << exponent) {
+                    let algorithm = facts.choose(collective, bytes).algorithm;
+                    let keeps = !matches!(
+                        algorithm,
+                        Algorithm::TwoLevel
+                            | Algorithm::RecursiveDoubling
+                            | Algorithm::HalvingDoubling
+                    );
+                    assert!(keeps || !collective.reduces(), "{collective} by {algorithm}");
+                }
+            }
+        }
+        let facts = PlanFacts { any_plan: true, levels, ..facts(40) };
+        assert_eq!(facts.choose(Collective::Broadcast, 1).algorithm, Algorithm::TwoLevel);
     }
 
     #[test]

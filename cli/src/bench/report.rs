@@ -57,8 +57,8 @@ pub(super) fn explanation(
     collective: Collective,
     name: paceline_collectives::Collective,
 ) -> String {
-    let facts = lane.context.plan_facts();
-    format!("\n# {collective} over {}:\n{}", lane.name, facts.explain(name))
+    let (facts, origin) = (lane.communicator.plan_facts(), lane.context.plan_origin());
+    format!("\n# {collective} over {}, {origin}:\n{}", lane.name, facts.explain(name))
 }
 
 /// Names a row while it is measured, e.g. `tcp: all_reduce of 64 KiB`.

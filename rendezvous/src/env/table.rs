@@ -100,6 +100,19 @@ variables! {
     ALGORITHM = "PACELINE_ALGORITHM" Paceline Setting
         ("auto or the name of an algorithm", default "auto")
         option { name: "algorithm", value_name: "NAME", reader: Reader::Ranks };
+    /// Whether the ranks measure the speed of their links at the start, and plan for it: auto does where
+    /// they are on several nodes.
+    TUNE = "PACELINE_TUNE" Paceline Setting ("auto, on or off", default "auto")
+        option { name: "tune", value_name: "WHEN", reader: Reader::Ranks };
+    /// File with the numbers that the choice of algorithms depends on. Without it the ranks measure,
+    /// and rank 0 writes it for the next time.
+    PLAN = "PACELINE_PLAN" Paceline Setting ("the path of a file")
+        option { name: "plan", value_name: "FILE", reader: Reader::Ranks };
+    /// What the bits of a result may depend on: the plan, or with any-plan neither algorithm nor
+    /// transport nor nodes.
+    DETERMINISTIC = "PACELINE_DETERMINISTIC" Paceline Setting
+        ("plan or any-plan", default "plan")
+        option { name: "deterministic", value_name: "HOW", reader: Reader::Ranks };
     /// The network interface to use, by name or as an address range that contains its address.
     INTERFACE = "PACELINE_INTERFACE" Paceline Setting
         ("the name of an interface or ADDRESS/PREFIX")

@@ -1,0 +1,295 @@
+//! Where the numbers of a plan come from: built in, measured at the start, or a file.
+//!
+//! The ranks measure together and take the slowest of what they have measured, or take what rank 0 has
+//! read. So all have the same numbers, and the plan that follows from them is compared like any other.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use paceline_devices::{DType, ReduceOp};
+use serde::{Deserialize, Serialize};
+
+use crate::communicator::Communicator;
+use crate::error::{CollectiveError, SetupError};
+use crate::kernels::Kernel;
+use crate::plan::{NUMBERS, Speed, Tuning};
+
+/// Whether the speed of the links is measured at the start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Tune {
+    /// Where ranks are on several nodes: what is built in was measured on one.
+    #[default]
+    Auto,
+    /// Always.
+    On,
+    /// Never.
+    Off,
+}
+
+impl Tune {
+    /// The name used on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::On => "on",
+            Self::Off => "off",
+        }
+    }
+}
+
+impl std::str::FromStr for Tune {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        [Self::Auto, Self::On, Self::Off]
+            .into_iter()
+            .find(|tune| tune.name() == name)
+            .ok_or_else(|| "expected auto, on or off".to_owned())
+    }
+}
+
+/// Where the numbers of a plan came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// They are built in.
+    BuiltIn,
+    /// They follow from what the ranks measured at the start.
+    Measured(Speed),
+    /// Rank 0 has read them from a file.
+    File(PathBuf),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::BuiltIn => f.write_str("built-in numbers"),
+            Self::Measured(speed) => write!(f, "measured: {speed}"),
+            Self::File(path) => write!(f, "from {}", path.display()),
+        }
+    }
+}
+
+/// The name and version of the format of plan files.
+const FORMAT: &str = "paceline.plan/1";
+
+/// A plan on disk.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PlanFile {
+    format: String,
+    world_size: u32,
+    transport: String,
+    /// What the numbers were derived from; they alone count.
+    measured: Option<Speed>,
+    tuning: Tuning,
+}
+
+/// What rank 0 tells the others about the file.
+const NO_FILE: u64 = 0;
+const READ: u64 = 1;
+const UNUSABLE: u64 = 2;
+
+/// Finds the numbers for a world, together with the other ranks: `communicator` is of all of them.
+pub(crate) fn tune(
+    communicator: &Communicator,
+    measures: bool,
+    file: Option<&Path>,
+) -> Result<(Tuning, Origin), SetupError> {
+    let together = |error| SetupError::Agreement(Box::new(error));
+    let Some(path) = file else {
+        if !measures {
+            return Ok((Tuning::BUILT_IN, Origin::BuiltIn));
+        }
+        let speed = measure(communicator).map_err(together)?;
+        let tuning = Tuning::derive(speed, communicator.world_size());
+        return Ok((tuning, Origin::Measured(speed)));
+    };
+    // One rank reads, so that it does not matter whether the others' hosts have the file.
+    let is_first = communicator.rank() == 0;
+    let read = if is_first { read(path, communicator) } else { Ok(None) };
+    let status = match &read {
+        Ok(None) => NO_FILE,
+        Ok(Some(_)) => READ,
+        Err(_) => UNUSABLE,
+    };
+    let tuning = read.as_ref().ok().copied().flatten().unwrap_or(Tuning::BUILT_IN);
+    let mut told = [0; NUMBERS + 1];
+    told[0] = status;
+    told[1..].copy_from_slice(&tuning.to_numbers());
+    communicator.broadcast(&mut told, 0).map_err(together)?;
+    read?;
+    let [status, numbers @ ..] = told;
+    match status {
+        READ => Ok((Tuning::from_numbers(numbers), Origin::File(path.to_owned()))),
+        NO_FILE => {
+            let speed = measure(communicator).map_err(together)?;
+            let tuning = Tuning::derive(speed, communicator.world_size());
+            let written = if is_first { write(path, communicator, speed, tuning) } else { Ok(()) };
+            let mut failed = [u8::from(written.is_err())];
+            communicator.broadcast(&mut failed, 0).map_err(together)?;
+            written?;
+            refused(failed[0] != 0, path)?;
+            Ok((tuning, Origin::Measured(speed)))
+        }
+        _ => {
+            refused(true, path)?;
+            Ok((Tuning::BUILT_IN, Origin::BuiltIn))
+        }
+    }
+}
+
+fn refused(is_so: bool, path: &Path) -> Result<(), SetupError> {
+    if !is_so {
+        return Ok(());
+    }
+    Err(SetupError::Peer { peer: 0, what: format!("it cannot use the plan {}", path.display()) })
+}
+
+fn unusable(path: &Path, why: impl fmt::Display) -> SetupError {
+    SetupError::Option(format!("the plan {}: {why}", path.display()))
+}
+
+fn read(path: &Path, communicator: &Communicator) -> Result<Option<Tuning>, SetupError> {
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(unusable(path, error)),
+    };
+    let plan: PlanFile = serde_json::from_str(&text).map_err(|error| unusable(path, error))?;
+    if plan.format != FORMAT {
+        let format = plan.format;
+        return Err(unusable(
+            path,
+            format!("its format is {format:?}; this version reads {FORMAT}"),
+        ));
+    }
+    let (ranks, transport) =
+        (communicator.world_size(), communicator.plan_facts().transport.name());
+    if (plan.world_size, plan.transport.as_str()) != (ranks, transport) {
+        let (of, over) = (plan.world_size, plan.transport);
+        return Err(unusable(
+            path,
+            format!(
+                "it is for {of} ranks over {over}, and this job has {ranks} over {transport}; name \
+                 another file to have one made"
+            ),
+        ));
+    }
+    plan.tuning.check().map_err(|why| unusable(path, why))?;
+    Ok(Some(plan.tuning))
+}
+
+fn write(
+    path: &Path,
+    communicator: &Communicator,
+    speed: Speed,
+    tuning: Tuning,
+) -> Result<(), SetupError> {
+    let plan = PlanFile {
+        format: FORMAT.to_owned(),
+        world_size: communicator.world_size(),
+        transport: communicator.plan_facts().transport.name().to_owned(),
+        measured: Some(speed),
+        tuning,
+    };
+    let mut text = serde_json::to_string_pretty(&plan).expect("it is plain data");
+    text.push('\n');
+    std::fs::write(path, text).map_err(|error| unusable(path, error))
+}
+
+/// Bytes that are exchanged to learn how fast the links are, if a sixteenth of it is not slow already.
+const PROBE_BYTES: usize = 1 << 20;
+
+/// A probe that takes longer is the last: on a slow link it says enough.
+const PROBE_TIME: Duration = Duration::from_millis(10);
+
+/// Every rank sends to the next and receives from the one before, all at once. The best of some times
+/// counts, and of the ranks the slowest.
+fn measure(communicator: &Communicator) -> Result<Speed, CollectiveError> {
+    let latency = best_shift(communicator, 1, 30)?;
+    let mut bytes = PROBE_BYTES / 16;
+    let mut transfer = slowest(communicator, best_shift(communicator, bytes, 3)?)?;
+    if transfer < PROBE_TIME {
+        bytes = PROBE_BYTES;
+        transfer = best_shift(communicator, bytes, 3)?;
+    }
+    let beyond_latency = transfer.saturating_sub(latency).max(Duration::from_nanos(1));
+    let times = u32::try_from((1 << 20) / bytes).expect("a small number");
+    let ours = Speed {
+        latency_ns: rounded(latency),
+        wire_ns_per_mib: rounded(beyond_latency * times),
+        reduce_ns_per_mib: rounded(reduction_time()),
+    };
+    let own = [ours.latency_ns, ours.wire_ns_per_mib, ours.reduce_ns_per_mib];
+    let mut all = vec![0; own.len() * communicator.world_size() as usize];
+    communicator.all_gather(&own, &mut all)?;
+    let speeds = all.chunks_exact(own.len()).map(|of| Speed {
+        latency_ns: of[0],
+        wire_ns_per_mib: of[1],
+        reduce_ns_per_mib: of[2],
+    });
+    Ok(speeds.fold(ours, Speed::slower))
+}
+
+fn best_shift(
+    communicator: &Communicator,
+    bytes: usize,
+    times: usize,
+) -> Result<Duration, CollectiveError> {
+    let (input, mut output) = (vec![1u8; bytes], vec![0u8; bytes]);
+    let mut best = Duration::MAX;
+    // The first one is not like the others.
+    for _ in 0..=times {
+        communicator.barrier()?;
+        let begin = Instant::now();
+        communicator.shift(&input, &mut output, None)?;
+        best = best.min(begin.elapsed());
+    }
+    Ok(best)
+}
+
+fn slowest(communicator: &Communicator, time: Duration) -> Result<Duration, CollectiveError> {
+    let mut nanoseconds = [rounded(time)];
+    communicator.all_reduce(&mut nanoseconds, ReduceOp::Max)?;
+    Ok(Duration::from_nanos(nanoseconds[0]))
+}
+
+fn reduction_time() -> Duration {
+    let kernel = Kernel::new(DType::F32, ReduceOp::Sum).expect("floats can be added");
+    let (mut sum, other) = (vec![1.0f32; 1 << 18], vec![1.0f32; 1 << 18]);
+    let time = |_| {
+        let begin = Instant::now();
+        kernel.reduce_assign(&mut sum, &other);
+        begin.elapsed()
+    };
+    (0..4).map(time).min().unwrap_or_default()
+}
+
+/// Nanoseconds with two significant digits in binary and one more, so that plans do not differ for
+/// what is noise.
+fn rounded(time: Duration) -> u64 {
+    let nanoseconds = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX).max(1);
+    let shift = (u64::BITS - nanoseconds.leading_zeros()).saturating_sub(3);
+    (nanoseconds >> shift) << shift
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_rounded_down_to_three_binary_digits() {
+        let of = |nanoseconds| rounded(Duration::from_nanos(nanoseconds));
+        assert_eq!([0, 1, 7, 8, 9, 1023].map(of), [1, 1, 7, 8, 8, 896]);
+        assert_eq!(of(1_000_000), of(1_010_000));
+    }
+
+    #[test]
+    fn names_say_when_to_measure() {
+        for tune in [Tune::Auto, Tune::On, Tune::Off] {
+            assert_eq!(tune.name().parse(), Ok(tune));
+        }
+        assert!("maybe".parse::<Tune>().unwrap_err().contains("auto, on or off"));
+    }
+}
