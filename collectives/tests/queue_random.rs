@@ -242,6 +242,7 @@ fn run(queue: &Queue, seed: u64) {
     assert!(last < world_size, "seed {seed}");
 }
 
+#[expect(clippy::disallowed_methods, reason = "it is no setting of the product")]
 fn setting(name: &str) -> Option<u64> {
     std::env::var(name).ok().and_then(|value| value.parse().ok())
 }
