@@ -67,17 +67,36 @@ pub struct Communicator {
     /// What heartbeats tell the coordinator.
     counter: Option<OperationCounter>,
     meter: Arc<Meter>,
-    state: Mutex<State>,
+    timeout: Duration,
+    state: Arc<Mutex<State>>,
 }
 
+/// What the handles of a communicator share.
 #[derive(Debug)]
 struct State {
+    #[expect(dead_code, reason = "kept for its Drop")]
+    number: Number,
     op_seq: u64,
     shared: Shared,
     workspace: Workspace,
     fusion: FusionBuffer,
     mail: Mail,
     poisoned: Option<String>,
+}
+
+/// A communicator's number, which is not used again: when it is dropped, the connections forget it.
+#[derive(Debug)]
+struct Number {
+    context: Arc<ContextInner>,
+    id: u32,
+    meter: Arc<Meter>,
+}
+
+impl Drop for Number {
+    fn drop(&mut self) {
+        self.context.meters.retire(&self.meter);
+        self.context.wire().abandon(self.id);
+    }
 }
 
 impl Communicator {
@@ -93,7 +112,10 @@ impl Communicator {
             shared_memory: node.is_some(),
             ..context.facts.clone()
         };
+        let (context, meter) = (Arc::clone(context), context.meters.meter(id));
+        let number = Number { context: Arc::clone(&context), id, meter: Arc::clone(&meter) };
         let state = State {
+            number,
             op_seq: 0,
             shared: node.map_or(Shared::Nothing, Shared::ByAll),
             workspace: Workspace::new(Region::allocate(0)?),
@@ -102,9 +124,29 @@ impl Communicator {
             poisoned: None,
         };
         let counter = context.job.track(context.number, id);
-        let meter = context.meters.meter(id);
-        let state = Mutex::new(state);
-        Ok(Self { context: Arc::clone(context), id, members, facts, counter, meter, state })
+        let (timeout, state) = (context.timeout, Arc::new(Mutex::new(state)));
+        Ok(Self { context, id, members, facts, counter, meter, timeout, state })
+    }
+
+    /// The same communicator with another deadline for what is called through it, in place of the
+    /// context's: `communicator.with_timeout(Duration::from_secs(600)).barrier()?`.
+    ///
+    /// A handle like this one: operations of both have one order and wait for each other's end, a
+    /// failure ends both, and the communicator is given up when the last is dropped. The deadlines of
+    /// the ranks need not be equal; whose passes first ends the operation for all. Groups that are
+    /// split off have the deadline of the handle that they were split from.
+    #[must_use]
+    pub fn with_timeout(&self, timeout: Duration) -> Self {
+        Self {
+            context: Arc::clone(&self.context),
+            id: self.id,
+            members: self.members.clone(),
+            facts: self.facts.clone(),
+            counter: self.counter.clone(),
+            meter: Arc::clone(&self.meter),
+            timeout,
+            state: Arc::clone(&self.state),
+        }
     }
 
     /// This process's number in the group, `0..world_size`.
@@ -123,8 +165,8 @@ impl Communicator {
     }
 
     /// Longest time that an operation may take.
-    pub(crate) fn timeout(&self) -> Duration {
-        self.context.timeout
+    pub fn timeout(&self) -> Duration {
+        self.timeout
     }
 
     /// Its number, as reports have it.
@@ -330,7 +372,8 @@ impl Communicator {
             return Ok(());
         }
         let Self { context, members, .. } = self;
-        let panic_report = PanicReport { context, members, name: operation };
+        let (panic_report, parties) =
+            (PanicReport { context, members, name: operation }, self.parties());
         let outcome = match (&mut state.shared, choice.algorithm.node_manner()) {
             (Shared::OnNodes(levels), _) if choice.algorithm == Algorithm::TwoLevel => {
                 let stages = Stages::new(self, levels, &mut state.workspace, operation, call);
@@ -339,9 +382,7 @@ impl Communicator {
             (Shared::ByAll(group), Some(manner)) => {
                 let request = call.node_request(&operation.kind, manner);
                 // SAFETY: a call lends its buffers for as long as it is borrowed.
-                unsafe {
-                    drive::run_node(context, Parties::all(members), operation, group, request)
-                }
+                unsafe { drive::run_node(context, parties, operation, group, request) }
             }
             _ => self.run_over_wire(state, operation, call, choice),
         };
@@ -362,7 +403,7 @@ impl Communicator {
         let program = Program::new(call, choice, rank, world_size);
         let run = Run {
             context: &self.context,
-            parties: Parties::all(&self.members),
+            parties: self.parties(),
             operation,
             first_tag: 0,
             node: state.shared.neighbours(&self.members),
@@ -374,6 +415,11 @@ impl Communicator {
         // SAFETY: a call lends its buffers for as long as it is borrowed, and this returns only after
         // the operation is done or given up.
         unsafe { drive::run(run, &mut state.workspace) }
+    }
+
+    /// Who takes part in an operation of this handle, and for how long.
+    fn parties(&self) -> Parties<'_> {
+        Parties::all(&self.members, self.timeout)
     }
 
     /// This rank's chunk of a vector in chunks of given lengths.

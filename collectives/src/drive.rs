@@ -1,7 +1,7 @@
 //! The blocking loop around an operation: step, idle, deadline, abort.
 
 use std::sync::MutexGuard;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use paceline_transports::Region;
 
@@ -45,12 +45,14 @@ pub(crate) struct Parties<'a> {
     /// Those among whom this part of the operation is carried out: all of them, or one node's, or
     /// one of each node.
     pub(crate) among: &'a Members,
+    /// Longest time that the operation may take here.
+    pub(crate) timeout: Duration,
 }
 
 impl<'a> Parties<'a> {
     /// The communicator as a whole.
-    pub(crate) fn all(members: &'a Members) -> Self {
-        Self { members, among: members }
+    pub(crate) fn all(members: &'a Members, timeout: Duration) -> Self {
+        Self { members, among: members, timeout }
     }
 }
 
@@ -354,7 +356,7 @@ mod tests {
         let members = Members::everybody(context.rank(), 2);
         let run = Run {
             context: context.inner(),
-            parties: Parties::all(&members),
+            parties: Parties::all(&members, Duration::from_secs(60)),
             operation: OperationName { kind, communicator, op_seq: 0 },
             first_tag: 0,
             node: None,

@@ -163,7 +163,7 @@ impl<'a> Waiting<'a> {
         waited: Duration,
         waiting_on: impl FnOnce() -> Vec<u32>,
     ) -> Result<(), CollectiveError> {
-        if waited >= self.context.timeout {
+        if waited >= self.parties.timeout {
             return Err(self.timed_out(waited, waiting_on()));
         }
         if waited >= self.next_report && self.context.job.rendezvous().control.is_some() {

@@ -57,7 +57,8 @@ impl Communicator {
         })?;
         let world_ranks = ranks.iter().map(|rank| self.members.in_world(*rank)).collect();
         let members = Members::group(world_ranks, self.context.rank());
-        let mut group = Self::new(&self.context, id, members, None)?;
+        let group = Self::new(&self.context, id, members, None)?;
+        let mut group = Self { timeout: self.timeout, ..group };
         group.share_memory()?;
         Ok(Some(group))
     }
@@ -118,13 +119,5 @@ impl Communicator {
         };
         let mut state = self.enter(Collective::Split)?;
         self.execute_as(&mut state, kind, &call, choice)
-    }
-}
-
-impl Drop for Communicator {
-    fn drop(&mut self) {
-        self.context.meters.retire(&self.meter);
-        // Its number is not used again: the connections may forget it.
-        self.context.wire().abandon(self.id);
     }
 }

@@ -343,8 +343,8 @@ impl<'a> Stages<'a> {
         let request = call.node_request(&self.operation.kind, manner);
         let kernel = request.kernel.and(self.partial.as_ref());
         let request = NodeRequest { kernel, ..request };
-        let Communicator { context, members, .. } = self.communicator;
-        let parties = Parties { members, among: neighbours };
+        let Communicator { context, .. } = self.communicator;
+        let parties = Parties { among: neighbours, ..self.communicator.parties() };
         // SAFETY: a call lends its buffers for as long as it is borrowed, and what is staged is ours.
         unsafe { drive::run_node(context, parties, self.operation, group, request) }
     }
@@ -367,7 +367,7 @@ impl<'a> Stages<'a> {
         let program = Program::new(&call, choice, levels.shape.node(), levels.shape.nodes());
         let run = Run {
             context: &self.communicator.context,
-            parties: Parties { members: &self.communicator.members, among },
+            parties: Parties { among, ..self.communicator.parties() },
             operation: self.operation,
             first_tag,
             node: levels.neighbours(),

@@ -6,7 +6,7 @@ use paceline_devices::Element;
 
 use super::{Communicator, State};
 use crate::batch::{Batch, Message};
-use crate::drive::{self, Parties};
+use crate::drive;
 use crate::engine::{BOARDS, Exchange};
 use crate::error::{CollectiveError, OperationName};
 use crate::waiting::{PanicReport, Waiting};
@@ -115,7 +115,7 @@ impl Communicator {
                 message: format!("more than {BOARDS} operations under way in one context"),
             });
         };
-        let waiting = Waiting::new(&self.context, Parties::all(&self.members), name);
+        let waiting = Waiting::new(&self.context, self.parties(), name);
         let neighbours = state.shared.neighbours(&self.members);
         drive::carry_out(&self.context, neighbours, wire, exchange, waiting)
     }

@@ -60,7 +60,7 @@ impl Communicator {
             Shared::ByAll(_) => self.facts.shared_memory = true,
             Shared::OnNodes(levels) => self.facts.levels = Some(levels.shape.facts()),
         }
-        self.state.get_mut().unwrap_or_else(PoisonError::into_inner).shared = shared;
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).shared = shared;
         Ok(())
     }
 
@@ -145,7 +145,7 @@ impl Communicator {
             addresses,
         };
         // The others wait for the outcome of this for as long as an operation may take.
-        let deadline = Instant::now() + SHARING_TIMEOUT.min(self.context.timeout / 2);
+        let deadline = Instant::now() + SHARING_TIMEOUT.min(self.timeout / 2);
         let patience = Patience { deadline, in_vain: &in_vain };
         let layout = arena_layout(u32::try_from(members.len()).unwrap_or(u32::MAX));
         let outcome = transport.share_arena(&group, members, layout, &patience);
