@@ -12,8 +12,8 @@ use paceline_launcher::{
     AgentCommand, ExitCode, GRACE_DEFAULT, HostError, HostFacts, HostSlots, JobSpec, LaunchPlan,
     MetricsListener, Outcome, OutputOptions, Program, START_TIMEOUT_DEFAULT, StdinTarget,
 };
-use paceline_rendezvous::RunId;
 use paceline_rendezvous::env::{self, Environment, ProcessEnvironment, Variable};
+use paceline_rendezvous::{BootstrapError, RunId, stall_report};
 
 use crate::config::ConfigError;
 use crate::console;
@@ -58,10 +58,13 @@ docs/environment.md for all of them.";
 #[derive(Debug)]
 pub(crate) struct RunSettings;
 
+const TIMES: &[Variable] =
+    &[env::GRACE, env::JOB_TIMEOUT, env::START_TIMEOUT, env::TIMEOUT, env::STALL_REPORT];
+
 impl Selection for RunSettings {
     const GROUPS: &'static [(&'static str, &'static [Variable])] = &[
         ("", &[env::NP, env::HOSTS, env::CONFIG, env::ENV_DIALECT]),
-        ("Time", &[env::GRACE, env::JOB_TIMEOUT, env::START_TIMEOUT, env::TIMEOUT]),
+        ("Time", TIMES),
         ("Input and output", &[env::NO_PREFIX, env::OUTPUT_DIRECTORY, env::STDIN, env::QUIET]),
         (
             "Between ranks",
@@ -98,6 +101,8 @@ enum UsageError {
     #[error(transparent)]
     Environment(#[from] env::EnvironmentError),
     #[error(transparent)]
+    Bootstrap(#[from] BootstrapError),
+    #[error(transparent)]
     Config(#[from] ConfigError),
 }
 
@@ -105,6 +110,7 @@ impl UsageError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Environment(error) => error.hint(),
+            Self::Bootstrap(error) => error.hint(),
             Self::Config(error) => error.hint(),
             _ => None,
         }
@@ -221,6 +227,7 @@ fn wanted(arguments: Arguments) -> Result<Wanted, UsageError> {
         grace: env::GRACE.seconds_or_zero(&layers)?.unwrap_or(GRACE_DEFAULT),
         timeout: env::JOB_TIMEOUT.seconds(&layers)?,
         start_timeout: env::START_TIMEOUT.seconds(&layers)?.unwrap_or(START_TIMEOUT_DEFAULT),
+        stall_report: stall_report(&layers)?,
         stdin: stdin_target(&layers)?,
         output: OutputOptions {
             prefix: !env::NO_PREFIX.is_on(&layers)?,
@@ -271,6 +278,8 @@ pub(crate) enum HostSettingError {
     Host(#[from] HostError),
     #[error(transparent)]
     Environment(#[from] env::EnvironmentError),
+    #[error(transparent)]
+    Bootstrap(#[from] BootstrapError),
 }
 
 /// What a file says, then `-x`, then options of ours, which are more specific.

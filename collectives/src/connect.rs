@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
+use paceline_rendezvous::coordinator::context_keys;
 use paceline_transports::shm::ShmTransport;
 use paceline_transports::tcp::{TcpConfig, TcpTransport};
 use paceline_transports::{
@@ -450,7 +451,7 @@ impl Joining<'_> {
 
     /// What the keys of this context begin with in the store.
     fn prefix(&self) -> String {
-        format!("context/{}/{}", self.job.rank_info().epoch, self.number)
+        format!("{}{}", context_keys(self.job.rank_info().epoch), self.number)
     }
 
     /// Publishes this rank's part and collects everybody's.

@@ -186,6 +186,8 @@ pub(crate) struct ContextInner {
     fallback: Option<String>,
     /// Whether ranks of one node may share memory where all ranks do not.
     shares_on_nodes: bool,
+    /// As it was made.
+    options: ContextOptions,
 }
 
 impl ContextInner {
@@ -305,6 +307,7 @@ impl Context {
             mixed,
             origin: Origin::BuiltIn,
             fallback,
+            options: options.clone(),
         };
         let mut context = Self { inner: Arc::new(inner) };
         let Some(path) = &options.timeline else {
@@ -312,8 +315,10 @@ impl Context {
             return Ok(context);
         };
         let failed = |source| SetupError::Timeline { path: path.clone(), source };
-        // One rank of each host makes the file, before all agree; all open it afterwards.
-        if number == 0 && job.rank_info().local_rank == 0 {
+        // One rank of each host makes the file, before all agree; all open it afterwards. Later epochs
+        // go on in it.
+        let is_first = number == 0 && job.rank_info().epoch == job.rendezvous().rank_info.epoch;
+        if is_first && job.rank_info().local_rank == 0 {
             timeline::create(path).map_err(failed)?;
         }
         context.settle(options)?;
@@ -332,6 +337,24 @@ impl Context {
         drop(wire);
         self.inner.timeline.set(timeline).expect("it is set here, once");
         Ok(())
+    }
+
+    /// Gives up the epoch and makes a context like this one in the next, after an operation has failed
+    /// without the loss of a rank. All ranks must call it, or [`Job::next_epoch`] and
+    /// [`Context::new`]; it waits for them for as long as a start may take.
+    ///
+    /// Everything that belongs to the old epoch takes no more operations, also other contexts of the job.
+    ///
+    /// # Errors
+    /// Those of [`Job::next_epoch`] and [`Context::new`].
+    pub fn renew(&self) -> Result<Self, SetupError> {
+        let Self { inner } = self;
+        Self::new(&inner.job.next_epoch(inner.options.start_timeout)?, &inner.options)
+    }
+
+    /// The job, in the epoch that this context belongs to.
+    pub fn job(&self) -> &Arc<Job> {
+        &self.inner.job
     }
 
     /// The first operations on the new connections: all ranks compare what their plans follow from, and

@@ -190,10 +190,13 @@ pub(crate) fn carry_out<'a, S: Steps>(
         match waiting.tick(|| operation.waiting_on(wire))? {
             IdleAction::Spin => std::hint::spin_loop(),
             IdleAction::Yield => std::thread::yield_now(),
-            IdleAction::Park => match node.and_then(|node| waiting.look_at_node(node)) {
-                Some(error) => return Err(error),
-                None => waiting.park(wire),
-            },
+            IdleAction::Park => {
+                let elsewhere = node.and_then(|node| waiting.look_at_node(node));
+                if let Some(error) = elsewhere.or_else(|| waiting.look_for_strays(wire)) {
+                    return Err(error);
+                }
+                waiting.park(wire);
+            }
         }
         if context.is_contended() {
             running.take_turns();

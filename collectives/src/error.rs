@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use paceline_rendezvous::message::{CommunicatorName, message_place};
-use paceline_rendezvous::{BootstrapError, ControlError, StoreError};
+use paceline_rendezvous::{Abort, BootstrapError, ControlError, StoreError};
 use paceline_transports::{EndpointError, EstablishError, OpError, RegionError};
 
 use crate::signature::{Collective, OperationKind};
@@ -277,6 +277,12 @@ pub enum SetupError {
     /// The control connection failed.
     #[error("lost the job's coordinator")]
     Control(#[from] ControlError),
+    /// The ranks did not meet in the next epoch.
+    #[error("the next epoch did not begin: {abort}")]
+    NextEpoch {
+        /// Why, and who is to blame. The ranks are still in the epoch that it names.
+        abort: Abort,
+    },
     /// What another rank published cannot be understood.
     #[error("rank {peer} published something unusable: {what}")]
     Peer {

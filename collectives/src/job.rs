@@ -4,19 +4,36 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use paceline_rendezvous::coordinator::LocalLink;
 use paceline_rendezvous::{
-    Abort, ActivitySource, BootstrapError, BootstrapOptions, InProcessStore, OperationCounter,
-    OperationReport, ProcessEnvironment, RankInfo, Rendezvous, RunId, Secret, bootstrap,
+    Abort, ActivitySource, BootstrapError, BootstrapOptions, ControlError, InProcessStore,
+    OperationCounter, OperationReport, ProcessEnvironment, RankInfo, Rendezvous, RunId, Secret,
+    bootstrap,
 };
 
 use crate::error::SetupError;
 
-/// A process that has found the others of its job, and through which contexts are made.
+/// A process that has found the others of its job, in one of the job's epochs, and through which
+/// contexts are made.
+///
+/// An epoch ends when a rank is lost, or when an operation of all ranks fails: nobody knows then what
+/// is under way, so connections and memory of the epoch are not used again. If all ranks are still
+/// there they can go on in the [next](Job::next_epoch).
 #[derive(Debug)]
 pub struct Job {
+    /// In which epoch it is, among others.
+    rank_info: RankInfo,
+    membership: Arc<Membership>,
+    contexts: AtomicU32,
+}
+
+/// What the epochs of a job share. Dropping it is leaving.
+#[derive(Debug)]
+struct Membership {
     /// Present until it is dropped.
     rendezvous: Option<Rendezvous>,
-    contexts: AtomicU32,
+    /// The epoch that this process has come to.
+    epoch: AtomicU32,
 }
 
 impl Job {
@@ -31,7 +48,10 @@ impl Job {
 
     /// Wraps what a bootstrap found.
     pub fn from_rendezvous(rendezvous: Rendezvous) -> Arc<Self> {
-        Arc::new(Self { rendezvous: Some(rendezvous), contexts: AtomicU32::new(0) })
+        let rank_info = rendezvous.rank_info.clone();
+        let epoch = AtomicU32::new(rank_info.epoch);
+        let membership = Arc::new(Membership { rendezvous: Some(rendezvous), epoch });
+        Arc::new(Self { rank_info, membership, contexts: AtomicU32::new(0) })
     }
 
     /// Jobs of `world_size` ranks that all live in this process, one per thread: for tests.
@@ -53,7 +73,7 @@ impl Job {
         let store = Arc::new(InProcessStore::new());
         let count = |count: usize| u32::try_from(count).expect("ranks are counted in u32");
         let nodes = node_of.iter().max().map_or(0, |last| last + 1);
-        let job = |rank: usize| {
+        let job = |(rank, link): (usize, LocalLink)| {
             let on_same = |others: &[u32]| others.iter().filter(|it| **it == node_of[rank]).count();
             let rank_info = RankInfo {
                 rank: count(rank),
@@ -66,31 +86,60 @@ impl Job {
                 ..RankInfo::alone()
             };
             let (secret, store) = (secret.clone(), store.clone());
-            Self::from_rendezvous(Rendezvous::in_process(rank_info, run_id, secret, store))
+            let rendezvous = Rendezvous::in_process(rank_info, run_id, secret, store);
+            Self::from_rendezvous(rendezvous.with_local(link))
         };
-        Ok((0..node_of.len()).map(job).collect())
+        let links = LocalLink::all(count(node_of.len()));
+        Ok((0..node_of.len()).zip(links).map(job).collect())
     }
 
-    /// Where this process stands in the job.
+    /// Where this process stands in the job, and the number of the epoch.
     pub fn rank_info(&self) -> &RankInfo {
-        &self.rendezvous().rank_info
+        &self.rank_info
     }
 
-    /// What this process was told about its place and its peers, and how.
+    /// What this process was told about its place and its peers when it joined, and how.
     pub fn rendezvous(&self) -> &Rendezvous {
-        self.rendezvous.as_ref().expect("present until the job is dropped")
+        self.membership.rendezvous.as_ref().expect("present until the job is dropped")
+    }
+
+    /// Gives up this epoch and goes on in the next one, where contexts can be made as at the start. All
+    /// ranks must call it, whatever each of them saw fail; it returns when all have, on all ranks or on
+    /// none, and waits for at most `timeout`.
+    ///
+    /// What belongs to this epoch takes no more operations, and ranks that still wait there for one that
+    /// has given it up are told so. Connections of this epoch are refused in the next. Drop its
+    /// contexts, for they hold memory and connections.
+    ///
+    /// # Errors
+    /// [`SetupError::NextEpoch`] names the ranks that did not come, on all that did: a rank that was
+    /// lost or has left, for which there is no next epoch, or one that was late, which may be tried
+    /// again. [`SetupError::Control`] if the coordinator is lost.
+    pub fn next_epoch(&self, timeout: Duration) -> Result<Arc<Self>, SetupError> {
+        let epoch = self.rendezvous().next_epoch(self.rank_info.epoch, timeout);
+        let epoch = epoch.map_err(|error| match error {
+            ControlError::NoEpoch { abort } => SetupError::NextEpoch { abort },
+            error => SetupError::Control(error),
+        })?;
+        self.membership.epoch.store(epoch, Ordering::Relaxed);
+        Ok(Arc::new(Self {
+            rank_info: RankInfo { epoch, ..self.rank_info.clone() },
+            membership: Arc::clone(&self.membership),
+            contexts: AtomicU32::new(0),
+        }))
     }
 
     /// Leaves the job now, as dropping it does, but with a deadline of the caller's and an error if
-    /// it cannot be done in good order. While contexts of the job are alive it only lets go of this
-    /// handle.
+    /// it cannot be done in good order. While contexts of the job, or other epochs of it, are alive it only
+    /// lets go of this handle.
     ///
     /// # Errors
     /// [`SetupError::Bootstrap`] if the others have not left at `deadline` (on a rank that hosts the
     /// coordinator) or the coordinator cannot be reached. The process has left all the same.
     pub fn finish(self: Arc<Self>, deadline: Instant) -> Result<(), SetupError> {
-        let rendezvous = Arc::try_unwrap(self).ok().and_then(|mut job| job.rendezvous.take());
-        match rendezvous {
+        let membership = Arc::try_unwrap(self).ok().map(|job| job.membership);
+        let last = membership.and_then(|membership| Arc::try_unwrap(membership).ok());
+        match last.and_then(|mut membership| membership.rendezvous.take()) {
             Some(rendezvous) => Ok(rendezvous.finish(deadline)?),
             None => Ok(()),
         }
@@ -101,11 +150,21 @@ impl Job {
         self.contexts.fetch_add(1, Ordering::Relaxed)
     }
 
+    /// The epoch that the process has come to, if it is another one: then this one is over.
+    #[inline]
+    pub(crate) fn later_epoch(&self) -> Option<u32> {
+        // Who shall hear of the end has been told in other ways; this is for those who go on.
+        let epoch = self.membership.epoch.load(Ordering::Relaxed);
+        (epoch != self.rank_info.epoch).then_some(epoch)
+    }
+
+    /// Whether there is somebody to tell of failures, and to hear of them from.
+    pub(crate) fn is_coordinated(&self) -> bool {
+        self.rendezvous().is_coordinated()
+    }
+
     pub(crate) fn report(&self, report: &OperationReport) {
-        if let Some(control) = &self.rendezvous().control {
-            // If the coordinator is gone, the next look for an abort says so.
-            let _ = control.report(report);
-        }
+        self.rendezvous().report(self.rank_info.epoch, report);
     }
 
     /// Lets the coordinator know what a context does, where there are others.
@@ -117,16 +176,16 @@ impl Job {
 
     /// Counts the operations of a communicator for the others to know, where there are others.
     pub(crate) fn track(&self, context: u32, communicator: u32) -> Option<OperationCounter> {
-        Some(self.rendezvous().control.as_ref()?.track(context, communicator))
+        self.rendezvous().track(self.rank_info.epoch, context, communicator)
     }
 
     /// Why operations of a communicator must end, if they must.
     pub(crate) fn poll_abort(&self, context: u32, communicator: u32) -> Option<Abort> {
-        self.rendezvous().control.as_ref()?.poll_abort_of(context, communicator)
+        self.rendezvous().poll_abort_of(self.rank_info.epoch, context, communicator)
     }
 }
 
-impl Drop for Job {
+impl Drop for Membership {
     /// Says goodbye, so that the end of this process is not taken for its death; a rank that hosts
     /// the coordinator also waits for the others. A panicking thread says nothing: that *is* a death.
     fn drop(&mut self) {

@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use paceline_rendezvous::{Abort, OperationReport, OperationState};
+use paceline_transports::Signature;
 
 use crate::context::ContextInner;
 use crate::drive::{Neighbours, Parties};
@@ -37,8 +38,9 @@ const VERDICT_WAIT: Duration = Duration::from_millis(1500);
 /// When waiting ranks report to the coordinator what they wait for.
 const STALL_REPORT_AFTER: Duration = Duration::from_secs(1);
 
-/// How often they repeat it: who is waited for may have left since.
-const STALL_REPORT_INTERVAL: Duration = Duration::from_secs(5);
+/// How often they repeat it: who is waited for may have left since, and the coordinator tells by it
+/// that they still wait.
+const STALL_REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The waiting of one operation.
 pub(crate) struct Waiting<'a> {
@@ -166,7 +168,7 @@ impl<'a> Waiting<'a> {
         if waited >= self.parties.timeout {
             return Err(self.timed_out(waited, waiting_on()));
         }
-        if waited >= self.next_report && self.context.job.rendezvous().control.is_some() {
+        if waited >= self.next_report && self.context.job.is_coordinated() {
             self.next_report = waited + STALL_REPORT_INTERVAL;
             self.report(OperationState::Waiting { on: waiting_on() }, waited);
         }
@@ -229,6 +231,20 @@ impl<'a> Waiting<'a> {
         Some(self.mismatch(peer, theirs))
     }
 
+    /// Whether another rank has called something else in place of an operation that this rank has gone
+    /// past. Looks at all connections, also at those that nothing is expected from.
+    pub(crate) fn look_for_strays(&self, wire: &mut Wire) -> Option<CollectiveError> {
+        wire.listen();
+        let (peer, op_seq, theirs) = wire.stray(self.name.communicator, self.name.op_seq)?;
+        let theirs = describe(theirs);
+        Some(CollectiveError::Mismatch {
+            operation: self.name,
+            rank: self.context.rank(),
+            peer,
+            theirs: format!("{theirs} as #{op_seq}, where this rank called something else"),
+        })
+    }
+
     /// What a failed step in memory that `members` share means.
     pub(crate) fn explain_node(&self, members: &Members, error: NodeError) -> CollectiveError {
         match error {
@@ -251,11 +267,7 @@ impl<'a> Waiting<'a> {
         }
     }
 
-    pub(crate) fn mismatch(
-        &self,
-        peer: u32,
-        theirs: paceline_transports::Signature,
-    ) -> CollectiveError {
+    pub(crate) fn mismatch(&self, peer: u32, theirs: Signature) -> CollectiveError {
         CollectiveError::Mismatch {
             operation: self.name,
             rank: self.context.rank(),
@@ -286,7 +298,9 @@ impl<'a> Waiting<'a> {
 
     /// What the coordinator says, if it says something soon.
     fn verdict(&self) -> Option<Abort> {
-        self.context.job.rendezvous().control.as_ref()?;
+        if !self.context.job.is_coordinated() {
+            return None;
+        }
         let until = Instant::now() + VERDICT_WAIT;
         while Instant::now() < until {
             if let Some(abort) =
@@ -308,6 +322,12 @@ impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         self.end_stretch();
     }
+}
+
+/// What another rank called.
+fn describe(theirs: Signature) -> String {
+    OperationKind::from_signature(theirs)
+        .map_or_else(|| "an unknown operation".to_owned(), |kind| kind.to_string())
 }
 
 /// Lets the others know through the coordinator that an operation failed here: they may be in it
@@ -357,6 +377,8 @@ fn report(
         op_seq: name.op_seq,
         kind: name.kind.collective.name().to_owned(),
         name: members.label().map(|label| label.to_string()),
+        details: name.kind.details(),
+        signature: format!("{:032x}", u128::from_be_bytes(name.kind.signature().0)),
         bytes: name.kind.bytes(),
         state,
         since_ms: u64::try_from(waited.as_millis()).unwrap_or(u64::MAX),

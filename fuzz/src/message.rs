@@ -15,6 +15,7 @@ pub fn run(bytes: &[u8]) {
         epoch: 0,
         join_timeout: None,
         lost_grace: Duration::ZERO,
+        stall_report: Some(Duration::ZERO),
     });
     coordinator.joined(0, now);
     coordinator.joined(1, now);
@@ -30,6 +31,7 @@ pub fn run(bytes: &[u8]) {
             for (rank, _) in coordinator.handle(0, message, now) {
                 assert!(rank < 2, "a message to a rank that has not joined");
             }
+            coordinator.take_stalls();
         }
     }
 }
@@ -38,9 +40,9 @@ pub fn run(bytes: &[u8]) {
 pub fn seeds() -> Vec<Vec<u8>> {
     let report = |state: &str| {
         format!(
-            "{{\"type\":\"report\",\"report\":{{\"context\":0,\"communicator\":1,\
+            "{{\"type\":\"report\",\"epoch\":0,\"report\":{{\"context\":0,\"communicator\":1,\
              \"members\":[0,1],\"op_seq\":9223372036854775808,\"kind\":\"all_reduce\",\
-             \"name\":null,\"bytes\":8,\"state\":{state},\"since_ms\":1}}}}"
+             \"name\":null,\"details\":\"\",\"signature\":\"s\",\"bytes\":8,\"state\":{state},\"since_ms\":1}}}}"
         )
     };
     let plain = [
@@ -49,7 +51,12 @@ pub fn seeds() -> Vec<Vec<u8>> {
         "{\"type\":\"get\",\"request\":3,\"key\":\"b\"}",
         "{\"type\":\"cancel\",\"request\":3}",
         "{\"type\":\"introduction\",\"host\":\"h\",\"pid\":1}",
-        "{\"type\":\"heartbeat\",\"progress\":[{\"context\":0,\"communicator\":0,\"entered\":5}]}",
+        "{\"type\":\"heartbeat\",\"epoch\":0,\
+         \"progress\":[{\"context\":0,\"communicator\":0,\"entered\":5}]}",
+        "{\"type\":\"next_epoch\",\"epoch\":0,\"timeout_ms\":1000}",
+        "{\"type\":\"new_epoch\",\"epoch\":1}",
+        "{\"type\":\"no_epoch\",\"abort\":{\"epoch\":0,\"culprit\":1,\"timed_out\":true,\
+         \"reason\":\"r\"}}",
         "{\"type\":\"goodbye\"}",
         "{\"type\":\"stored\",\"request\":1}",
         "{\"type\":\"value\",\"request\":1,\"value\":\"00\"}",

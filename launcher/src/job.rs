@@ -5,6 +5,8 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use paceline_rendezvous::bootstrap::DEFAULT_STALL_REPORT;
+
 use crate::hosts::HostSlots;
 use crate::program::Program;
 
@@ -35,6 +37,8 @@ pub struct JobSpec {
     pub timeout: Option<Duration>,
     /// Longest time until all ranks have been started.
     pub start_timeout: Duration,
+    /// How long ranks wait in an operation before that is worth a warning; `None` for never.
+    pub stall_report: Option<Duration>,
     /// Which ranks get our standard input; the others read /dev/null.
     pub stdin: StdinTarget,
     /// What becomes of the ranks' output.
@@ -77,6 +81,7 @@ impl JobSpec {
             grace: GRACE_DEFAULT,
             timeout: None,
             start_timeout: START_TIMEOUT_DEFAULT,
+            stall_report: Some(DEFAULT_STALL_REPORT),
             stdin: StdinTarget::None,
             output: OutputOptions { prefix: true, directory: None },
             open_mpi_variables: false,

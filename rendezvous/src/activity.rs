@@ -124,6 +124,11 @@ impl ActivityTable {
         self.lock().push(watched);
     }
 
+    /// Forgets all sources: another epoch has begun.
+    pub(crate) fn clear(&self) {
+        self.lock().clear();
+    }
+
     /// What has changed since it was asked last; one activity for each source that has news.
     pub(crate) fn news(&self, now: Instant) -> Vec<Activity> {
         let mut news = Vec::new();

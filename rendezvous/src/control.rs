@@ -7,13 +7,14 @@ use std::collections::BTreeMap;
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 pub use error::ControlError;
 use rustix::event::PollFlags;
 
 use crate::activity::{ActivitySource, ActivityTable};
+use crate::epoch::EpochNews;
 use crate::frame::{Decoder, Encoder, FrameKind};
 use crate::heartbeat::{OperationCounter, ProgressTable};
 use crate::hello::{self, COORDINATOR_RANK, Identity, Purpose};
@@ -28,8 +29,8 @@ const OUTBOX_BYTES_MAX: usize = 8 << 20;
 /// Longest time that a thread waits for the socket before it looks whether another thread has
 /// something to send.
 const READER_SLICE: Duration = Duration::from_millis(100);
-/// Failed groups that are remembered: who still uses one of many will also hear it from its peers.
-const GROUP_ABORTS_MAX: usize = 1024;
+/// How much later than the coordinator a rank gives up waiting for the next epoch.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// First and last pause between two attempts to connect.
 const RETRY_PAUSES: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(100));
 
@@ -42,13 +43,11 @@ pub struct ControlClient {
     stream: TcpStream,
     address: SocketAddr,
     local_addr: SocketAddr,
-    epoch: u32,
     state: Mutex<State>,
     /// Signalled when the reader has finished a turn.
     turn: Condvar,
-    abort: OnceLock<Abort>,
-    /// Groups that are over, by numbers of context and communicator: the latest.
-    group_aborts: Mutex<BTreeMap<(u32, u32), Abort>>,
+    /// Changed only by who holds the state, too.
+    news: Mutex<EpochNews>,
     progress: ProgressTable,
     activities: ActivityTable,
 }
@@ -148,11 +147,9 @@ impl ControlClient {
             stream,
             address,
             local_addr,
-            epoch: identity.epoch,
             state: Mutex::new(state),
             turn: Condvar::new(),
-            abort: OnceLock::new(),
-            group_aborts: Mutex::default(),
+            news: Mutex::new(EpochNews::new(identity.epoch)),
             progress: ProgressTable::default(),
             activities: ActivityTable::default(),
         };
@@ -173,18 +170,21 @@ impl ControlClient {
         self.local_addr
     }
 
-    /// Tells the coordinator what this rank is doing; never blocks.
+    /// Tells the coordinator what this rank is doing in `epoch`; never blocks.
     ///
     /// # Errors
     /// When the connection has failed.
-    pub fn report(&self, report: &OperationReport) -> Result<(), ControlError> {
-        self.post(&ToCoordinator::Report { report: report.clone() })
+    pub fn report(&self, epoch: u32, report: &OperationReport) -> Result<(), ControlError> {
+        self.post(&ToCoordinator::Report { epoch, report: report.clone() })
     }
 
-    /// Counts the operations of a communicator, for heartbeats to tell. The numbers are those that
-    /// reports use.
-    pub fn track(&self, context: u32, communicator: u32) -> OperationCounter {
-        self.progress.track(context, communicator)
+    /// Counts the operations of a communicator of `epoch`, for heartbeats to tell. The numbers are
+    /// those that reports use.
+    pub fn track(&self, epoch: u32, context: u32, communicator: u32) -> OperationCounter {
+        match &*self.news() {
+            news if news.epoch() == epoch => self.progress.track(context, communicator),
+            _ => OperationCounter::default(),
+        }
     }
 
     /// Lets heartbeats tell what a source knows, for as long as it lives.
@@ -212,18 +212,20 @@ impl ControlClient {
     fn send_heartbeat(&self, state: &mut State) {
         // Who has said goodbye says nothing more.
         if !state.said_goodbye {
-            self.send(state, &ToCoordinator::Heartbeat { progress: self.progress.news() });
+            let epoch = self.news().epoch();
+            let progress = self.progress.news();
+            self.send(state, &ToCoordinator::Heartbeat { epoch, progress });
             for activity in self.activities.news(Instant::now()) {
                 self.send(state, &ToCoordinator::Activity { activity });
             }
         }
     }
 
-    /// Why the job is over, if it is; at most one non-blocking system call.
+    /// Why the present epoch is over, if it is; at most one non-blocking system call.
     ///
     /// The loss of the coordinator is an abort, too.
     pub fn poll_abort(&self) -> Option<Abort> {
-        if let Some(abort) = self.abort.get() {
+        if let Some(abort) = self.news().abort() {
             return Some(abort.clone());
         }
         // Who holds the lock, or waits for the socket, reads in our place.
@@ -232,13 +234,41 @@ impl ControlClient {
         {
             self.read_once(&mut state);
         }
-        self.abort.get().cloned()
+        self.news().abort().cloned()
     }
 
-    /// Why the operations of a communicator are over, if they are: the job is, or the group alone.
-    pub fn poll_abort_of(&self, context: u32, communicator: u32) -> Option<Abort> {
-        let abort = self.poll_abort();
-        abort.or_else(|| self.group_aborts().get(&(context, communicator)).cloned())
+    /// Why the operations of a communicator of `epoch` are over, if they are: the epoch is, or the
+    /// group alone.
+    pub fn poll_abort_of(&self, epoch: u32, context: u32, communicator: u32) -> Option<Abort> {
+        self.poll_abort();
+        self.news().abort_of(epoch, context, communicator)
+    }
+
+    /// Gives up `epoch` and waits until all ranks have done so, at most for `timeout`. Returns the
+    /// number of the epoch that has begun then, on all ranks.
+    ///
+    /// # Errors
+    /// [`ControlError::NoEpoch`] on all ranks that came, with the names of those that did not; they may
+    /// try again. [`ControlError::Lost`], [`ControlError::TimedOut`] if the coordinator is gone.
+    pub fn next_epoch(&self, epoch: u32, timeout: Duration) -> Result<u32, ControlError> {
+        let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+        let started = Instant::now();
+        let limit = timeout.saturating_add(ANSWER_TIMEOUT);
+        let mut state = self.lock();
+        self.news().ask();
+        self.send(&mut state, &ToCoordinator::NextEpoch { epoch, timeout_ms });
+        loop {
+            if let Some(answer) = self.news().answer(epoch) {
+                return answer.map_err(|abort| ControlError::NoEpoch { abort });
+            }
+            if let Some(failure) = &state.failure {
+                return Err(self.lost(Arc::clone(failure)));
+            }
+            if started.elapsed() >= limit {
+                return Err(ControlError::TimedOut { address: self.address });
+            }
+            state = self.take_turn(state, Instant::now() + READER_SLICE);
+        }
     }
 
     /// Leaves the job in good order: returns when the coordinator knows.
@@ -267,8 +297,9 @@ impl ControlClient {
         }
     }
 
-    fn group_aborts(&self) -> MutexGuard<'_, BTreeMap<(u32, u32), Abort>> {
-        self.group_aborts.lock().unwrap_or_else(PoisonError::into_inner)
+    fn news(&self) -> MutexGuard<'_, EpochNews> {
+        // What it holds is replaced as a whole.
+        self.news.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -308,7 +339,7 @@ impl ControlClient {
             {
                 return Ok(answer);
             }
-            let no_answer = if let Some(abort) = self.abort.get() {
+            let no_answer = if let Some(abort) = self.news().abort() {
                 NoAnswer::Aborted(abort.clone())
             } else if let Some(failure) = &state.failure {
                 NoAnswer::Lost(Arc::clone(failure))
@@ -427,18 +458,13 @@ impl ControlClient {
                     *answer = Some(message);
                 }
             }
-            ToRank::Abort { abort } => {
-                // The first abort counts; there is at most one in an epoch anyway.
-                let _ = self.abort.set(abort.clone());
-            }
-            ToRank::GroupAbort { context, communicator, abort } => {
-                let mut aborts = self.group_aborts();
-                if aborts.len() >= GROUP_ABORTS_MAX {
-                    aborts.pop_first();
-                }
-                aborts.entry((*context, *communicator)).or_insert_with(|| abort.clone());
-            }
             ToRank::Farewell => state.farewell = true,
+            other => {
+                if self.news().hear(other) {
+                    self.progress.clear();
+                    self.activities.clear();
+                }
+            }
         }
     }
 
@@ -449,8 +475,9 @@ impl ControlClient {
         }
         if !state.said_goodbye {
             let reason = format!("the coordinator at {} was lost: {error}", self.address);
-            let (epoch, culprit, timed_out) = (self.epoch, None, false);
-            let _ = self.abort.set(Abort { epoch, culprit, timed_out, reason });
+            let mut news = self.news();
+            let (epoch, culprit, timed_out) = (news.epoch(), None, false);
+            news.end(Abort { epoch, culprit, timed_out, reason });
         }
         state.failure = Some(Arc::new(error));
     }

@@ -57,6 +57,11 @@ impl ProgressTable {
         counter
     }
 
+    /// Forgets all: another epoch has begun.
+    pub(crate) fn clear(&self) {
+        lock(&self.tracked).clear();
+    }
+
     /// What has changed since it was asked last.
     pub(crate) fn news(&self) -> Vec<Progress> {
         let mut tracked = lock(&self.tracked);

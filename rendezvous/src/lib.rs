@@ -29,6 +29,7 @@ pub mod bootstrap;
 pub mod control;
 pub mod coordinator;
 pub mod env;
+mod epoch;
 pub mod frame;
 pub mod heartbeat;
 pub mod hello;
@@ -42,7 +43,7 @@ pub mod status;
 pub mod store;
 
 pub use activity::{Activity, ActivitySource};
-pub use bootstrap::{BootstrapError, BootstrapOptions, Rendezvous, bootstrap};
+pub use bootstrap::{BootstrapError, BootstrapOptions, Rendezvous, bootstrap, stall_report};
 pub use control::{ControlClient, ControlError};
 pub use env::{Environment, EnvironmentError, ProcessEnvironment};
 pub use heartbeat::OperationCounter;

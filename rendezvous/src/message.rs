@@ -89,12 +89,16 @@ pub enum ToCoordinator {
     },
     /// What the rank is doing. Not answered, but a failure makes the coordinator abort the epoch.
     Report {
+        /// The epoch that it belongs to; in another one it says nothing.
+        epoch: u32,
         /// The operation in progress.
         report: OperationReport,
     },
     /// The rank runs. Not answered; sent once per
     /// [`HEARTBEAT_INTERVAL`](crate::heartbeat::HEARTBEAT_INTERVAL).
     Heartbeat {
+        /// The epoch whose progress it tells.
+        epoch: u32,
         /// How far it is, where that has changed since the last one.
         progress: Vec<Progress>,
     },
@@ -103,6 +107,14 @@ pub enum ToCoordinator {
     Activity {
         /// What has changed in one context.
         activity: Activity,
+    },
+    /// The rank gives up its epoch and waits for the others to do so. Answered by `NewEpoch` when all
+    /// have come, or by `NoEpoch`.
+    NextEpoch {
+        /// The epoch that it gives up.
+        epoch: u32,
+        /// How long it waits.
+        timeout_ms: u64,
     },
     /// The rank leaves in good order. Answered by `Farewell`.
     Goodbye,
@@ -147,11 +159,21 @@ pub enum ToRank {
         /// What happened.
         abort: Abort,
     },
+    /// All ranks have come: a new epoch has begun. What was said of older ones is over.
+    NewEpoch {
+        /// Its number.
+        epoch: u32,
+    },
+    /// The ranks did not meet in the next epoch; those that asked for it may ask again.
+    NoEpoch {
+        /// Why, and the epoch that they are still in.
+        abort: Abort,
+    },
     /// The goodbye has arrived; the connection may be closed.
     Farewell,
 }
 
-/// Why an epoch ended early.
+/// Why an epoch, or a group, ended early, or why the next epoch did not begin.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Abort {
@@ -199,6 +221,10 @@ pub struct OperationReport {
     pub kind: String,
     /// The user's name for it, such as that of the tensor.
     pub name: Option<String>,
+    /// Everything else about it, for people: `1048576 f32, sum`.
+    pub details: String,
+    /// Equal on ranks that call the same and on no others.
+    pub signature: String,
     /// Size of the operation in bytes, as the user sees it.
     pub bytes: u64,
     /// How far it came.

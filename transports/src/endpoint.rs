@@ -134,6 +134,10 @@ pub trait Endpoint: Send + std::fmt::Debug {
     /// not make sense of what follows.
     fn abandon(&mut self, communicator: u32);
 
+    /// An early message of a communicator, of an operation before `op_seq`, that no receive was ever
+    /// posted for: its number and what its sender thought the operation was.
+    fn stray(&self, communicator: u32, op_seq: u64) -> Option<(u64, Signature)>;
+
     /// What to wait for when `poll` moved nothing; appends nothing if the transport cannot wake.
     fn wakeups<'a>(&'a self, wakeups: &mut Vec<Wakeup<'a>>);
 

@@ -1,6 +1,6 @@
 //! Checks the house itself: that every import follows an arrow that is drawn, that the default
 //! build needs nothing but a Rust toolchain, that what we depend on may be given away under our
-//! licence, and that no file mentions the machine that it was written on.
+//! licence, that the tests which the documents name exist, and that no file mentions the machine that it was written on.
 //!
 //! Usage: `ci/arrows [WORD…]`, where each WORD is a further one that no file may mention. Exits
 //! with 1 and one line per finding if anything is wrong.
@@ -9,6 +9,7 @@
 mod arrows;
 mod licences;
 mod metadata;
+mod pains;
 mod words;
 
 use std::io::{self, Write};
@@ -27,6 +28,7 @@ fn main() -> anyhow::Result<ExitCode> {
     let metadata = Metadata::of_workspace("cargo")?;
     let mut findings = arrows::findings(&metadata);
     findings.extend(licences::findings(&metadata));
+    findings.extend(pains::findings(root));
 
     let words: Vec<String> =
         words::directories(root).into_iter().chain(std::env::args().skip(1)).collect();

@@ -13,6 +13,7 @@ mod input;
 mod observing;
 mod one_sided;
 mod output;
+mod renewal;
 mod settings;
 mod signals;
 mod status;

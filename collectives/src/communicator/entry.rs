@@ -105,11 +105,14 @@ impl Communicator {
             state.poisoned.get_or_insert_with(|| "an operation panicked".to_owned());
             state
         });
-        match &state.poisoned {
-            None => Ok(state),
-            Some(first) => {
-                Err(CollectiveError::Poisoned { collective: called, first: first.clone() })
+        let job = &self.context.job;
+        let first = match (&state.poisoned, job.later_epoch()) {
+            (None, None) => return Ok(state),
+            (Some(first), _) => first.clone(),
+            (None, Some(later)) => {
+                format!("epoch {} is over: the job is in epoch {later}", job.rank_info().epoch)
             }
-        }
+        };
+        Err(CollectiveError::Poisoned { collective: called, first })
     }
 }

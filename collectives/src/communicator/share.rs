@@ -3,6 +3,7 @@
 use std::sync::PoisonError;
 use std::time::Instant;
 
+use paceline_rendezvous::coordinator::context_keys;
 use paceline_transports::shm::{Arena, ShmTransport};
 use paceline_transports::{EstablishError, Group, Patience};
 
@@ -134,7 +135,7 @@ impl Communicator {
         let (job, context) = (&self.context.job, self.context.number);
         let rendezvous = job.rendezvous();
         let epoch = job.rank_info().epoch;
-        let key = format!("context/{epoch}/{context}/group/{}/alarm", self.id);
+        let key = format!("{}{context}/group/{}/alarm", context_keys(epoch), self.id);
         let alarm = Alarm::new(rendezvous.store.as_ref(), key);
         let in_vain = || alarm.is_raised();
         let group = Group {

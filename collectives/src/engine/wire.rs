@@ -294,6 +294,18 @@ impl Wire {
             .map(|early| (early.peer, early.signature))
     }
 
+    /// Whether somebody sent a message for an operation of a communicator that this rank has gone past
+    /// without wanting it: the number of that operation and what the other rank called there.
+    pub(crate) fn stray(&self, communicator: u32, op_seq: u64) -> Option<(u32, u64, Signature)> {
+        // Messages between two ranks have numbers of their own.
+        let op_seq = Some(op_seq).filter(|op_seq| message_place(*op_seq).is_none())?;
+        let stray = |endpoint: &Box<dyn Endpoint>| {
+            let (op_seq, signature) = endpoint.stray(communicator, op_seq)?;
+            Some((endpoint.peer(), op_seq, signature))
+        };
+        self.endpoints.iter().flatten().find_map(stray)
+    }
+
     /// Gives up a communicator on every connection.
     pub(crate) fn abandon(&mut self, communicator: u32) {
         for endpoint in self.endpoints.iter_mut().flatten() {

@@ -6,6 +6,8 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod deadlines;
+mod mismatches;
+mod renewal;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Barrier};
@@ -117,7 +119,6 @@ fn messages_meet_shared_memory_and_both_are_named() {
             let errors = at_odds(Job::in_process(2).unwrap(), &calls, late);
             for (rank, error) in errors.iter().enumerate() {
                 let case = format!("{calls:?}, {late} late, rank {rank}: {error}");
-                assert!(matches!(error, CollectiveError::Mismatch { .. }), "{case}");
                 assert!(names_both(error), "{case}");
             }
         }

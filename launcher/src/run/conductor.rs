@@ -1,7 +1,7 @@
 //! Doing what the [`Director`] decides.
 
 use std::collections::HashMap;
-use std::io;
+use std::io::{self, Write as _};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -124,6 +124,7 @@ fn start_coordinator(
     config.coordinator.join_timeout = Some(plan.start_timeout);
     // We learn by what a rank died a moment after its connection is gone.
     config.coordinator.lost_grace = LOST_GRACE;
+    config.coordinator.stall_report = plan.stall_report;
     let events = events.clone();
     let on_event = move |event| {
         let _ = events.send(Event::Coordinator(event));
@@ -236,6 +237,11 @@ impl Conductor {
                 self.director.rank_joined(rank);
             }
             Event::Coordinator(coordinator::Event::Left { rank }) => self.director.rank_left(rank),
+            Event::Coordinator(coordinator::Event::Renewed { .. }) => self.director.renewed(),
+            Event::Coordinator(coordinator::Event::Stalled { report }) => {
+                // If standard error is closed there is nobody to tell.
+                let _ = writeln!(io::stderr(), "paceline: {report}");
+            }
             Event::Coordinator(_) => {}
         }
     }

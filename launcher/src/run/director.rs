@@ -252,6 +252,11 @@ impl Director {
         self.aborted.get_or_insert((culprit, reason));
     }
 
+    /// The ranks go on in a new epoch: what ended the old one explains nothing any more.
+    pub(super) fn renewed(&mut self) {
+        self.aborted = None;
+    }
+
     /// A signal that asks us to stop.
     pub(super) fn interrupt(&mut self, signal: i32, now: Instant) {
         match self.phase {

@@ -10,11 +10,13 @@
 //! | all ranks on one node, job known by name | the same in an automatic directory | the same |
 //! | anything else | an error that says what to set | the same |
 
+mod coordination;
 mod directory;
 mod error;
 mod plan;
 
 use std::fmt;
+use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs as _};
 use std::path::Path;
 use std::sync::Arc;
@@ -23,7 +25,7 @@ use std::time::{Duration, Instant};
 pub use error::BootstrapError;
 
 use crate::control::ControlClient;
-use crate::coordinator::{Server, ServerConfig};
+use crate::coordinator::{Event, LocalLink, Server, ServerConfig};
 use crate::env::{self, Environment, PortRange};
 use crate::heartbeat::Heart;
 use crate::hello::Identity;
@@ -54,6 +56,21 @@ impl Default for BootstrapOptions {
 /// PACELINE_START_TIMEOUT where it is unset.
 pub const DEFAULT_START_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// PACELINE_STALL_REPORT where it is unset.
+pub const DEFAULT_STALL_REPORT: Duration = Duration::from_secs(10);
+
+/// What PACELINE_STALL_REPORT says: how long ranks wait in an operation before that is worth a word;
+/// `None` for never.
+///
+/// # Errors
+/// [`BootstrapError::Environment`] names the variable whose value makes no sense.
+pub fn stall_report(
+    environment: &(impl Environment + ?Sized),
+) -> Result<Option<Duration>, BootstrapError> {
+    let time = env::STALL_REPORT.seconds_or_zero(environment)?.unwrap_or(DEFAULT_STALL_REPORT);
+    Ok(Some(time).filter(|time| !time.is_zero()))
+}
+
 /// A process that has found its job.
 pub struct Rendezvous {
     /// Its place.
@@ -66,6 +83,8 @@ pub struct Rendezvous {
     pub store: Arc<dyn Store>,
     /// The control connection; `None` in a job of one process without launcher.
     pub control: Option<Arc<ControlClient>>,
+    /// In its place, where all ranks are threads of this process.
+    local: Option<LocalLink>,
     /// Oddities of the environment, for the user.
     pub warnings: Vec<Warning>,
     /// Says that this process runs, where there is a control connection.
@@ -108,6 +127,7 @@ impl Rendezvous {
             secret,
             store,
             control: None,
+            local: None,
             warnings: Vec::new(),
             heart: None,
             hosting: None,
@@ -134,6 +154,7 @@ impl Rendezvous {
             secret,
             store: Arc::clone(&control) as Arc<dyn Store>,
             control: Some(control),
+            local: None,
             warnings: Vec::new(),
             heart: Some(heart),
             hosting: None,
@@ -149,6 +170,9 @@ impl Rendezvous {
         self.heart = None;
         if let Some(control) = &self.control {
             control.goodbye(deadline)?;
+        }
+        if let Some(local) = &self.local {
+            local.goodbye();
         }
         match &self.hosting {
             Some(hosting) if !hosting.server.wait_all_gone(deadline) => {
@@ -177,8 +201,8 @@ pub fn bootstrap(
         Some(timeout) => timeout,
         None => env::START_TIMEOUT.seconds(environment)?.unwrap_or(DEFAULT_START_TIMEOUT),
     };
-    let deadline = Instant::now() + start_timeout;
-    let joining = Joining { rank_info, warnings, start_timeout, deadline, options };
+    let (deadline, stall_report) = (Instant::now() + start_timeout, stall_report(environment)?);
+    let joining = Joining { rank_info, warnings, start_timeout, stall_report, deadline, options };
     match plan::plan(environment, &joining.rank_info)? {
         Plan::Alone => joining.alone(),
         Plan::Launcher { address, secret_file } => {
@@ -200,6 +224,7 @@ struct Joining<'a> {
     rank_info: RankInfo,
     warnings: Vec<Warning>,
     start_timeout: Duration,
+    stall_report: Option<Duration>,
     deadline: Instant,
     options: &'a BootstrapOptions,
 }
@@ -217,6 +242,7 @@ impl Joining<'_> {
         let mut config = ServerConfig::new(run_id, secret.clone(), self.rank_info.world_size);
         config.coordinator.epoch = self.rank_info.epoch;
         config.coordinator.join_timeout = Some(self.start_timeout);
+        config.coordinator.stall_report = self.stall_report;
         config
     }
 
@@ -231,6 +257,7 @@ impl Joining<'_> {
             secret: Secret::random()?,
             store: Arc::new(InProcessStore::new()),
             control: None,
+            local: None,
             warnings: self.warnings,
             heart: None,
             hosting: None,
@@ -247,7 +274,8 @@ impl Joining<'_> {
         let mut hosting = None;
         if self.rank_info.rank == 0 {
             let bind = resolve(address)?;
-            let server = Server::start(bind, self.server_config(run_id, &secret), |_| {})?;
+            let config = self.server_config(run_id, &secret);
+            let server = Server::start(bind, config, |event| speak(&event))?;
             hosting = Some(Hosting { directory: None, server });
         }
         self.connect_by_name(address, run_id, secret, hosting)
@@ -288,7 +316,11 @@ impl Joining<'_> {
             BootstrapError::Listen { address: bind, ports: self.options.port_range, source }
         })?;
         let directory = Arc::new(JobDirectory::open(path)?);
-        let on_event = directory.clean_when_all_joined();
+        let mut clean = directory.clean_when_all_joined();
+        let on_event = move |event| {
+            speak(&event);
+            clean(event);
+        };
         let config = self.server_config(run_id, &secret);
         let server = Server::start_on(listener, config, on_event)?;
         let address = server.local_addr();
@@ -308,6 +340,14 @@ impl Joining<'_> {
     ) -> Result<Rendezvous, BootstrapError> {
         let rendezvous = Rendezvous::connected(self.rank_info, run_id, secret, control)?;
         Ok(Rendezvous { warnings: self.warnings, hosting, ..rendezvous })
+    }
+}
+
+/// What a rank that runs the coordinator has to say in place of a launcher.
+fn speak(event: &Event) {
+    if let Event::Stalled { report } = event {
+        // If standard error is closed there is nobody to tell.
+        let _ = writeln!(std::io::stderr(), "paceline: {report}");
     }
 }
 

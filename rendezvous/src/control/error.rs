@@ -3,6 +3,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::hello::HelloError;
+use crate::message::Abort;
 
 /// Why the control connection does not work.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +36,12 @@ pub enum ControlError {
         #[source]
         source: Arc<io::Error>,
     },
+    /// The ranks did not meet in the next epoch.
+    #[error("the next epoch did not begin: {abort}")]
+    NoEpoch {
+        /// Why, and who is to blame.
+        abort: Abort,
+    },
     /// The coordinator took too long.
     #[error("the coordinator at {address} did not answer in time")]
     TimedOut {
@@ -61,7 +68,7 @@ impl ControlError {
                 "check that the launcher or rank 0 runs and that {address} can be reached from here"
             )),
             Self::Hello { source, .. } => source.hint(),
-            Self::Lost { .. } | Self::TimedOut { .. } => None,
+            Self::NoEpoch { .. } | Self::Lost { .. } | Self::TimedOut { .. } => None,
         }
     }
 }

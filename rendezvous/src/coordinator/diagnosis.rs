@@ -1,12 +1,11 @@
 //! Whose fault a stall is, from what the ranks have reported.
 
-use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
+pub(super) use super::naming::{absent, operation, ranks};
+use super::naming::{in_full, who};
 use super::state::{CoordinatorConfig, Member, Members, Presence};
-use crate::message::{
-    CommunicatorName, NO_COMMUNICATOR, OperationReport, OperationState, clip, message_place,
-};
+use crate::message::{OperationReport, OperationState, message_place};
 
 /// A stall explained.
 #[derive(Debug)]
@@ -15,14 +14,14 @@ pub(super) struct Stall {
     pub(super) reason: String,
 }
 
-/// Most ranks that one list of ranks names; more would drown the message.
-const LISTED_MAX: usize = 64;
+/// Most ranks of which it is told what each of them does.
+const DESCRIBED_MAX: usize = 16;
 
 /// A rank that has been silent for so long is taken to be stopped or out of reach: three heartbeats.
 pub(super) const SILENCE_MIN: Duration = Duration::from_secs(3);
 
-/// Age up to which a report says what a rank does now: ranks that wait repeat theirs every 5 s.
-const REPORT_AGE_MAX: Duration = Duration::from_secs(6);
+/// Age up to which a report says what a rank does now: ranks that wait repeat theirs every second.
+const REPORT_AGE_MAX: Duration = Duration::from_secs(4);
 
 /// Why a rank keeps the others waiting, the surest sign first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -50,41 +49,138 @@ pub(super) fn stall(
     if message_place(report.op_seq).is_some() {
         return message_stall(members, report, now);
     }
-    let label = operation(report);
-    let waiting: Vec<u32> = members
-        .iter()
-        .filter(|(_, member)| waiting_report(member, report).is_some())
-        .map(|(&rank, _)| rank)
-        .collect();
-    let since = waiting.iter().filter_map(|rank| waited(&members[rank], report, now)).max();
-    let tail = format!(
-        "{} wait{} since {:.1} s",
-        ranks(&waiting),
-        if waiting.len() == 1 { "s" } else { "" },
-        since.unwrap_or_default().as_secs_f64()
-    );
-    let group = report.members.as_deref();
-    let is_member = |rank: &u32| group.is_none_or(|group| group.contains(rank));
-    let others = (0..config.world_size).filter(|rank| *rank != reporter && is_member(rank));
-    let faulty = others.filter_map(|rank| Some((fault(members.get(&rank), report, now)?, rank)));
+    let (label, tail) = (operation(report), who_waits(members, report, now));
+    let faulty = faulty(config, members, report, now).filter(|(_, rank)| *rank != reporter);
     if let Some((fault, culprit)) = first_culprit(members, report, faulty) {
         let member = members.get(&culprit);
         let what = describe(fault, member, report, now);
         let who = who(culprit, member);
         return Stall { culprit: Some(culprit), reason: format!("{label}: {who} {what}; {tail}") };
     }
-    if let Some((rank, other)) = mismatch(members, report) {
-        return Stall {
-            culprit: Some(rank),
-            reason: format!(
-                "{label} of {} bytes on rank {reporter} meets {} of {} bytes on rank {rank}; {tail}",
-                report.bytes,
-                operation(other),
-                other.bytes
-            ),
-        };
+    if let Some((rank, other)) = difference(members, report) {
+        let (ours, theirs) = (in_full(report), in_full(other));
+        let reason = format!("{ours} on rank {reporter} meets {theirs} on rank {rank}; {tail}");
+        return Stall { culprit: Some(rank), reason };
     }
-    Stall { culprit: None, reason: format!("{label}: nobody makes progress; {tail}") }
+    let standstill = standstill(members, report, now);
+    Stall { culprit: None, reason: format!("{label}: {standstill}; {tail}") }
+}
+
+/// The ranks that keep an operation waiting.
+fn faulty<'a>(
+    config: &CoordinatorConfig,
+    members: &'a Members,
+    report: &'a OperationReport,
+    now: Instant,
+) -> impl Iterator<Item = (Fault, u32)> + 'a {
+    let group = report.members.as_deref();
+    let ranks = 0..config.world_size;
+    ranks
+        .filter(move |rank| group.is_none_or(|group| group.contains(rank)))
+        .filter_map(move |rank| Some((fault(members.get(&rank), report, now)?, rank)))
+}
+
+/// `ranks 0-2 wait since 10.0 s`.
+fn who_waits(members: &Members, report: &OperationReport, now: Instant) -> String {
+    let in_it = members.iter().filter(|(_, member)| waiting_report(member, report).is_some());
+    let waiting: Vec<u32> = in_it.map(|(&rank, _)| rank).collect();
+    let since = waiting.iter().filter_map(|rank| waited(&members[rank], report, now)).max();
+    let (who, plural) = (ranks(&waiting), if waiting.len() == 1 { "s" } else { "" });
+    format!("{who} wait{plural} since {:.1} s", since.unwrap_or_default().as_secs_f64())
+}
+
+/// What the ranks wait in, and for whom, where none of them is to blame.
+fn standstill(members: &Members, report: &OperationReport, now: Instant) -> String {
+    let mut waits = Vec::new();
+    for (&rank, member) in members {
+        let here = waiting_report(member, report).map(|(here, _)| here);
+        if let Some(in_it) = here.or_else(|| waits_elsewhere(member, report, now)) {
+            let label = operation(in_it);
+            let on = Some(awaited(in_it)).filter(|on| !on.is_empty());
+            let on = on.map(|on| format!(" for {}", ranks(&ascending(on)))).unwrap_or_default();
+            waits.push(format!("rank {rank} waits in {label}{on}"));
+        }
+    }
+    let more = waits.len().saturating_sub(DESCRIBED_MAX);
+    waits.truncate(DESCRIBED_MAX);
+    if more > 0 {
+        waits.push(format!("{more} more"));
+    }
+    format!("nobody makes progress ({})", waits.join(", "))
+}
+
+fn ascending(ranks: &[u32]) -> Vec<u32> {
+    let mut ranks = ranks.to_vec();
+    ranks.sort_unstable();
+    ranks
+}
+
+/// A word on an operation that lasts long but has not failed: who keeps it waiting and what each of
+/// those does instead.
+pub(super) fn warning(
+    config: &CoordinatorConfig,
+    members: &Members,
+    reporter: u32,
+    report: &OperationReport,
+    now: Instant,
+) -> String {
+    if message_place(report.op_seq).is_some() {
+        let waited = Duration::from_millis(report.since_ms).as_secs_f64();
+        let reason = message_stall(members, report, now).reason;
+        return format!("{reason}; rank {reporter} waits since {waited:.1} s");
+    }
+    let (label, tail) = (in_full(report), who_waits(members, report, now));
+    let mut lacking: Vec<String> = Vec::new();
+    let mut more = Vec::new();
+    for (fault, rank) in faulty(config, members, report, now) {
+        let member = members.get(&rank);
+        if lacking.len() < DESCRIBED_MAX {
+            let what = describe(fault, member, report, now);
+            lacking.push(format!("{} {what}", who(rank, member)));
+        } else {
+            more.push(rank);
+        }
+    }
+    if lacking.is_empty() {
+        lacking.push(standstill(members, report, now));
+    } else if !more.is_empty() {
+        lacking.push(format!("{} likewise", ranks(&more)));
+    }
+    format!("{label}: {}; {tail}", lacking.join("; "))
+}
+
+/// What ranks do that did not come to where others wait for them.
+pub(super) fn whereabouts(members: &Members, missing: &[u32], now: Instant) -> String {
+    let describe = |rank: &u32| {
+        let member = members.get(rank);
+        let what = match member {
+            None => "never joined the job".to_owned(),
+            Some(member) if silence(member, now) >= SILENCE_MIN => {
+                let silence = silence(member, now).as_secs_f64();
+                format!("is stopped or unreachable: no heartbeat for {silence:.1} s")
+            }
+            Some(member) => match recent_wait(member, now) {
+                Some(wait) => format!("is alive and waits in {}", operation(wait)),
+                None => "is alive and does something else".to_owned(),
+            },
+        };
+        format!("{} {what}", who(*rank, member))
+    };
+    let mut told: Vec<String> = missing.iter().take(DESCRIBED_MAX).map(describe).collect();
+    if missing.len() > DESCRIBED_MAX {
+        told.push(format!("{} more", missing.len() - DESCRIBED_MAX));
+    }
+    told.join("; ")
+}
+
+/// What a rank waits in, if it has said so lately.
+fn recent_wait(member: &Member, now: Instant) -> Option<&OperationReport> {
+    let reports = member.progress.values().filter_map(|standing| standing.report.as_ref());
+    let waits = |report: &&(OperationReport, Instant)| {
+        let is_recent = now.saturating_duration_since(report.1) <= REPORT_AGE_MAX;
+        is_recent && matches!(report.0.state, OperationState::Waiting { .. })
+    };
+    reports.filter(waits).max_by_key(|(_, arrived)| *arrived).map(|(report, _)| report)
 }
 
 /// Explains why a message between two ranks does not come or is not taken: by what the other of them
@@ -107,22 +203,16 @@ fn message_stall(members: &Members, report: &OperationReport, now: Instant) -> S
     Stall { culprit: Some(peer), reason: format!("{label}: {who} {what}") }
 }
 
-/// Whether another rank waits in the same place of the same communicator, but in another collective
+/// Whether another rank waits in the same place of the same communicator, but in another operation
 /// than `reporter`: then neither will end, and there is no use in waiting for the deadline. Ranks
 /// notice by themselves only if one of the two sends the other something.
 pub(super) fn odds(members: &Members, reporter: u32, report: &OperationReport) -> Option<Stall> {
     if message_place(report.op_seq).is_some() {
         return None;
     }
-    let (rank, other) = members.iter().find_map(|(&rank, member)| {
-        let (other, _) = waiting_report(member, report)?;
-        (other.kind != report.kind).then_some((rank, other))
-    })?;
-    let (ours, theirs) = (operation(report), operation(other));
-    let reason = format!(
-        "{ours} of {} bytes on rank {reporter} meets {theirs} of {} bytes on rank {rank}",
-        report.bytes, other.bytes
-    );
+    let (rank, other) = difference(members, report)?;
+    let (ours, theirs) = (in_full(report), in_full(other));
+    let reason = format!("{ours} on rank {reporter} meets {theirs} on rank {rank}");
     Some(Stall { culprit: Some(rank), reason })
 }
 
@@ -209,23 +299,14 @@ fn waits_elsewhere<'a>(
     })
 }
 
-/// A rank and where it runs: `rank 3 on node2 (pid 4711)`.
-pub(super) fn who(rank: u32, member: Option<&Member>) -> String {
-    match member.and_then(|member| member.place.as_ref()) {
-        Some((host, pid)) => format!("rank {rank} on {host} (pid {pid})"),
-        None => format!("rank {rank}"),
-    }
-}
-
-/// A rank that is in an operation of the same number but of another kind or size.
-fn mismatch<'a>(
+/// A rank that waits in an operation of the same number that is another one.
+fn difference<'a>(
     members: &'a Members,
     report: &OperationReport,
 ) -> Option<(u32, &'a OperationReport)> {
     members.iter().find_map(|(&rank, member)| {
         let (other, _) = waiting_report(member, report)?;
-        let differs = other.kind != report.kind || other.bytes != report.bytes;
-        differs.then_some((rank, other))
+        (other.signature != report.signature).then_some((rank, other))
     })
 }
 
@@ -262,52 +343,4 @@ fn awaited(report: &OperationReport) -> &[u32] {
         OperationState::Waiting { on } | OperationState::TimedOut { on } => on,
         OperationState::Failed { .. } => &[],
     }
-}
-
-/// An operation as messages name it: `all_reduce #412 (grad.7)`, and `all_reduce #412 of communicator
-/// 2` or `all_reduce #412 of communicator 0 of context 1` where there are several.
-pub(super) fn operation(report: &OperationReport) -> String {
-    let mut text = clip(&report.kind).to_owned();
-    match message_place(report.op_seq) {
-        Some((tag, order)) => write!(text, " #{order} with tag {tag}"),
-        None => write!(text, " #{}", report.op_seq),
-    }
-    .expect("writing to a String cannot fail");
-    let is_only_one = report.communicator == 0 && report.context == 0;
-    if !is_only_one && report.communicator != NO_COMMUNICATOR {
-        write!(text, " of {}", CommunicatorName(report.communicator))
-            .expect("writing to a String cannot fail");
-    }
-    if report.context != 0 {
-        write!(text, " of context {}", report.context).expect("writing to a String cannot fail");
-    }
-    if let Some(name) = &report.name {
-        write!(text, " ({})", clip(name)).expect("writing to a String cannot fail");
-    }
-    text
-}
-
-/// The ranks of the job that have not joined.
-pub(super) fn absent(config: &CoordinatorConfig, members: &Members) -> Vec<u32> {
-    (0..config.world_size).filter(|rank| !members.contains_key(rank)).collect()
-}
-
-/// `rank 3`, `ranks 0-2`, `ranks 0, 2-5`; `ranks` must be ascending.
-pub(super) fn ranks(ranks: &[u32]) -> String {
-    let mut text = String::from(if ranks.len() == 1 { "rank " } else { "ranks " });
-    for (groups, run) in ranks.chunk_by(|a, b| a.checked_add(1) == Some(*b)).enumerate() {
-        if groups == LISTED_MAX {
-            text.push_str(", …");
-            break;
-        }
-        let (first, last) = (run[0], run[run.len() - 1]);
-        let separator = if groups == 0 { "" } else { ", " };
-        if first == last {
-            write!(text, "{separator}{first}")
-        } else {
-            write!(text, "{separator}{first}-{last}")
-        }
-        .expect("writing to a String cannot fail");
-    }
-    text
 }

@@ -43,7 +43,9 @@ pub(super) struct EventLoop {
     next_id: ConnectionId,
     accept_again: Option<Instant>,
     scratch: Vec<u8>,
-    /// Whether these events have been told.
+    /// The epoch that has been told of.
+    told_epoch: u32,
+    /// Whether these events have been told, of this epoch.
     told_abort: bool,
     told_gone: bool,
 }
@@ -61,6 +63,7 @@ impl EventLoop {
             config,
             shared,
             on_event,
+            told_epoch: coordinator.epoch(),
             coordinator,
             connections: BTreeMap::new(),
             ranks: HashMap::new(),
@@ -163,7 +166,7 @@ impl EventLoop {
             };
             let identity = Identity {
                 run_id: self.config.run_id,
-                epoch: self.config.coordinator.epoch,
+                epoch: self.coordinator.epoch(),
                 rank: COORDINATOR_RANK,
                 features: 0,
             };
@@ -304,6 +307,15 @@ impl EventLoop {
 
     /// Tells the owner of the server what has become of the job.
     fn tell_state(&mut self) {
+        for report in self.coordinator.take_stalls() {
+            (self.on_event)(Event::Stalled { report });
+        }
+        let epoch = self.coordinator.epoch();
+        if self.told_epoch != epoch {
+            self.told_epoch = epoch;
+            self.told_abort = false;
+            (self.on_event)(Event::Renewed { epoch });
+        }
         if !self.told_abort
             && let Some(abort) = self.coordinator.aborted()
         {

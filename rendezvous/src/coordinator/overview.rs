@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use super::diagnosis::{self, SILENCE_MIN};
+use super::naming;
 use super::state::{Coordinator, Member, Presence};
 use crate::activity::{Activity, OPERATIONS_TOLD_MAX, OperationTotal, PeerActivity, Underway};
 use crate::message::{OperationReport, OperationState};
@@ -125,7 +126,7 @@ impl Coordinator {
             let silence = now.saturating_duration_since(member.last_heard);
             let is_silent = member.presence == Presence::Present && silence >= SILENCE_MIN;
             if is_silent && stalls.is_empty() {
-                let who = diagnosis::who(rank, Some(member));
+                let who = naming::who(rank, Some(member));
                 let silence = silence.as_secs_f64();
                 stalls.push(format!(
                     "{who} is stopped or unreachable: no heartbeat for {silence:.1} s"
@@ -205,6 +206,8 @@ fn operation_status(
         op_seq: underway.op_seq,
         kind: underway.kind.clone(),
         name: report.and_then(|(report, _)| report.name.clone()),
+        details: String::new(),
+        signature: String::new(),
         bytes: underway.bytes,
         state: OperationState::Waiting { on: Vec::new() },
         since_ms: 0,

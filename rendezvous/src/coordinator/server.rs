@@ -29,13 +29,15 @@ pub struct ServerConfig {
 }
 
 impl ServerConfig {
-    /// The server of epoch 0 of a job, without limits on joining and without grace.
+    /// The server of a job that begins with epoch 0, without limits on joining, without grace and
+    /// without a word on stalls.
     pub fn new(run_id: RunId, secret: Secret, world_size: u32) -> Self {
         let coordinator = CoordinatorConfig {
             world_size,
             epoch: 0,
             join_timeout: None,
             lost_grace: Duration::ZERO,
+            stall_report: None,
         };
         Self { run_id, secret, coordinator }
     }
@@ -70,6 +72,16 @@ pub enum Event {
     Aborted {
         /// Why.
         abort: Abort,
+    },
+    /// All ranks have gone on to a new epoch; what was aborted before is over.
+    Renewed {
+        /// Its number.
+        epoch: u32,
+    },
+    /// Ranks have waited in an operation for a long time, which goes on.
+    Stalled {
+        /// Which operation, who is missing from it and what those ranks do.
+        report: String,
     },
     /// A connection was turned away.
     Turned {

@@ -6,32 +6,30 @@ use std::time::{Duration, Instant};
 use super::diagnosis;
 use super::groups::{Ending, GroupEndings};
 use super::overview::{self, Activities};
+use super::renewal::Gathering;
+use super::stalls::Stalls;
 use crate::message::{
-    Abort, KEY_BYTES_MAX, OperationReport, OperationState, Progress, RequestId, ToCoordinator,
-    ToRank, VALUE_BYTES_MAX, clip, message_place,
+    Abort, OperationReport, OperationState, Progress, RequestId, ToCoordinator, ToRank, clip,
+    message_place,
 };
 
-/// Bytes of all keys and values together. Addresses of a thousand ranks are a few hundred KiB.
-const STORE_BYTES_MAX: usize = 64 << 20;
-/// What a key costs beyond its bytes; bounds the number of empty values as well.
-const ENTRY_OVERHEAD_BYTES: usize = 64;
 /// Communicators of which a rank's progress is kept: those with the highest numbers.
 const COMMUNICATORS_MAX: usize = 1024;
-/// Unanswered requests of one rank.
-const WAITING_MAX: usize = 1024;
 
 /// What a coordinator must know of its job.
 #[derive(Clone, Copy, Debug)]
 pub struct CoordinatorConfig {
     /// Number of ranks.
     pub world_size: u32,
-    /// The membership that it coordinates.
+    /// The epoch that it begins with.
     pub epoch: u32,
     /// How long after the first rank the last one must have joined; `None` waits for ever.
     pub join_timeout: Option<Duration>,
     /// How long after the loss of a connection the epoch ends, so that a supervisor who knows
     /// better, such as the signal that killed the rank, can say so first.
     pub lost_grace: Duration,
+    /// How long ranks wait in an operation before that is worth a word; `None` for never.
+    pub stall_report: Option<Duration>,
 }
 
 /// Whether a rank is there.
@@ -54,7 +52,7 @@ pub(super) struct Member {
     /// What it is in and has moved.
     pub(super) activities: Activities,
     /// Requests for keys that do not exist yet.
-    waiting: BTreeMap<RequestId, String>,
+    pub(super) waiting: BTreeMap<RequestId, String>,
 }
 
 /// What is known of a rank's operations in one communicator.
@@ -97,25 +95,28 @@ impl Member {
 /// The ranks that have joined; small even if someone claims an absurd world size.
 pub(super) type Members = BTreeMap<u32, Member>;
 
-/// The coordinator of one epoch.
+/// The coordinator of a job, one epoch after the other.
 ///
 /// # Invariants
-/// - C-1: the epoch ends at most once, with the first [`Abort`], which every rank gets that is
-///   present then or joins later.
+/// - C-1: an epoch ends at most once, with the first [`Abort`], which every rank gets that is
+///   present then or joins later. The next one begins when all ranks have asked for it, on all of
+///   them or on none.
 /// - C-2: every `Set` and `Get` is answered at most once; a `Get` waits until the key exists.
 /// - C-3: memory is bounded by the limits on the store, and on the requests and the communicators of
 ///   a rank.
 #[derive(Debug)]
 pub struct Coordinator {
     pub(super) config: CoordinatorConfig,
-    values: BTreeMap<String, Vec<u8>>,
-    stored_bytes: usize,
+    pub(super) values: BTreeMap<String, Vec<u8>>,
+    pub(super) stored_bytes: usize,
     pub(super) members: Members,
     first_joined: Option<Instant>,
     /// The abort that takes effect when the grace is over.
-    pending: Option<(Instant, Abort)>,
-    aborted: Option<Abort>,
-    groups: GroupEndings,
+    pub(super) pending: Option<(Instant, Abort)>,
+    pub(super) aborted: Option<Abort>,
+    pub(super) groups: GroupEndings,
+    pub(super) gathering: Gathering,
+    pub(super) stalls: Stalls,
 }
 
 impl Coordinator {
@@ -130,7 +131,19 @@ impl Coordinator {
             pending: None,
             aborted: None,
             groups: GroupEndings::default(),
+            gathering: Gathering::default(),
+            stalls: Stalls::default(),
         }
+    }
+
+    /// The number of the present epoch.
+    pub const fn epoch(&self) -> u32 {
+        self.config.epoch
+    }
+
+    /// What ranks have waited for so long that somebody should know; each is told once.
+    pub fn take_stalls(&mut self) -> Vec<String> {
+        self.stalls.take()
     }
 
     /// Whether `rank` has joined, in this epoch, ever.
@@ -190,12 +203,17 @@ impl Coordinator {
                 member.waiting.remove(&request);
                 Vec::new()
             }
-            ToCoordinator::Report { report } => self.report(rank, report, now),
+            ToCoordinator::Report { epoch, report } if epoch == self.config.epoch => {
+                self.report(rank, report, now)
+            }
+            ToCoordinator::NextEpoch { epoch, timeout_ms } => {
+                self.gather(rank, epoch, Duration::from_millis(timeout_ms), now)
+            }
             ToCoordinator::Introduction { host, pid } => {
                 member.place = Some((clip(&host).to_owned(), pid));
                 Vec::new()
             }
-            ToCoordinator::Heartbeat { progress } => {
+            ToCoordinator::Heartbeat { epoch, progress } if epoch == self.config.epoch => {
                 for Progress { context, communicator, entered } in progress {
                     member.advance(context, communicator, entered);
                 }
@@ -205,6 +223,8 @@ impl Coordinator {
                 overview::learn(&mut member.activities, activity, now);
                 Vec::new()
             }
+            // What is said of an epoch that is over.
+            ToCoordinator::Report { .. } | ToCoordinator::Heartbeat { .. } => Vec::new(),
             ToCoordinator::Goodbye => {
                 member.presence = Presence::Left;
                 member.waiting.clear();
@@ -213,56 +233,13 @@ impl Coordinator {
         }
     }
 
-    fn set(
-        &mut self,
-        rank: u32,
-        request: RequestId,
-        key: String,
-        value: Vec<u8>,
-    ) -> Vec<(u32, ToRank)> {
-        let cost = |key: &str, value: &[u8]| ENTRY_OVERHEAD_BYTES + key.len() + value.len();
-        let refuse = |reason: String| vec![(rank, ToRank::Refused { request, reason })];
-        if key.is_empty() || key.len() > KEY_BYTES_MAX || value.len() > VALUE_BYTES_MAX {
-            return refuse("the key or the value is too long".to_owned());
+    /// Why a rank takes part in nothing more of this epoch, if it has said so: completes "…, which".
+    fn has_given_up(&self, rank: u32) -> Option<&'static str> {
+        match self.members.get(&rank) {
+            Some(member) if member.presence == Presence::Left => Some("has left"),
+            Some(_) if self.gathering.contains(rank) => Some("has given up this epoch"),
+            _ => None,
         }
-        let replaced = self.values.get(&key).map_or(0, |old| cost(&key, old));
-        let stored_bytes = self.stored_bytes - replaced + cost(&key, &value);
-        if stored_bytes > STORE_BYTES_MAX {
-            return refuse(format!("the store is full: it holds {STORE_BYTES_MAX} bytes"));
-        }
-        self.stored_bytes = stored_bytes;
-        let mut answers = vec![(rank, ToRank::Stored { request })];
-        for (&waiting_rank, member) in &mut self.members {
-            member.waiting.retain(|&request, waiting_key| {
-                let found = *waiting_key == key;
-                if found {
-                    answers.push((waiting_rank, ToRank::Value { request, value: value.clone() }));
-                }
-                !found
-            });
-        }
-        self.values.insert(key, value);
-        answers
-    }
-
-    fn get(&mut self, rank: u32, request: RequestId, key: String) -> Vec<(u32, ToRank)> {
-        if let Some(value) = self.values.get(&key) {
-            return vec![(rank, ToRank::Value { request, value: value.clone() })];
-        }
-        let Some(member) = self.members.get_mut(&rank) else { return Vec::new() };
-        let refusal = if key.is_empty() || key.len() > KEY_BYTES_MAX {
-            "the key is too long"
-        } else if member.waiting.len() >= WAITING_MAX {
-            "too many requests are waiting"
-        } else {
-            member.waiting.insert(request, key);
-            return Vec::new();
-        };
-        vec![(rank, ToRank::Refused { request, reason: refusal.to_owned() })]
-    }
-
-    fn has_left(&self, rank: u32) -> bool {
-        self.members.get(&rank).is_some_and(|member| member.presence == Presence::Left)
     }
 
     fn report(&mut self, rank: u32, report: OperationReport, now: Instant) -> Vec<(u32, ToRank)> {
@@ -272,13 +249,13 @@ impl Coordinator {
                 Some((*culprit, format!("{label} failed on rank {rank}: {}", clip(reason))))
             }
             // Whoever has said goodbye will never come.
-            OperationState::Waiting { on } => {
-                on.iter().copied().find(|on| self.has_left(*on)).map(|gone| {
-                    let reason =
-                        format!("{label}: rank {rank} waits for rank {gone}, which has left");
-                    (Some(gone), reason)
-                })
-            }
+            OperationState::Waiting { on } => on.iter().find_map(|&gone| {
+                let why = self.has_given_up(gone)?;
+                Some((
+                    Some(gone),
+                    format!("{label}: rank {rank} waits for rank {gone}, which {why}"),
+                ))
+            }),
             _ => None,
         };
         let timed_out = matches!(report.state, OperationState::TimedOut { .. });
@@ -310,7 +287,10 @@ impl Coordinator {
             None if matches!(report.state, OperationState::Waiting { .. }) => {
                 match diagnosis::odds(&self.members, rank, &report) {
                     Some(odds) => self.end(&report, self.word(odds.culprit, &odds.reason)),
-                    None => Vec::new(),
+                    None => {
+                        self.look_for_stall(rank, &report, now);
+                        Vec::new()
+                    }
                 }
             }
             None => Vec::new(),
@@ -369,12 +349,12 @@ impl Coordinator {
     }
 
     /// What ranks are told of an end that no time limit brought.
-    fn word(&self, culprit: Option<u32>, reason: &str) -> Abort {
+    pub(super) fn word(&self, culprit: Option<u32>, reason: &str) -> Abort {
         let (epoch, reason) = (self.config.epoch, clip(reason).to_owned());
         Abort { epoch, culprit, timed_out: false, reason }
     }
 
-    fn end_epoch(&mut self, abort: Abort) -> Vec<(u32, ToRank)> {
+    pub(super) fn end_epoch(&mut self, abort: Abort) -> Vec<(u32, ToRank)> {
         if self.aborted.is_some() {
             return Vec::new();
         }
@@ -407,35 +387,31 @@ impl Coordinator {
 
     /// Does what is due at `now`.
     pub fn tick(&mut self, now: Instant) -> Vec<(u32, ToRank)> {
-        if let Some((due, abort)) = &self.pending
-            && *due <= now
-        {
-            let abort = abort.clone();
-            return self.end_epoch(abort);
-        }
-        let told = self.groups.tick(now);
-        if !told.is_empty() {
-            return told;
-        }
-        match (self.join_deadline(), self.config.join_timeout) {
-            (Some(due), Some(timeout)) if due <= now => {
-                let absent = diagnosis::absent(&self.config, &self.members);
-                let reason = format!(
-                    "{} did not join within {:.1} s",
-                    diagnosis::ranks(&absent),
-                    timeout.as_secs_f64()
-                );
-                let word = self.word(absent.first().copied(), &reason);
-                self.end_epoch(Abort { timed_out: true, ..word })
+        let mut told = match &self.pending {
+            Some((due, abort)) if *due <= now => {
+                let abort = abort.clone();
+                self.end_epoch(abort)
             }
-            _ => Vec::new(),
+            _ => self.groups.tick(now),
+        };
+        if let (Some(due), Some(timeout)) = (self.join_deadline(), self.config.join_timeout)
+            && due <= now
+        {
+            let absent = diagnosis::absent(&self.config, &self.members);
+            let (who, timeout) = (diagnosis::ranks(&absent), timeout.as_secs_f64());
+            let reason = format!("{who} did not join within {timeout:.1} s");
+            let word = self.word(absent.first().copied(), &reason);
+            told.extend(self.end_epoch(Abort { timed_out: true, ..word }));
         }
+        told.extend(self.look_at_gathering(now));
+        told
     }
 
     /// When [`Coordinator::tick`] has something to do next.
     pub fn next_deadline(&self) -> Option<Instant> {
         let pending = self.pending.as_ref().map(|(due, _)| *due);
-        [pending, self.groups.next_deadline(), self.join_deadline()].into_iter().flatten().min()
+        let others = [self.groups.next_deadline(), self.gathering.due(), self.join_deadline()];
+        pending.into_iter().chain(others.into_iter().flatten()).min()
     }
 
     fn join_deadline(&self) -> Option<Instant> {

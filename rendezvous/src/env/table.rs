@@ -92,6 +92,18 @@ variables! {
             reader: Reader::Ranks
         }
         horovod "HOROVOD_START_TIMEOUT";
+    /// Warn, once per operation, when ranks have waited for so long in one; 0 turns it off. The
+    /// operation goes on.
+    STALL_REPORT = "PACELINE_STALL_REPORT" Paceline Setting
+        ("a number of seconds, 0 or more", default "10")
+        option {
+            name: "stall-report",
+            aliases: &["stall-check-warning-time-seconds"],
+            value_name: "SECONDS",
+            form: Form::Seconds,
+            reader: Reader::Ranks
+        }
+        horovod "HOROVOD_STALL_CHECK_TIME_SECONDS";
     /// The transport between ranks.
     TRANSPORT = "PACELINE_TRANSPORT" Paceline Setting
         ("auto or the name of a transport", default "auto")

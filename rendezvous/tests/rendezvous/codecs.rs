@@ -37,8 +37,10 @@ fn reports() -> impl Strategy<Value = OperationReport> {
     ];
     let members = prop::option::of(prop::collection::vec(any::<u32>(), 0..5));
     let number = (any::<u32>(), any::<u32>(), members, any::<u64>());
-    (number, ".*", any::<Option<String>>(), any::<u64>(), state, any::<u64>()).prop_map(
-        |((context, communicator, members, op_seq), kind, name, bytes, state, since_ms)| {
+    let what = (".*", any::<Option<String>>(), ".*", ".*");
+    (number, what, any::<u64>(), state, any::<u64>()).prop_map(
+        |((context, communicator, members, op_seq), what, bytes, state, since_ms)| {
+            let (kind, name, details, signature) = what;
             OperationReport {
                 context,
                 communicator,
@@ -46,6 +48,8 @@ fn reports() -> impl Strategy<Value = OperationReport> {
                 op_seq,
                 kind,
                 name,
+                details,
+                signature,
                 bytes,
                 state,
                 since_ms,
@@ -64,7 +68,10 @@ fn to_coordinator() -> impl Strategy<Value = ToCoordinator> {
         }),
         (any::<u64>(), ".*").prop_map(|(request, key)| ToCoordinator::Get { request, key }),
         any::<u64>().prop_map(|request| ToCoordinator::Cancel { request }),
-        reports().prop_map(|report| ToCoordinator::Report { report }),
+        (any::<u32>(), reports())
+            .prop_map(|(epoch, report)| ToCoordinator::Report { epoch, report }),
+        any::<(u32, u64)>()
+            .prop_map(|(epoch, timeout_ms)| ToCoordinator::NextEpoch { epoch, timeout_ms }),
         (".*", any::<u32>()).prop_map(|(host, pid)| ToCoordinator::Introduction { host, pid }),
         prop::collection::vec(any::<(u32, u32, u64)>(), 0..5).prop_map(|progress| {
             let progress = progress.into_iter().map(|(context, communicator, entered)| Progress {
@@ -72,7 +79,7 @@ fn to_coordinator() -> impl Strategy<Value = ToCoordinator> {
                 communicator,
                 entered,
             });
-            ToCoordinator::Heartbeat { progress: progress.collect() }
+            ToCoordinator::Heartbeat { epoch: 3, progress: progress.collect() }
         }),
         Just(ToCoordinator::Goodbye),
     ]
@@ -93,6 +100,10 @@ fn to_rank() -> impl Strategy<Value = ToRank> {
                 ToRank::GroupAbort { context, communicator, abort }
             }
         ),
+        any::<u32>().prop_map(|epoch| ToRank::NewEpoch { epoch }),
+        (any::<u32>(), any::<Option<u32>>(), ".*").prop_map(|(epoch, culprit, reason)| {
+            ToRank::NoEpoch { abort: Abort { epoch, culprit, timed_out: false, reason } }
+        }),
         Just(ToRank::Farewell),
     ]
 }
@@ -208,7 +219,7 @@ fn oversize_is_refused_on_both_sides_before_it_is_buffered() {
 
 #[test]
 fn strange_messages_are_refused() {
-    let heartbeat = ToCoordinator::Heartbeat { progress: Vec::new() }.encode();
+    let heartbeat = ToCoordinator::Heartbeat { epoch: 0, progress: Vec::new() }.encode();
     let other_kind = Frame { kind: FrameKind(2), payload: heartbeat };
     assert!(matches!(
         ToCoordinator::decode(&other_kind),

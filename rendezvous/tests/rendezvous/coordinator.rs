@@ -6,7 +6,13 @@ use paceline_rendezvous::{Abort, OperationReport, OperationState};
 use proptest::prelude::*;
 
 fn config(world_size: u32) -> CoordinatorConfig {
-    CoordinatorConfig { world_size, epoch: 5, join_timeout: None, lost_grace: Duration::ZERO }
+    CoordinatorConfig {
+        world_size,
+        epoch: 5,
+        join_timeout: None,
+        lost_grace: Duration::ZERO,
+        stall_report: None,
+    }
 }
 
 fn with_all_joined(config: CoordinatorConfig, now: Instant) -> Coordinator {
@@ -38,8 +44,9 @@ fn report_of(
     state: OperationState,
     since_ms: u64,
 ) -> ToCoordinator {
-    let kind = kind.to_owned();
+    let (kind, signature) = (kind.to_owned(), format!("that of {kind}"));
     ToCoordinator::Report {
+        epoch: 5,
         report: OperationReport {
             context,
             communicator,
@@ -47,6 +54,8 @@ fn report_of(
             op_seq,
             kind,
             name: None,
+            details: "16 f32".to_owned(),
+            signature,
             bytes: 64,
             state,
             since_ms,
@@ -60,7 +69,7 @@ fn heartbeat(progress: &[(u32, u32, u64)]) -> ToCoordinator {
         communicator,
         entered,
     });
-    ToCoordinator::Heartbeat { progress: progress.collect() }
+    ToCoordinator::Heartbeat { epoch: 5, progress: progress.collect() }
 }
 
 fn waiting(on: &[u32]) -> OperationState {
@@ -354,14 +363,15 @@ fn other_stalls_are_explained() {
     let different = |coordinator: &mut Coordinator, before| {
         coordinator.handle(1, waits(7, "broadcast"), before);
     };
-    let expected = "all_reduce #7 of 64 bytes on rank 0 meets broadcast #7 of 64 bytes on rank 1; ranks \
-                    0-1 wait since 10.0 s";
+    let expected = "all_reduce #7 (16 f32) on rank 0 meets broadcast #7 (16 f32) on rank 1; ranks 0-1 \
+                    wait since 10.0 s";
     assert_eq!(explained(2, different), (Some(1), expected.to_owned()));
 
     let the_same = |coordinator: &mut Coordinator, before| {
         coordinator.handle(1, waits(7, "all_reduce"), before);
     };
-    let expected = "all_reduce #7: nobody makes progress; ranks 0-1 wait since 10.0 s";
+    let expected = "all_reduce #7: nobody makes progress (rank 0 waits in all_reduce #7 for rank 1, \
+                    rank 1 waits in all_reduce #7 for rank 1); ranks 0-1 wait since 10.0 s";
     assert_eq!(explained(2, the_same), (None, expected.to_owned()));
 
     // Who waited in it once, and has gone on since.
@@ -369,7 +379,9 @@ fn other_stalls_are_explained() {
         coordinator.handle(1, waits(7, "all_reduce"), before);
         coordinator.handle(1, heartbeat(&[(0, 0, 9)]), before);
     });
-    assert_eq!(reason, "all_reduce #7: nobody makes progress; rank 0 waits since 10.0 s");
+    let expected = "all_reduce #7: nobody makes progress (rank 0 waits in all_reduce #7 for rank 1); \
+                    rank 0 waits since 10.0 s";
+    assert_eq!(reason, expected);
 
     let now = Instant::now();
     let mut coordinator = Coordinator::new(config(3));
@@ -491,6 +503,6 @@ fn ranks_that_wait_in_different_operations_do_not_wait_for_the_deadline() {
     assert_eq!(wait(1, 4, "barrier"), []);
     let abort = abort_in(&wait(2, 3, "broadcast"), &[0, 1, 2]);
     assert_eq!((abort.culprit, abort.timed_out), (Some(0), false));
-    assert!(abort.reason.starts_with("broadcast #3 of "), "{}", abort.reason);
-    assert!(abort.reason.contains(" on rank 2 meets all_reduce #3 of "), "{}", abort.reason);
+    let expected = "broadcast #3 (16 f32) on rank 2 meets all_reduce #3 (16 f32) on rank 0";
+    assert_eq!(abort.reason, expected);
 }

@@ -12,7 +12,8 @@ const GRACE: Duration = Duration::from_millis(100);
 
 fn coordinator(now: Instant) -> Coordinator {
     let (world_size, join_timeout, lost_grace) = (5, None, GRACE);
-    let config = CoordinatorConfig { world_size, epoch: 0, join_timeout, lost_grace };
+    let config =
+        CoordinatorConfig { world_size, epoch: 0, join_timeout, lost_grace, stall_report: None };
     let mut coordinator = Coordinator::new(config);
     (0..world_size).for_each(|rank| assert_eq!(coordinator.joined(rank, now), []));
     coordinator
@@ -21,6 +22,7 @@ fn coordinator(now: Instant) -> Coordinator {
 /// What a member of the group of ranks 3 and 1, the first one that rank 3 leads, says.
 fn report(op_seq: u64, kind: &str, state: OperationState) -> ToCoordinator {
     ToCoordinator::Report {
+        epoch: 0,
         report: OperationReport {
             context: 0,
             communicator: group_communicator(3, 0).unwrap(),
@@ -28,6 +30,8 @@ fn report(op_seq: u64, kind: &str, state: OperationState) -> ToCoordinator {
             op_seq,
             kind: kind.to_owned(),
             name: None,
+            details: String::new(),
+            signature: kind.to_owned(),
             bytes: 64,
             state,
             since_ms: 1000,

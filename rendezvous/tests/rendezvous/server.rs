@@ -51,6 +51,8 @@ fn report(state: OperationState) -> OperationReport {
         op_seq: 412,
         kind: "all_reduce".to_owned(),
         name: Some("grad.7".to_owned()),
+        details: "262144 f32, sum".to_owned(),
+        signature: String::new(),
         bytes: 1 << 20,
         state,
         since_ms: 30_000,
@@ -66,7 +68,7 @@ fn a_job_from_joining_to_leaving() {
     assert_eq!(clients[0].address(), server.local_addr());
     for client in &clients {
         client.heartbeat().unwrap();
-        client.report(&report(OperationState::Waiting { on: Vec::new() })).unwrap();
+        client.report(3, &report(OperationState::Waiting { on: Vec::new() })).unwrap();
         assert_eq!(client.poll_abort(), None);
         client.goodbye(generous()).unwrap();
         client.goodbye(generous()).unwrap();
@@ -286,7 +288,7 @@ fn the_loss_of_the_coordinator_is_an_abort() {
 fn a_stall_names_who_is_missing() {
     let (server, _events) = start(config(3));
     let clients: Vec<_> = (0..3).map(|rank| connect(&server, rank).unwrap()).collect();
-    clients[0].report(&report(OperationState::Waiting { on: vec![2] })).unwrap();
+    clients[0].report(3, &report(OperationState::Waiting { on: vec![2] })).unwrap();
     // What a rank has said before a value of its own can be read has been heard: here who rank 2
     // is, and that rank 0 waits.
     for (from, client) in [(0, &clients[0]), (2, &clients[2])] {
@@ -294,7 +296,7 @@ fn a_stall_names_who_is_missing() {
         client.set(&key, b"").unwrap();
         clients[1].get(&key, generous()).unwrap();
     }
-    clients[1].report(&report(OperationState::TimedOut { on: vec![0] })).unwrap();
+    clients[1].report(3, &report(OperationState::TimedOut { on: vec![0] })).unwrap();
     for client in &clients {
         let abort = abort_of(client);
         assert_eq!(abort.culprit, Some(2));

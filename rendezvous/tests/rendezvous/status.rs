@@ -49,6 +49,8 @@ fn waiting(op_seq: u64, on: Vec<u32>) -> OperationReport {
         op_seq,
         kind: "all_reduce".to_owned(),
         name: Some("grad.7".to_owned()),
+        details: String::new(),
+        signature: String::new(),
         bytes: 4096,
         state: OperationState::Waiting { on },
         since_ms: 31_000,
@@ -113,7 +115,7 @@ fn a_stall_names_who_is_missing_and_only_while_it_lasts() {
     counter.enter(5);
     is_in(&clients[0], &mine, vec![all_reduce(5)]);
     clients[1].heartbeat().unwrap();
-    clients[0].report(&waiting(5, vec![1])).unwrap();
+    clients[0].report(3, &waiting(5, vec![1])).unwrap();
     let status = eventually(|| Some(look()).filter(|status| !status.stalls.is_empty()));
     let [stall] = &status.stalls[..] else { panic!("{:?}", status.stalls) };
     assert!(stall.starts_with("all_reduce #5 (grad.7): rank 1 on "), "{stall}");

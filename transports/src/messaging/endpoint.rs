@@ -4,7 +4,7 @@ use super::stream::{ByteStream, FrameStream, StreamError};
 use super::{DEPTH_MAX, FrameKind, Inbox, Outbox, Receiving};
 use crate::{
     Capabilities, ConnectionCounters, Endpoint, EndpointError, Event, MessageId, RecvPost,
-    Rejected, SendPost, Wakeup,
+    Rejected, SendPost, Signature, Wakeup,
 };
 
 /// Largest payload of one frame when several streams share the work: small enough that a slow
@@ -209,6 +209,10 @@ impl<S: ByteStream> Endpoint for StreamEndpoint<S> {
             || self.outbox.len() > 0
             || !self.pending_events.is_empty()
             || self.streams.iter().any(|stream| stream.frames.has_unsent())
+    }
+
+    fn stray(&self, communicator: u32, op_seq: u64) -> Option<(u64, Signature)> {
+        self.inbox.stray(communicator, op_seq)
     }
 
     fn abandon(&mut self, communicator: u32) {

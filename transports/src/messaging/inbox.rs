@@ -3,7 +3,9 @@ use std::ops::Range;
 use super::early::EarlyFrames;
 use super::{COMMUNICATORS, DEPTH_MAX, FrameHeader, HEADER_BYTES, eager_cost, flags};
 use crate::copy::copy_slice;
-use crate::{EAGER_BYTES_MAX, EAGER_BYTES_OUTSTANDING_MAX, Event, MessageId, OpError, RecvPost};
+use crate::{
+    EAGER_BYTES_MAX, EAGER_BYTES_OUTSTANDING_MAX, Event, MessageId, OpError, RecvPost, Signature,
+};
 
 /// Communicators that one peer may have early messages in; more is a protocol violation.
 const COMMUNICATORS_MAX: usize = 1024;
@@ -454,6 +456,15 @@ impl Inbox {
         }
         self.filled = false;
         None
+    }
+
+    /// An early message of an operation before `op_seq`.
+    pub(crate) fn stray(&self, communicator: u32, op_seq: u64) -> Option<(u64, Signature)> {
+        let mut headers = self.early.frames().iter().map(|frame| frame.header);
+        let is_stray = |header: &FrameHeader| {
+            header.id.communicator == communicator && header.id.op_seq < op_seq
+        };
+        headers.find(is_stray).map(|header| (header.id.op_seq, header.signature))
     }
 
     /// Drops everything of a communicator.
