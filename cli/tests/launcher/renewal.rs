@@ -47,7 +47,7 @@ fn again_and_again(mut context: Context) {
         assert!(sum.iter().all(|sum| *sum == 3.0), "epoch {epoch}");
         if epoch == 3 {
             communicator.barrier().expect("all is well");
-            println!("rank {} is in epoch {}", context.rank(), context.job().rank_info().epoch);
+            eprintln!("rank {} is in epoch {}", context.rank(), context.job().rank_info().epoch);
             return;
         }
         let error = if context.rank() == 1 {
@@ -72,7 +72,7 @@ fn never_comes(context: &Context) {
     let error = context.renew().expect_err("rank 2 does not come");
     let SetupError::NextEpoch { abort } = &error else { panic!("{error}") };
     assert_eq!((abort.culprit, abort.timed_out), (Some(2), true));
-    println!("{error}");
+    eprintln!("{error}");
     store.set(&format!("done/{}", context.rank()), b"").expect("stored");
 }
 
@@ -92,7 +92,7 @@ fn three_failures_in_a_row_do_not_end_a_job() {
         assert_eq!(ended.code, 0, "over {transport}: {ended:?}");
         for rank in 0..3 {
             let told = format!("rank {rank} is in epoch 3");
-            assert!(ended.text().contains(&told), "over {transport}: {ended:?}");
+            assert!(ended.stderr.contains(&told), "over {transport}: {ended:?}");
         }
     }
 }
@@ -103,7 +103,7 @@ fn a_rank_that_does_not_come_to_the_next_epoch_is_named() {
     assert_eq!(ended.code, 0, "{ended:?}");
     let told =
         "the next epoch did not begin: rank 2 did not come to epoch 1 within 3.0 s: rank 2 on ";
-    assert_eq!(ended.text().matches(told).count(), 2, "{ended:?}");
+    assert_eq!(ended.stderr.matches(told).count(), 2, "{ended:?}");
 }
 
 #[test]

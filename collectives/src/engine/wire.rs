@@ -299,11 +299,10 @@ impl Wire {
     pub(crate) fn stray(&self, communicator: u32, op_seq: u64) -> Option<(u32, u64, Signature)> {
         // Messages between two ranks have numbers of their own.
         let op_seq = Some(op_seq).filter(|op_seq| message_place(*op_seq).is_none())?;
-        let stray = |endpoint: &Box<dyn Endpoint>| {
+        self.endpoints.iter().flatten().find_map(|endpoint| {
             let (op_seq, signature) = endpoint.stray(communicator, op_seq)?;
             Some((endpoint.peer(), op_seq, signature))
-        };
-        self.endpoints.iter().flatten().find_map(stray)
+        })
     }
 
     /// Gives up a communicator on every connection.

@@ -13,8 +13,10 @@ use super::over;
 
 type Outcome = Result<(), CollectiveError>;
 
+type Call = fn(&Communicator) -> Outcome;
+
 /// Calls of which no two go together.
-const CALLS: [(&str, fn(&Communicator) -> Outcome); 13] = [
+const CALLS: [(&str, Call); 13] = [
     ("all_reduce", |on| on.all_reduce(&mut [1f32; 12], ReduceOp::Sum)),
     ("dtype", |on| on.all_reduce(&mut [1f64; 12], ReduceOp::Sum)),
     ("op", |on| on.all_reduce(&mut [1f32; 12], ReduceOp::Max)),

@@ -57,6 +57,7 @@ impl ControlError {
             Self::TimedOut { .. } => true,
             Self::Hello { source, .. } => matches!(source, HelloError::TimedOut { .. }),
             Self::Connect { source, .. } => source.kind() == io::ErrorKind::TimedOut,
+            Self::NoEpoch { abort } => abort.timed_out,
             Self::Lost { .. } => false,
         }
     }

@@ -80,7 +80,7 @@ fn what_ranks_say_is_shown() {
         activity.totals = vec![total.clone()];
         activity.waited_ms = 5;
     }
-    client.track(0, 0).enter(6);
+    client.track(3, 0, 0).enter(6);
     is_in(&client, &says, vec![all_reduce(6)]);
     let status = eventually(|| Some(look()).filter(|s| !s.ranks[1].operations.is_empty()));
     assert_eq!((status.world_size, status.epoch, status.stalls.len()), (3, 3, 0));
@@ -110,8 +110,8 @@ fn a_stall_names_who_is_missing_and_only_while_it_lasts() {
     let (server, _events) = start(config(2));
     let look = || observe(server.local_addr(), RUN, &secret(), generous()).unwrap();
     let clients = [0, 1].map(|rank| connect(&server, rank).unwrap());
-    let (mine, counter) = (says(&clients[0]), clients[0].track(0, 0));
-    clients[1].track(0, 0).enter(4);
+    let (mine, counter) = (says(&clients[0]), clients[0].track(3, 0, 0));
+    clients[1].track(3, 0, 0).enter(4);
     counter.enter(5);
     is_in(&clients[0], &mine, vec![all_reduce(5)]);
     clients[1].heartbeat().unwrap();
