@@ -10,7 +10,7 @@ use paceline_transports::conformance::Harness;
 use paceline_transports::mpi::{MpiTransport, World};
 use paceline_transports::{
     Capabilities, ConnectionCounters, Endpoint, EndpointError, Event, OpError, RecvPost, Rejected,
-    SendPost, Transport, TransportKind, Wakeup,
+    SendPost, Signature, Transport, TransportKind, Wakeup,
 };
 
 use crate::everybody;
@@ -219,6 +219,11 @@ impl Endpoint for FarEndpoint {
 
     fn is_active(&self) -> bool {
         self.facts().active
+    }
+
+    /// Nobody asks for it here.
+    fn stray(&self, _communicator: u32, _op_seq: u64) -> Option<(u64, Signature)> {
+        None
     }
 
     fn abandon(&mut self, communicator: u32) {
