@@ -42,6 +42,9 @@ const STALL_REPORT_AFTER: Duration = Duration::from_secs(1);
 /// that they still wait.
 const STALL_REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
+/// Shorter waits are not shown on a timeline: there would be one for each message.
+const WAIT_SHOWN_MIN: Duration = Duration::from_micros(2);
+
 /// The waiting of one operation.
 pub(crate) struct Waiting<'a> {
     context: &'a ContextInner,
@@ -107,6 +110,9 @@ impl<'a> Waiting<'a> {
         &mut self,
         waiting_on: impl FnOnce() -> Vec<u32>,
     ) -> Result<IdleAction, CollectiveError> {
+        if self.stretch.is_none() && self.context.timeline().is_some() {
+            self.stretch = Some(self.context.pace.now());
+        }
         let (action, now) = self.idle.next(|| self.context.pace.now());
         if let Some(now) = now {
             self.stretch.get_or_insert(now);
@@ -128,7 +134,9 @@ impl<'a> Waiting<'a> {
         if let Some(since) = self.stretch.take() {
             let now = self.context.pace.now();
             self.context.meters.waited(now.saturating_duration_since(since));
-            if let Some(timeline) = self.context.timeline() {
+            if let Some(timeline) = self.context.timeline()
+                && now.saturating_duration_since(since) >= WAIT_SHOWN_MIN
+            {
                 let track = Track::Communicator(self.name.communicator);
                 timeline.record_until(track, since, now, What::Wait);
             }

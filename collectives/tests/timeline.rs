@@ -7,6 +7,8 @@ mod support;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 use paceline_collectives::queue::{Queue, QueueOptions};
 use paceline_collectives::{Context, ContextOptions, Job, ReduceOp, SetupError, TransportKind};
@@ -66,6 +68,26 @@ fn assert_nested(events: &[Value]) {
     }
 }
 
+/// Returns when two ranks have been in an operation for a while.
+fn wait_until_in(number: u64, early: &Mutex<Vec<Context>>) {
+    let give_up = Instant::now() + Duration::from_secs(60);
+    let is_in = |context: &Context| {
+        let operations = context.counters().operations;
+        let in_it = |known_for| known_for > Duration::from_millis(20);
+        operations.iter().any(|of| of.op_seq == number && in_it(of.known_for))
+    };
+    loop {
+        let early = early.lock().unwrap();
+        // Each is looked at every time: a look is what makes it known.
+        if early.iter().filter(|context| is_in(context)).count() == 2 {
+            return;
+        }
+        drop(early);
+        assert!(Instant::now() < give_up, "the others never came to operation {number}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
 #[test]
 fn every_rank_records_operations_waits_messages_and_reductions() {
     for options in every_way() {
@@ -73,18 +95,23 @@ fn every_rank_records_operations_waits_messages_and_reductions() {
         let options = traced(&directory, options);
         let by_messages =
             options.algorithm.is_some() || options.transport == over(TransportKind::Tcp).transport;
+        let early = Mutex::new(Vec::new());
         contexts(3, &options, |context| {
             let communicator = context.communicator().unwrap();
             let mut data = vec![1.0f32; 300_000];
-            for _ in 0..3 {
-                communicator.all_reduce(&mut data, ReduceOp::Sum).unwrap();
+            if context.rank() != 2 {
+                early.lock().unwrap().push(context.clone());
+            }
+            for number in 0..3 {
                 if context.rank() == 2 {
-                    // Long enough for the others to notice that they wait.
-                    std::thread::sleep(std::time::Duration::from_millis(30));
+                    wait_until_in(number, &early);
                 }
+                communicator.all_reduce(&mut data, ReduceOp::Sum).unwrap();
             }
             communicator.barrier().unwrap();
         });
+        // The last handle ends the timeline.
+        drop(early);
         let events = events(options.timeline.as_ref().unwrap());
         assert_nested(&events);
         let tracks = tracks(&events);
