@@ -314,13 +314,19 @@ impl Joining<'_> {
             is_launched: launchers.contains(&self.job.rank_info().dialect),
             deadline: self.deadline_of(kind),
         });
-        let (transport, cards) = self.exchange(kind, transport, MpiTransport::address)?;
+        let (transport, cards) = self.exchange(kind, transport, MpiTransport::address, None)?;
         let addresses = addresses(&cards);
         let endpoints = self.together(kind, |patience| {
             Box::new(transport).connect(&self.group(&addresses), patience)
         })?;
         let facts = self.facts(kind, &cards);
-        Ok(Connected { facts, wire: Wire::new(endpoints), node: None, fallback: None })
+        Ok(Connected {
+            facts,
+            wire: Wire::new(endpoints),
+            node: None,
+            mixed: false,
+            fallback: None,
+        })
     }
 
     #[cfg(not(feature = "mpi"))]
