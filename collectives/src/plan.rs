@@ -5,7 +5,7 @@ mod tuning;
 
 use std::fmt;
 
-use paceline_transports::TransportKind;
+use paceline_transports::{EAGER_BYTES_MAX, TransportKind};
 
 use crate::node::Manner;
 use crate::signature::Collective;
@@ -67,7 +67,7 @@ impl PlanFacts {
             .forced
             .filter(|forced| forced.supports(collective) && self.allows(*forced, collective, bytes))
             .unwrap_or_else(|| self.preferred(collective, bytes));
-        let (slice_bytes, window) = self.slicing(algorithm, bytes);
+        let (slice_bytes, window) = self.slicing(collective, algorithm, bytes);
         Choice { algorithm, slice_bytes, window }
     }
 
@@ -80,6 +80,9 @@ impl PlanFacts {
             Algorithm::TwoShot => self.world_size <= DIRECT_RANKS_MAX,
             Algorithm::RecursiveDoubling | Algorithm::HalvingDoubling => !self.any_plan,
             Algorithm::TwoLevel => self.carries_in_levels(collective),
+            Algorithm::Direct if collective == Collective::Reduce => {
+                self.world_size <= DIRECT_RANKS_MAX
+            }
             _ => algorithm
                 .node_manner()
                 .is_none_or(|manner| self.shared_memory && manner.allows(self.world_size, bytes)),
@@ -129,8 +132,11 @@ impl PlanFacts {
                 Manner::TwoShot => Algorithm::NodeTwoShot,
             };
         }
+        // Ranks that share cores: the fewest messages win.
+        let few_messages = few && self.oversubscribed && bytes <= FEW_MESSAGES_BYTES;
         match collective {
             Collective::AllReduce => self.preferred_all_reduce(bytes),
+            Collective::AllGather | Collective::AllGatherV if few_messages => Algorithm::Star,
             Collective::ReduceScatter
             | Collective::ReduceScatterV
             | Collective::AllGather
@@ -144,12 +150,14 @@ impl PlanFacts {
             Collective::AllToAll | Collective::AllToAllV => Algorithm::Pairwise,
             Collective::Gather | Collective::GatherV => Algorithm::Direct,
             Collective::Scatter | Collective::ScatterV => Algorithm::Direct,
+            Collective::Broadcast if few_messages => Algorithm::Direct,
             Collective::Broadcast
                 if bytes >= self.tuning.chain_bytes_min && self.world_size > 2 =>
             {
                 Algorithm::Chain
             }
             Collective::Broadcast => Algorithm::BinomialTree,
+            Collective::Reduce if few && self.reduces_straight(bytes) => Algorithm::Direct,
             Collective::Reduce if few => Algorithm::TwoShot,
             Collective::Reduce | Collective::Shift => Algorithm::Ring,
             // Messages go as they are; a split is carried out as an all-gather, and adasum as several
@@ -157,8 +165,16 @@ impl PlanFacts {
             Collective::Send | Collective::Receive | Collective::Split | Collective::Adasum => {
                 Algorithm::Ring
             }
+            Collective::Barrier if few_messages => Algorithm::Star,
             Collective::Barrier | Collective::Agreement => Algorithm::Dissemination,
         }
+    }
+
+    /// Whether the root can reduce alone as fast as all could together: two ranks move half as much
+    /// again if they share the work, more of them need a second crossing.
+    fn reduces_straight(&self, bytes: usize) -> bool {
+        let into_root = bytes.saturating_mul(self.world_size.max(2) as usize - 1);
+        self.world_size == 2 || into_root <= STRAIGHT_BYTES_RECEIVED
     }
 
     fn preferred_all_reduce(&self, bytes: usize) -> Algorithm {
@@ -186,7 +202,12 @@ impl PlanFacts {
         }
     }
 
-    fn slicing(&self, algorithm: Algorithm, bytes: usize) -> (usize, usize) {
+    fn slicing(
+        &self,
+        collective: Collective,
+        algorithm: Algorithm,
+        bytes: usize,
+    ) -> (usize, usize) {
         let others = self.world_size.max(2) as usize - 1;
         match algorithm {
             Algorithm::OneShot | Algorithm::Star => (ONE_SHOT_BYTES_MAX, 1),
@@ -195,12 +216,20 @@ impl PlanFacts {
             }
             // Nothing happens to the bytes on the way, so every block is one message.
             Algorithm::Pairwise => (bytes.max(1), others.min(PAIRS_ABREAST)),
+            Algorithm::Direct if collective == Collective::Reduce => {
+                let slice = bytes.div_ceil(2 * SLICES_WANTED);
+                (slice.max(EAGER_BYTES_MAX).min(self.tuning.slice_bytes_max), self.tuning.window)
+            }
             Algorithm::Direct => (bytes.max(1), others),
             Algorithm::TwoLevel => {
                 // What crosses between nodes is planned for itself; this says how.
                 let streams = self.levels.map_or(1, |levels| levels.streams as usize);
                 let choice = self.of_stream().choose(Collective::AllReduce, bytes / streams);
                 (choice.slice_bytes, choice.window)
+            }
+            // Who passes nothing on gains nothing from slices.
+            Algorithm::BinomialTree if self.world_size == 2 => {
+                (bytes.max(self.tuning.slice_bytes_min), 1)
             }
             _ => {
                 let chunk = bytes.div_ceil(self.world_size as usize);
@@ -222,7 +251,7 @@ impl PlanFacts {
                 previous = Some(choice.algorithm);
                 let Choice { algorithm, slice_bytes, window } = choice;
                 let _ = write!(lines, "  from {:>10} bytes: {algorithm} ", 1u64 << exponent);
-                let _ = if algorithm.sends_whole_blocks() {
+                let _ = if algorithm.sends_whole_blocks() && collective != Collective::Reduce {
                     writeln!(lines, "(whole blocks, {window} ranks at a time)")
                 } else {
                     let kib = slice_bytes >> 10;
@@ -234,6 +263,11 @@ impl PlanFacts {
     }
 }
 
+/// Ranks that share cores: up to it the fewest messages win for collectives that only move data, and
+/// for barriers.
+const FEW_MESSAGES_BYTES: usize = 64 << 10;
+/// More ranks than two: up to so many bytes into the root it reduces alone, in one crossing.
+const STRAIGHT_BYTES_RECEIVED: usize = 96 << 10;
 /// Slices into which a chunk falls if they do not get too short or too long.
 const SLICES_WANTED: usize = 4;
 /// All-to-all: ranks that one sends to at a time. It keeps the links busy while one of the others is
@@ -291,6 +325,38 @@ mod tests {
         assert_eq!(choice(Some(two), all_reduce, 0), one, "there is nothing to cut");
         assert_eq!(choice(Some(two), Collective::Barrier, 0), one);
         assert_eq!(choice(Some(Algorithm::Ring), all_reduce, 4), Algorithm::Ring);
+    }
+
+    #[test]
+    fn ranks_that_share_cores_send_few_messages() {
+        let choice = |oversubscribed, collective, bytes| {
+            PlanFacts { oversubscribed, ..facts(4) }.choose(collective, bytes).algorithm
+        };
+        for (collective, shared, apart) in [
+            (Collective::Barrier, Algorithm::Star, Algorithm::Dissemination),
+            (Collective::AllGather, Algorithm::Star, Algorithm::TwoShot),
+            (Collective::Broadcast, Algorithm::Direct, Algorithm::BinomialTree),
+        ] {
+            assert_eq!(choice(true, collective, 64 << 10), shared);
+            assert_eq!(choice(false, collective, 64 << 10), apart);
+            let large = choice(true, collective, (64 << 10) + 1);
+            assert!(large == apart, "{large}");
+        }
+    }
+
+    #[test]
+    fn the_root_reduces_alone_where_sharing_costs_more() {
+        let choice = |world_size, bytes| facts(world_size).choose(Collective::Reduce, bytes);
+        assert_eq!(choice(2, 64 << 20).algorithm, Algorithm::Direct);
+        assert_eq!(choice(4, 32 << 10).algorithm, Algorithm::Direct);
+        assert_eq!(choice(4, 64 << 10).algorithm, Algorithm::TwoShot);
+        assert_eq!(choice(33, 4).algorithm, Algorithm::Ring);
+        assert!(
+            choice(2, 64 << 20).slice_bytes <= Tuning::BUILT_IN.slice_bytes_max,
+            "scratch holds slices"
+        );
+        let forced = PlanFacts { forced: Some(Algorithm::Direct), ..facts(33) };
+        assert_eq!(forced.choose(Collective::Reduce, 4).algorithm, Algorithm::Ring);
     }
 
     #[test]

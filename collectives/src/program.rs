@@ -3,8 +3,8 @@
 use crate::call::Call;
 use crate::plan::{Algorithm, Choice};
 use crate::schedule::{
-    Barrier, Broadcast, Direct, HalvingDoubling, OneShot, Pairwise, Phases, RecursiveDoubling,
-    Ring, Schedule, Shift, Star, Tree, TwoShot, Way,
+    Barrier, Broadcast, Collect, Direct, HalvingDoubling, OneShot, Pairwise, Partition, Phases,
+    Rally, RecursiveDoubling, Ring, Schedule, Shift, Star, Tree, TwoShot, Way,
 };
 use crate::signature::Collective;
 
@@ -21,6 +21,8 @@ pub(crate) enum Program {
     Shift(Shift),
     Pairwise(Pairwise),
     Direct(Direct),
+    Rally(Rally),
+    Collect(Collect),
 }
 
 impl Program {
@@ -30,13 +32,19 @@ impl Program {
         let root = call.root.map_or(0, |root| root as usize);
         let (count, slice) = (call.partition.count(), choice.slice_elements(call.element_bytes()));
         let phases = match call.collective {
+            Collective::Barrier if choice.algorithm == Algorithm::Star => {
+                return Self::Rally(Rally::new(rank, world_size, Partition::new(0, world_size)));
+            }
             Collective::Barrier | Collective::Agreement => {
                 return Self::Barrier(Barrier::new(rank, world_size));
             }
             Collective::Shift => return Self::Shift(Shift::new(rank, world_size, count, slice)),
             Collective::Broadcast => {
-                let chain = choice.algorithm == Algorithm::Chain;
-                let tree = if chain { Tree::Chain } else { Tree::Binomial };
+                let tree = match choice.algorithm {
+                    Algorithm::Chain => Tree::Chain,
+                    Algorithm::Direct => Tree::Flat,
+                    _ => Tree::Binomial,
+                };
                 return Self::Broadcast(Broadcast::new(rank, root, world_size, count, slice, tree));
             }
             Collective::AllToAll | Collective::AllToAllV => {
@@ -59,11 +67,17 @@ impl Program {
                 unreachable!("messages between two ranks follow no program")
             }
             Collective::Adasum => unreachable!("adasum consists of other collectives"),
+            Collective::Reduce if choice.algorithm == Algorithm::Direct => {
+                return Self::Collect(Collect::new(rank, root, world_size, count, slice));
+            }
             Collective::Reduce => Phases::Reduce { root },
         };
         let (partition, window) = (call.partition.clone(), choice.window);
         match choice.algorithm {
             Algorithm::OneShot => Self::OneShot(OneShot::new(rank, world_size, count)),
+            Algorithm::Star if phases == Phases::AllGather => {
+                Self::Rally(Rally::new(rank, world_size, partition))
+            }
             Algorithm::Star => Self::Star(Star::new(rank, world_size, count)),
             Algorithm::RecursiveDoubling => {
                 Self::RecursiveDoubling(RecursiveDoubling::new(rank, world_size, count, slice))
@@ -91,6 +105,8 @@ impl Program {
             Self::Shift(schedule) => schedule,
             Self::Pairwise(schedule) => schedule,
             Self::Direct(schedule) => schedule,
+            Self::Rally(schedule) => schedule,
+            Self::Collect(schedule) => schedule,
         }
     }
 }

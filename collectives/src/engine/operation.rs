@@ -451,7 +451,8 @@ impl Operation<'_> {
             }
             Action::FoldChunks { held } => {
                 for chunk in 0..self.world_size {
-                    let range = self.partition.range(chunk);
+                    let chunk_range = self.partition.range(chunk);
+                    let range = first.max(chunk_range.start)..step.range.end.min(chunk_range.end);
                     let out = self.output_at(range.start);
                     self.fold(out, range, first, index, held, chunk);
                 }

@@ -29,9 +29,9 @@ pub enum Algorithm {
     Dissemination = 8,
     /// A block to and from every other rank, some ranks at a time.
     Pairwise = 16,
-    /// Every block straight to the root, or from it.
+    /// Straight to the root, or from it.
     Direct = 17,
-    /// Everything to rank 0, the result back to everybody.
+    /// Everything to rank 0, the result (for a barrier: the word) back to everybody.
     Star = 11,
     /// On each node in shared memory, and between nodes one stream for each of a node's ranks.
     TwoLevel = 18,
@@ -111,7 +111,9 @@ impl Algorithm {
             Self::Pairwise => matches!(collective, Collective::AllToAll | Collective::AllToAllV),
             Self::Direct => matches!(
                 collective,
-                Collective::Gather
+                Collective::Broadcast
+                    | Collective::Reduce
+                    | Collective::Gather
                     | Collective::GatherV
                     | Collective::Scatter
                     | Collective::ScatterV
@@ -135,7 +137,14 @@ impl Algorithm {
                     | Collective::AllGatherV
                     | Collective::Reduce
             ),
-            Self::OneShot | Self::Star | Self::RecursiveDoubling | Self::HalvingDoubling => {
+            Self::Star => matches!(
+                collective,
+                Collective::AllReduce
+                    | Collective::AllGather
+                    | Collective::AllGatherV
+                    | Collective::Barrier
+            ),
+            Self::OneShot | Self::RecursiveDoubling | Self::HalvingDoubling => {
                 matches!(collective, Collective::AllReduce)
             }
             Self::BinomialTree | Self::Chain => matches!(collective, Collective::Broadcast),

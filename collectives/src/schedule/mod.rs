@@ -28,6 +28,7 @@ mod ring;
 mod rooted;
 #[cfg(test)]
 mod simulate;
+mod straight;
 
 use std::ops::Range;
 
@@ -37,6 +38,7 @@ pub use exchange::{Direct, Pairwise, Way};
 pub use partition::Partition;
 pub use ring::Ring;
 pub use rooted::{Barrier, Broadcast, Shift, Tree};
+pub use straight::{Collect, Rally};
 
 /// Which part of an all-reduce a ring or a direct exchange carries out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,8 +124,8 @@ pub enum Action {
         /// Where the result goes.
         target: Target,
     },
-    /// One-shot: the `held` receives before this one and this one are the inputs of ranks
-    /// `r+1 … r+p-1`; every chunk of `range` is folded in canonical order, own input included.
+    /// The `held` receives before this one and this one are the inputs of ranks `r+1 … r+p-1`; what
+    /// `range` has of every chunk is folded in its canonical order, own input included.
     FoldChunks {
         /// How many held receives come first.
         held: usize,

@@ -19,6 +19,8 @@ pub enum Tree {
     Binomial,
     /// Each rank passes on to the next: every link carries the data once, p−1 crossings deep.
     Chain,
+    /// The root sends to everybody, and nobody waits for anybody else.
+    Flat,
 }
 
 impl Broadcast {
@@ -50,6 +52,7 @@ impl Broadcast {
         (place > 0).then(|| match self.tree {
             Tree::Binomial => place & (place - 1),
             Tree::Chain => place - 1,
+            Tree::Flat => 0,
         })
     }
 
@@ -57,6 +60,8 @@ impl Broadcast {
         let place = self.place();
         match self.tree {
             Tree::Chain => usize::from(place + 1 < self.world_size),
+            Tree::Flat if place == 0 => self.world_size - 1,
+            Tree::Flat => 0,
             Tree::Binomial => {
                 let own = if place == 0 { usize::BITS } else { place.trailing_zeros() };
                 (0..own).take_while(|bit| place + (1 << bit) < self.world_size).count()
@@ -68,6 +73,7 @@ impl Broadcast {
     fn child(&self, nth: usize) -> usize {
         match self.tree {
             Tree::Chain => self.place() + 1,
+            Tree::Flat => nth + 1,
             Tree::Binomial => self.place() + (1 << (self.children() - 1 - nth)),
         }
     }
@@ -230,7 +236,7 @@ mod tests {
     fn broadcast_reaches_everybody_from_every_root() {
         for world_size in 1..=16 {
             for root in [0, world_size / 2, world_size - 1] {
-                for tree in [Tree::Binomial, Tree::Chain] {
+                for tree in [Tree::Binomial, Tree::Chain, Tree::Flat] {
                     for count in [0, 1, 5, 17] {
                         let mut buffers = Buffers::new(world_size, count, true);
                         simulate(&mut buffers, |rank| {

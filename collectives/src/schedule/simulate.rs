@@ -271,7 +271,7 @@ fn apply(buffers: &mut Buffers, program: &impl Schedule, state: &mut Rank, rank:
         }
         Action::FoldChunks { held } => {
             let inputs: Vec<_> = (index - held..=index).map(|at| state.release(at)).collect();
-            fold_chunks(buffers, rank, &inputs);
+            fold_chunks(buffers, rank, &recv.range, &inputs);
         }
         Action::Combine { received_first, first, .. } => {
             let received = state.release(index);
@@ -315,15 +315,20 @@ fn fold(
     }
 }
 
-fn fold_chunks(buffers: &mut Buffers, rank: usize, inputs: &[Vec<Element>]) {
+fn fold_chunks(
+    buffers: &mut Buffers,
+    rank: usize,
+    range: &std::ops::Range<usize>,
+    inputs: &[Vec<Element>],
+) {
     let world_size = inputs.len() + 1;
     let own = buffers.input[rank].clone();
     let partition = Partition::new(own.len(), world_size);
     for chunk in 0..world_size {
-        for at in partition.range(chunk) {
+        for at in partition.range(chunk).filter(|at| range.contains(at)) {
             let folded = (1..=world_size).map(|step| (chunk + step) % world_size).flat_map(|of| {
                 let nth = (of + world_size - rank) % world_size;
-                if nth == 0 { own[at].clone() } else { inputs[nth - 1][at].clone() }
+                if nth == 0 { own[at].clone() } else { inputs[nth - 1][at - range.start].clone() }
             });
             buffers.output_mut(rank)[at] = folded.collect();
         }

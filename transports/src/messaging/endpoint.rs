@@ -76,6 +76,12 @@ impl<S: ByteStream> StreamEndpoint<S> {
         for stream in streams.iter_mut() {
             moved |= stream.frames.send(outbox, inbox, fragment_max, events)?;
         }
+        if moved && self.outbox.len() == 0 && !self.inbox.has_posted() {
+            // All is sent and nothing is expected: what may have come all the same is taken when
+            // something is, or when there is nothing to send.
+            return Ok(true);
+        }
+        let Self { streams, inbox, outbox, .. } = self;
         let mut ended = false;
         for stream in streams.iter_mut() {
             if stream.ended.is_none() {
