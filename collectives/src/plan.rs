@@ -113,6 +113,13 @@ impl PlanFacts {
         Self { world_size: nodes, shared_memory: false, levels: None, forced: None, ..self.clone() }
     }
 
+    /// The choice for what crosses between the ranks of a stream. They do not share cores, so that
+    /// sparing messages is not worth bytes on the link.
+    pub(crate) fn choose_across(&self, collective: Collective, bytes: usize) -> Choice {
+        let oversubscribed = self.oversubscribed && collective == Collective::AllReduce;
+        Self { oversubscribed, ..self.clone() }.choose(collective, bytes)
+    }
+
     /// Into how many chunks an all-reduce cuts its vector if it is carried out so.
     pub(crate) fn chunks(&self, algorithm: Algorithm) -> usize {
         match (algorithm, self.levels) {

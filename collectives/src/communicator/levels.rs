@@ -360,7 +360,7 @@ impl<'a> Stages<'a> {
         let levels = &*self.levels;
         let among = levels.stream.as_ref().expect("only ranks with a stream get here");
         let call = self.call.stage(stage, levels.shape.node());
-        let choice = levels.stream_facts.choose(call.collective, call.agreed_bytes());
+        let choice = levels.stream_facts.choose_across(call.collective, call.agreed_bytes());
         let first_tag = self.crossings % STAGES_TOLD_APART * TAGS_PER_STAGE;
         self.crossings += 1;
         call.place_own();

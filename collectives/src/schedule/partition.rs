@@ -39,6 +39,11 @@ impl Partition {
         Self::of_lengths_in(parts, length, bounds)
     }
 
+    /// Whether its chunks leave no elements between them.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.portion.1 == 1
+    }
+
     /// Chunks of just these lengths, one behind the other; `bounds` is as for [`Partition::fused`].
     pub(crate) fn of_lengths_in(
         parts: usize,

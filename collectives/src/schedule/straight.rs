@@ -17,6 +17,7 @@ impl Rally {
     /// For rank `rank` of `world_size` ≥ 2, whose chunk of the output holds what it contributes.
     pub fn new(rank: usize, world_size: usize, partition: Partition) -> Self {
         assert!(world_size >= 2 && rank < world_size, "a rally has at least two ranks");
+        assert!(partition.is_whole(), "what comes back is the whole vector");
         Self { rank, world_size, partition }
     }
 
