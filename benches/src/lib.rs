@@ -20,6 +20,7 @@ mod random;
 pub mod ranks;
 pub mod record;
 pub mod run;
+pub mod scaling;
 pub mod schema;
 pub mod sizes;
 pub mod stats;

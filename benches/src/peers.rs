@@ -23,6 +23,7 @@ pub const SCHEMA: &str = "paceline.peers/2";
 
 const OPEN_MPI: &str = "Open MPI";
 const GLOO: &str = "Gloo";
+const HOROVOD: &str = "Horovod";
 
 /// The *collective* and *transport* under which the time to start processes is listed.
 const START: &str = "start";
@@ -105,7 +106,8 @@ impl Judged {
 /// One line of the comparison.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Line {
-    /// Which collective, or `start` for the time to start processes.
+    /// Which collective, or the model whose gradients were reduced, or `start` for the time to start
+    /// processes.
     pub collective: String,
     /// `tcp`, `shm`, or `start`.
     pub transport: String,
@@ -198,7 +200,12 @@ impl Comparison {
                     wrong,
                 });
             }
-            let (collective, transport) = (&result.collective, &result.transport);
+            if result.model.is_some() && result.fusion_bytes.is_none() {
+                // Only fused gradients are compared: that is what the peers do.
+                continue;
+            }
+            let collective = result.model.as_ref().unwrap_or(&result.collective);
+            let transport = &result.transport;
             let case = Case::new(collective, transport, result.world_size, result.bytes);
             // What took no CPU time that the kernel noticed has no ratio.
             let cpu = result.cpu_s_per_gib.filter(|cpu| *cpu > 0.0);

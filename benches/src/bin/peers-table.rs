@@ -1,6 +1,7 @@
 //! Reads the rounds that `ci/peers` left in a directory and prints the comparison.
 //!
 //! usage: peers-table DIRECTORY [--json FILE]
+//!        peers-table --model NAME     prints the elements of its gradients, in backward order
 //!
 //! Records are named `CONTENDER-COLLECTIVE-TRANSPORT-RANKS-ROUND.json`; `start-us.txt` holds one line
 //! `ours|mpi MICROSECONDS` per start measurement, round after round.
@@ -13,6 +14,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use paceline_benches::machine::read_machine;
+use paceline_benches::models::Model;
 use paceline_benches::peers::{Comparison, SCHEMA, render_lines, render_summaries, summaries};
 use paceline_benches::schema::Report;
 use paceline_benches::table::machine_line;
@@ -41,6 +43,11 @@ fn run(arguments: impl Iterator<Item = OsString>) -> Result<String> {
     while let Some(argument) = arguments.next() {
         if argument == "--json" {
             json = Some(PathBuf::from(arguments.next().context("--json needs a file")?));
+        } else if argument == "--model" {
+            let name = arguments.next().context("--model needs a name")?;
+            let counts = Model::named(&name.to_string_lossy())?.backward_elements();
+            let counts: Vec<String> = counts.iter().map(u64::to_string).collect();
+            return Ok(format!("{}\n", counts.join(",")));
         } else if directory.is_none() {
             directory = Some(PathBuf::from(argument));
         } else {

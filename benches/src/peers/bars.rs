@@ -1,6 +1,6 @@
 //! The bars that we set ourselves.
 
-use super::{Case, GLOO, OPEN_MPI, START};
+use super::{Case, GLOO, HOROVOD, OPEN_MPI, START};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -70,10 +70,18 @@ const BARS: [Bar; 15] = [
 /// Starting four processes that do nothing: `paceline run` against `mpirun`.
 const START_LIMIT: f64 = 1.0;
 
+/// The gradients of a model, fused, over TCP and in shared memory (what `auto` chooses on one host),
+/// against Horovod.
+const GRADIENT_LIMITS: [(&str, f64); 2] = [("tcp", 0.5), ("shm", 0.25)];
+
 /// The strictest bar for a case; `is_best` if no other peer is faster there.
 pub(super) fn strictest(case: &Case, peer: &str, is_best: bool) -> Option<f64> {
     if case.transport == START {
         return (peer == OPEN_MPI).then_some(START_LIMIT);
+    }
+    if peer == HOROVOD {
+        let limits = GRADIENT_LIMITS.iter().find(|(transport, _)| *transport == case.transport);
+        return limits.map(|(_, limit)| *limit);
     }
     let of_all_reduce = BARS.iter().filter(|bar| {
         case.collective == ALL_REDUCE
@@ -111,6 +119,8 @@ mod tests {
             ("gather", "shm", 4, 16 * MIB, GLOO, None),
             ("gather", "shm", 4, 4, OPEN_MPI, None),
             ("barrier", "tcp", 2, 0, OPEN_MPI, Some(1.15)),
+            ("resnet50", "tcp", 4, 100 * MIB, HOROVOD, Some(0.5)),
+            ("bert_large", "shm", 2, 1000 * MIB, HOROVOD, Some(0.25)),
             (START, START, 4, 0, OPEN_MPI, Some(1.0)),
         ] {
             let case = Case::new(collective, transport, world_size, bytes);

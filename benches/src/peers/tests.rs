@@ -63,6 +63,29 @@ fn the_better_peer_is_chosen_by_size() {
 }
 
 #[test]
+fn fused_gradients_are_compared_by_model() {
+    let mut comparison = Comparison::default();
+    for round in 1..=7 {
+        let mut ours = record(None, "tcp", 2, 4 * MIB, 90.0);
+        ours.results[0].model = Some("resnet50".to_owned());
+        ours.results[0].fusion_bytes = None;
+        let mut fused = ours.results[0].clone();
+        fused.fusion_bytes = Some(128 * MIB);
+        fused.time_us.mean = 40.0;
+        ours.results.push(fused);
+        comparison.add(&ours, round).unwrap();
+        let mut theirs = record(Some(HOROVOD), "tcp", 2, 4 * MIB, 100.0);
+        theirs.results[0].model = Some("resnet50".to_owned());
+        theirs.results[0].fusion_bytes = Some(MIB);
+        comparison.add(&theirs, round).unwrap();
+    }
+    let lines = comparison.lines().unwrap();
+    assert_eq!((lines.len(), lines[0].collective.as_str()), (1, "resnet50"));
+    assert_eq!((lines[0].time.ratio, lines[0].time.verdict), (0.4, Some("met")));
+    assert!(summaries(&lines).is_empty(), "those are about Open MPI");
+}
+
+#[test]
 fn only_rounds_that_both_completed_count() {
     let mut comparison = Comparison::default();
     for round in [1, 2, 3, 4, 5] {
