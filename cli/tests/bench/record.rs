@@ -227,7 +227,7 @@ fn operations_are_also_measured_through_the_queue() {
     assert_sound(&report, Collective::AllReduce, 2);
     assert!(report.results.iter().all(|result| result.queued));
     let arguments = ["-np", "2", "--transport", "shm", "--model", "resnet50", "--async"];
-    let report = record(&[&arguments[..], &["--dtype", "bf16", "--rounds", "1"]].concat());
+    let report = record(&[&arguments[..], &["--dtype", "bf16"]].concat());
     assert_sound(&report, Collective::AllReduce, 2);
     let rows: Vec<_> =
         report.results.iter().map(|result| (result.queued, result.fusion_bytes)).collect();
