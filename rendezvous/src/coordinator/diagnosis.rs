@@ -219,7 +219,7 @@ pub(super) fn odds(members: &Members, reporter: u32, report: &OperationReport) -
 /// What is wrong with a rank, as far as the operation of `report` goes.
 fn fault(member: Option<&Member>, report: &OperationReport, now: Instant) -> Option<Fault> {
     let Some(member) = member else { return Some(Fault::Gone) };
-    let has_entered = entered(member, report) > report.op_seq;
+    let has_entered = has_entered(member, report);
     match member.presence {
         // Who has left in good order has sent what it owed to the operations that it entered.
         Presence::Left if has_entered => None,
@@ -308,6 +308,11 @@ fn difference<'a>(
         let (other, _) = waiting_report(member, report)?;
         (other.signature != report.signature).then_some((rank, other))
     })
+}
+
+/// Whether a rank has entered the operation of `report`, a collective.
+pub(super) fn has_entered(member: &Member, report: &OperationReport) -> bool {
+    message_place(report.op_seq).is_none() && entered(member, report) > report.op_seq
 }
 
 /// How many operations of the communicator of `report` a rank has entered.

@@ -233,10 +233,14 @@ impl Coordinator {
         }
     }
 
-    /// Why a rank takes part in nothing more of this epoch, if it has said so: completes "…, which".
-    fn has_given_up(&self, rank: u32) -> Option<&'static str> {
+    /// Why a rank does nothing more for what `report` waits in, if it has said so: completes "…, which".
+    fn has_given_up(&self, rank: u32, report: &OperationReport) -> Option<&'static str> {
         match self.members.get(&rank) {
-            Some(member) if member.presence == Presence::Left => Some("has left"),
+            // Who has left after an operation has sent what it owed to it: that may be under way.
+            Some(member) if member.presence == Presence::Left => {
+                let owes = !diagnosis::has_entered(member, report);
+                owes.then_some("has left")
+            }
             Some(_) if self.gathering.contains(rank) => Some("has given up this epoch"),
             _ => None,
         }
@@ -250,7 +254,7 @@ impl Coordinator {
             }
             // Whoever has said goodbye will never come.
             OperationState::Waiting { on } => on.iter().find_map(|&gone| {
-                let why = self.has_given_up(gone)?;
+                let why = self.has_given_up(gone, &report)?;
                 Some((
                     Some(gone),
                     format!("{label}: rank {rank} waits for rank {gone}, which {why}"),
