@@ -3,7 +3,8 @@
 //! Pure parts: [`sizes`] says what to measure, [`models`] what real training sends, [`verify`] what
 //! the right answer is, [`histogram`], [`metrics`] and [`stats`] what the times mean, [`schema`]
 //! how a result is stored, [`table`] and [`bars`] how it is read, [`peers`] how it compares with
-//! other libraries that `ci/peers` runs, [`yardstick`] with those that run beside ours. [`run`] and [`floor`] take the times; the group, the operation and the clock
+//! other libraries that `ci/peers` runs, [`yardstick`] with those that run beside ours,
+//! [`scaling`] what the schedules cost in worlds that no machine here has. [`run`] and [`floor`] take the times; the group, the operation and the clock
 //! come from outside.
 //!
 //! # Thread safety

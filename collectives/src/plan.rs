@@ -272,7 +272,7 @@ impl PlanFacts {
 
 /// Ranks that share cores: up to it the fewest messages win for collectives that only move data, and
 /// for barriers.
-const FEW_MESSAGES_BYTES: usize = 64 << 10;
+const FEW_MESSAGES_BYTES: usize = 32 << 10;
 /// More ranks than two: up to so many bytes into the root it reduces alone, in one crossing.
 const STRAIGHT_BYTES_RECEIVED: usize = 96 << 10;
 /// Slices into which a chunk falls if they do not get too short or too long.
@@ -344,9 +344,9 @@ mod tests {
             (Collective::AllGather, Algorithm::Star, Algorithm::TwoShot),
             (Collective::Broadcast, Algorithm::Direct, Algorithm::BinomialTree),
         ] {
-            assert_eq!(choice(true, collective, 64 << 10), shared);
-            assert_eq!(choice(false, collective, 64 << 10), apart);
-            let large = choice(true, collective, (64 << 10) + 1);
+            assert_eq!(choice(true, collective, 32 << 10), shared);
+            assert_eq!(choice(false, collective, 32 << 10), apart);
+            let large = choice(true, collective, (32 << 10) + 1);
             assert!(large == apart, "{large}");
         }
     }
