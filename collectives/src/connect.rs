@@ -1,6 +1,8 @@
 //! How the ranks of a context come together: cards in the store, then connections.
 
 mod cards;
+#[cfg(feature = "testing")]
+mod hostile;
 mod ways;
 
 use std::time::{Duration, Instant};
@@ -17,8 +19,9 @@ use crate::job::Job;
 use crate::node::NodeGroup;
 use crate::plan::{PlanFacts, Tuning};
 use crate::trouble::{Alarm, Trouble, cause};
-pub use cards::check_cards;
 use cards::{Card, Terms, allowed_cpus, is_oversubscribed};
+#[cfg(feature = "testing")]
+pub use hostile::check_cards;
 
 /// How long to try to share memory at most where there is TCP to fall back to. On one node it takes
 /// milliseconds, or fails at once.

@@ -77,7 +77,7 @@ pub use adasum::Float;
 pub use batch::Batch;
 pub use call::RawCall;
 pub use communicator::{Communicator, Compression};
-#[doc(hidden)]
+#[cfg(feature = "testing")]
 pub use connect::check_cards;
 pub use context::{Context, ContextOptions, TransportChoice};
 pub use counters::{Counters, OperationCounters, OperationInProgress, PeerCounters};
@@ -86,7 +86,7 @@ pub use job::Job;
 pub use kernels::UserOp;
 pub use paceline_devices::{Bool, Buffer, DType, Element, Memory, ReduceOp, bf16, f16};
 pub use paceline_transports::{Traffic, TransportKind, TwoWay};
-#[doc(hidden)]
+#[cfg(feature = "testing")]
 pub use queue::{announcements_to_change, check_announcement};
 pub use reduction::{Reduction, Scale};
 pub use signature::{Collective, OperationKind};

@@ -50,7 +50,7 @@ pub use process::descendants::ProcessName;
 pub use process::wait::{Ending, ResourceUsage};
 pub use program::Program;
 pub use protocol::codec::FrameError;
-#[doc(hidden)]
+#[cfg(feature = "testing")]
 pub use protocol::hostile::check_agent_protocol;
 pub use protocol::link::LinkError;
 pub use protocol::messages::{LeftBehind, RankExit};

@@ -90,8 +90,7 @@ impl ConnectionCounters {
 }
 
 /// For tests whose endpoint stands for one in another process.
-#[cfg(any(test, feature = "conformance"))]
-#[doc(hidden)]
+#[cfg(any(test, feature = "testing"))]
 impl ConnectionCounters {
     /// Counts of one channel.
     pub fn of_another(peer: u32, transport: TransportKind) -> Arc<Self> {
@@ -138,7 +137,7 @@ impl Count {
         add(&self.payload_bytes, u64::from(payload_bytes));
     }
 
-    #[cfg(any(test, feature = "conformance"))]
+    #[cfg(any(test, feature = "testing"))]
     fn set(&self, traffic: Traffic) {
         self.messages.store(traffic.messages, Ordering::Relaxed);
         self.payload_bytes.store(traffic.payload_bytes, Ordering::Relaxed);

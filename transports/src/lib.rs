@@ -26,7 +26,7 @@ mod reception;
 mod region;
 mod transport;
 
-#[cfg(any(test, feature = "conformance"))]
+#[cfg(any(test, feature = "testing"))]
 pub mod conformance;
 #[cfg(feature = "mpi")]
 pub mod mpi;
@@ -34,8 +34,7 @@ pub mod shm;
 pub mod sim;
 pub mod tcp;
 
-/// For the fuzz target.
-#[doc(hidden)]
+#[cfg(any(test, feature = "testing"))]
 pub use messaging::{feed as feed_frames, frames_to_change as data_frames_to_change};
 
 pub use copy::{copy_bytes, copy_slice};

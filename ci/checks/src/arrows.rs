@@ -30,6 +30,10 @@ const RESERVED: &[(&str, &[&str], &str)] = &[(
 /// Crates that compile, look for or bind native code when they are built.
 const NATIVE_BUILDERS: &[&str] = &["autotools", "bindgen", "cc", "cmake", "pkg-config", "vcpkg"];
 
+/// The feature of our crates behind which things are that only tests use, and the crate that is a test
+/// as a whole.
+const TESTING: (&str, &str) = ("testing", "fuzz");
+
 /// What is wrong with the dependencies, one line each.
 pub(crate) fn findings(metadata: &Metadata) -> Vec<String> {
     let mut findings = Vec::new();
@@ -37,6 +41,7 @@ pub(crate) fn findings(metadata: &Metadata) -> Vec<String> {
         wrong_arrows(package, &mut findings);
         reserved(metadata, package, &mut findings);
         native(metadata, package, &mut findings);
+        testing(package, &mut findings);
     }
     findings
 }
@@ -114,6 +119,28 @@ fn native(metadata: &Metadata, package: &Package, findings: &mut Vec<String>) {
             chain.join(" -> ")
         ));
     }
+}
+
+/// Only tests turn on what is for tests.
+fn testing(package: &Package, findings: &mut Vec<String>) {
+    let (feature, tests) = TESTING;
+    let from = room(&package.name).unwrap_or(&package.name);
+    if from == tests {
+        return;
+    }
+    let for_use = package.dependencies.iter().filter(|declared| declared.kind.is_none());
+    let through = for_use
+        .filter(|declared| room(&declared.name).is_some())
+        .filter(|declared| declared.features.iter().any(|on| on == feature))
+        .map(|declared| format!("{}: {from} turns it on", place(package, &declared.name)));
+    let names = |on: &String| on == feature || on.ends_with(&format!("/{feature}"));
+    let by_others = package
+        .features
+        .iter()
+        .filter(|(name, turns_on)| *name != feature && turns_on.iter().any(names))
+        .map(|(name, _)| format!("{}: its feature {name} turns it on", package.manifest_path));
+    let why = format!("{feature} is for {tests} and for dev-dependencies");
+    findings.extend(through.chain(by_others).map(|finding| format!("{finding}; {why}")));
 }
 
 /// Where a manifest names a dependency: `PATH:LINE`, or the path alone if it does not.
@@ -212,6 +239,28 @@ mod tests {
         let findings = findings(&metadata);
         assert_eq!(findings.len(), 1, "{findings:?}");
         assert!(findings[0].contains("links the native library cuda"), "{}", findings[0]);
+    }
+
+    #[test]
+    fn only_tests_turn_on_what_is_for_tests() {
+        let with = |from: &str, kind: Option<&str>, features: Value| {
+            let mut metadata = workspace(&[
+                (from, &[("paceline-transports", kind)], None),
+                ("paceline-transports", &[], None),
+            ]);
+            metadata.packages[0].dependencies[0].features = vec!["testing".to_owned()];
+            metadata.packages[0].features = serde_json::from_value(features).unwrap();
+            findings(&metadata)
+        };
+        assert_eq!(with("paceline-fuzz", None, json!({})), Vec::<String>::new());
+        assert_eq!(with("paceline-collectives", Some("dev"), json!({})), Vec::<String>::new());
+        let own = json!({ "testing": ["paceline-transports/testing"] });
+        assert_eq!(with("paceline-collectives", Some("dev"), own), Vec::<String>::new());
+        let default = json!({ "default": ["paceline-transports/testing"] });
+        let found = with("paceline-collectives", None, default);
+        assert_eq!(found.len(), 2, "{found:?}");
+        assert!(found[0].contains("collectives turns it on"), "{}", found[0]);
+        assert!(found[1].contains("its feature default"), "{}", found[1]);
     }
 
     #[test]

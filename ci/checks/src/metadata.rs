@@ -27,6 +27,9 @@ pub(crate) struct Package {
     /// The native library that the package says it links.
     pub(crate) links: Option<String>,
     pub(crate) dependencies: Vec<Declared>,
+    /// Each feature with what it turns on.
+    #[serde(default)]
+    pub(crate) features: BTreeMap<String, Vec<String>>,
 }
 
 /// A dependency as a manifest declares it.
@@ -34,6 +37,8 @@ pub(crate) struct Package {
 pub(crate) struct Declared {
     pub(crate) name: String,
     pub(crate) kind: Option<String>,
+    #[serde(default)]
+    pub(crate) features: Vec<String>,
 }
 
 /// The graph after features and platforms are decided.

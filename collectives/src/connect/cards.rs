@@ -2,13 +2,12 @@
 
 use std::fmt;
 
-use paceline_transports::TransportKind;
 use rustix::thread::CpuSet;
 use serde::{Deserialize, Serialize};
 
 use crate::context::{ContextOptions, TransportChoice};
 use crate::plan::Algorithm;
-use crate::trouble::{Trouble, cause};
+use crate::trouble::Trouble;
 
 /// What must be equal on all ranks, as people write it. Compared first: with different transports the
 /// ranks would wait for each other in different places.
@@ -78,25 +77,6 @@ pub(super) fn is_oversubscribed(cards: &[Card]) -> bool {
         cpus.dedup();
         !cpus.is_empty() && node.count() > cpus.len()
     })
-}
-
-/// Reads `bytes` as everything that ranks publish before they connect: for tests.
-#[doc(hidden)]
-pub fn check_cards(bytes: &[u8]) {
-    if let Ok(card) = serde_json::from_slice::<Card>(bytes) {
-        is_oversubscribed(&[card]);
-    }
-    if let Ok(terms) = serde_json::from_slice::<Terms>(bytes) {
-        let _ = terms.to_string();
-    }
-    if let Ok(Some(trouble)) = serde_json::from_slice::<Option<Trouble>>(bytes) {
-        let told = cause([trouble.clone()].into_iter()).map(Trouble::into_error);
-        let error = told.expect("there is one");
-        assert_eq!(
-            Trouble::new(0, TransportKind::Tcp, &error).into_error().explain(),
-            error.explain()
-        );
-    }
 }
 
 pub(super) fn addresses(cards: &[Card]) -> Vec<Vec<u8>> {

@@ -6,7 +6,6 @@ use super::request::{Announcement, Entry, Operator, Request, Settings, Tensor, V
 use crate::reduction::Scale;
 
 /// Reads `bytes` as an announcement and says what it is about.
-#[doc(hidden)]
 pub fn check_announcement(bytes: &[u8]) {
     let Ok(announcement) = serde_json::from_slice::<Announcement>(bytes) else { return };
     for entry in &announcement.entries {
@@ -20,7 +19,6 @@ pub fn check_announcement(bytes: &[u8]) {
 }
 
 /// An announcement of each kind of operation.
-#[doc(hidden)]
 pub fn announcements_to_change() -> Vec<Vec<u8>> {
     let sum = Operator::new(Some(ReduceOp::Sum), None, Scale { before: 0.5, after: 1.0 });
     let users = Operator::new(None, Some("mine"), Scale::default());

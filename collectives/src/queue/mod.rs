@@ -60,6 +60,7 @@ mod driver;
 mod error;
 mod exchange;
 mod handle;
+#[cfg(feature = "testing")]
 mod hostile;
 mod inbox;
 mod neutral;
@@ -77,7 +78,7 @@ use std::thread::JoinHandle;
 
 pub use self::error::{Failed, QueueError};
 pub use self::handle::{Handle, Outcome};
-#[doc(hidden)]
+#[cfg(feature = "testing")]
 pub use self::hostile::{announcements_to_change, check_announcement};
 pub use self::options::{QueueOptions, Stall, StallHook};
 pub use self::submit::Submitter;

@@ -7,7 +7,6 @@ use super::messages::{Order, Report};
 ///
 /// # Panics
 /// When what was understood does not survive encoding: never, whatever the bytes.
-#[doc(hidden)]
 pub fn check_agent_protocol(bytes: &[u8]) {
     let (piece, bytes) = bytes.split_first().map_or((1, bytes), |(piece, rest)| (*piece, rest));
     let mut decoder = Decoder::default();

@@ -11,6 +11,7 @@
 //! End of file in the direction of the agent means: the launcher is gone, end everything.
 
 pub(crate) mod codec;
+#[cfg(feature = "testing")]
 pub(crate) mod hostile;
 pub(crate) mod link;
 pub(crate) mod messages;

@@ -25,12 +25,14 @@
 mod early;
 mod endpoint;
 mod header;
+#[cfg(any(test, feature = "testing"))]
 mod hostile;
 mod inbox;
 mod outbox;
 mod stream;
 
 pub(crate) use endpoint::{StreamEndpoint, stream_capabilities};
+#[cfg(any(test, feature = "testing"))]
 pub use hostile::{feed, frames_to_change};
 
 pub(crate) use header::{FrameHeader, FrameKind, HEADER_BYTES, flags};

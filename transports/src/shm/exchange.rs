@@ -241,7 +241,7 @@ fn send_verdict(
 ///
 /// # Panics
 /// When there are no sockets.
-#[doc(hidden)]
+#[cfg(any(test, feature = "testing"))]
 pub fn check_arena_handshake(bytes: &[u8]) {
     let (mut ours, mut theirs) = UnixStream::pair().expect("a pair of sockets");
     let _ = theirs.set_nonblocking(true);

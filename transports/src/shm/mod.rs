@@ -30,7 +30,7 @@ mod sync {
 mod tests;
 
 pub use arena::{Arena, ArenaLayout, Counter};
-#[doc(hidden)]
+#[cfg(any(test, feature = "testing"))]
 pub use exchange::check_arena_handshake;
 pub use listener::{Node, ShmTransport};
 pub use memory::{MemoryError, SharedMemory};

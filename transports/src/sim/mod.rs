@@ -48,7 +48,7 @@ mod transport;
 
 pub use network::{Fault, SimConfig, SimNetwork, Transfer, When};
 pub use pipe::LinkProfile;
-#[cfg(any(test, feature = "conformance"))]
+#[cfg(any(test, feature = "testing"))]
 pub(crate) use random::Random;
 pub use transport::SimTransport;
 
