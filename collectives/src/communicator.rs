@@ -15,6 +15,7 @@ mod shared;
 #[cfg(test)]
 mod tests;
 
+use std::cell::Cell;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -376,13 +377,14 @@ impl Communicator {
             (PanicReport { context, members, name: operation }, self.parties());
         let outcome = match (&mut state.shared, choice.algorithm.node_manner()) {
             (Shared::OnNodes(levels), _) if choice.algorithm == Algorithm::TwoLevel => {
-                let stages = Stages::new(self, levels, &mut state.workspace, operation, call);
-                stages.carry_out()
+                let since = Cell::new(self.context.pace.now());
+                let workspace = &mut state.workspace;
+                Stages::new(self, levels, workspace, (operation, call), &since).carry_out()
             }
             (Shared::ByAll(group), Some(manner)) => {
                 let request = call.node_request(&operation.kind, manner);
                 // SAFETY: a call lends its buffers for as long as it is borrowed.
-                unsafe { drive::run_node(context, parties, operation, group, request) }
+                unsafe { drive::run_node(context, parties, operation, group, request, None) }
             }
             _ => self.run_over_wire(state, operation, call, choice),
         };
@@ -406,7 +408,6 @@ impl Communicator {
             parties: self.parties(),
             operation,
             first_tag: 0,
-            node: state.shared.neighbours(&self.members),
             schedule: program.as_schedule(),
             kernel: call.kernel().cloned(),
             partition: call.partition.clone(),
@@ -414,7 +415,7 @@ impl Communicator {
         };
         // SAFETY: a call lends its buffers for as long as it is borrowed, and this returns only after
         // the operation is done or given up.
-        unsafe { drive::run(run, &mut state.workspace) }
+        unsafe { drive::run(run, state.shared.neighbours(&self.members), &mut state.workspace) }
     }
 
     /// Who takes part in an operation of this handle, and for how long.

@@ -1,5 +1,6 @@
 //! The blocking loop around an operation: step, idle, deadline, abort.
 
+use std::cell::Cell;
 use std::sync::MutexGuard;
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,9 @@ use crate::schedule::{Partition, Schedule};
 use crate::timeline::{Track, What};
 use crate::waiting::{PARK_MAX, Waiting};
 
+/// Sleep of a rank that waits for its neighbours while something else crosses between nodes.
+const DOZE: Duration = Duration::from_micros(200);
+
 /// Staging memory of a communicator, once it reduces what comes by messages; more if a schedule cannot do
 /// with it.
 const SCRATCH_BYTES: usize = 4 << 20;
@@ -29,8 +33,6 @@ pub(crate) struct Run<'a> {
     pub(crate) operation: OperationName,
     /// Where the tags of its messages begin: each stage of an operation has tags of its own.
     pub(crate) first_tag: u32,
-    /// Where other operations of the communicator run, if it has shared memory.
-    pub(crate) node: Option<Neighbours<'a>>,
     pub(crate) schedule: &'a dyn Schedule,
     pub(crate) kernel: Option<Kernel>,
     pub(crate) partition: Partition,
@@ -47,12 +49,14 @@ pub(crate) struct Parties<'a> {
     pub(crate) among: &'a Members,
     /// Longest time that the operation may take here.
     pub(crate) timeout: Duration,
+    /// When the operation began, where this is not all of it: all its parts have one deadline.
+    pub(crate) since: Option<&'a Cell<Instant>>,
 }
 
 impl<'a> Parties<'a> {
     /// The communicator as a whole.
     pub(crate) fn all(members: &'a Members, timeout: Duration) -> Self {
-        Self { members, among: members, timeout }
+        Self { members, among: members, timeout, since: None }
     }
 }
 
@@ -81,20 +85,104 @@ pub(crate) trait Steps {
     fn end(&mut self, wire: &mut Wire, is_complete: bool);
 }
 
-/// An operation under way and what it holds. However it ends, also by a panic, nothing stays posted
-/// and what it holds is given back.
-struct Running<'a, S: Steps> {
+/// What is under way over the wire, and what it holds. However it ends, also by a panic, nothing stays
+/// posted and what it holds is given back.
+pub(crate) struct Running<'a, S: Steps> {
     context: &'a ContextInner,
     operation: S,
-    /// Absent only while another thread has its turn.
+    /// Absent while another thread has its turn, and once nothing is left to do.
     wire: Option<MutexGuard<'a, Wire>>,
+    waiting: Waiting<'a>,
     complete: bool,
 }
 
-impl<S: Steps> Running<'_, S> {
-    fn parts(&mut self) -> (&mut S, &mut Wire) {
-        let wire = self.wire.as_mut().expect("it is given away for one turn only");
-        (&mut self.operation, wire)
+/// A schedule under way, which whoever has begun it may leave to itself for a while.
+pub(crate) type Crossing<'a> = Running<'a, Operation<'a>>;
+
+impl<'a, S: Steps> Running<'a, S> {
+    pub(crate) fn new(
+        context: &'a ContextInner,
+        wire: MutexGuard<'a, Wire>,
+        operation: S,
+        waiting: Waiting<'a>,
+    ) -> Self {
+        Self { context, operation, wire: Some(wire), waiting, complete: false }
+    }
+
+    /// Steps until everything is done, or has failed. `node` is where other operations of the
+    /// communicator run, if it has shared memory.
+    pub(crate) fn finish(mut self, node: Option<Neighbours<'_>>) -> Result<(), CollectiveError> {
+        while !self.complete {
+            let moved = self.step(node)?;
+            if self.complete {
+                break;
+            }
+            let Self { context, operation, wire, waiting, .. } = &mut self;
+            let wire = held(wire);
+            if moved {
+                waiting.moved(|| operation.waiting_on(wire))?;
+                continue;
+            }
+            waiting.rename(operation.waits_in(wire));
+            match waiting.tick(|| operation.waiting_on(wire))? {
+                IdleAction::Spin => std::hint::spin_loop(),
+                IdleAction::Yield => std::thread::yield_now(),
+                IdleAction::Park => {
+                    let elsewhere = node.and_then(|node| waiting.look_at_node(node));
+                    if let Some(error) = elsewhere.or_else(|| waiting.look_for_strays(wire)) {
+                        return Err(error);
+                    }
+                    waiting.park(wire, PARK_MAX);
+                }
+            }
+            if context.is_contended() {
+                self.take_turns();
+                self.waiting.resumed();
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves what can be moved, for a rank that is busy elsewhere meanwhile. Returns whether anything
+    /// moved.
+    fn advance(&mut self) -> Result<bool, CollectiveError> {
+        if self.complete {
+            return Ok(false);
+        }
+        let moved = self.step(None)?;
+        if self.complete {
+            self.wire = None;
+        } else if self.context.is_contended() {
+            self.take_turns();
+        }
+        Ok(moved)
+    }
+
+    /// Sleeps for a moment, or until a connection has something. Returns whether there was any reason
+    /// to: nothing is left to do otherwise.
+    fn doze(&mut self) -> bool {
+        if let Some(wire) = &mut self.wire {
+            self.waiting.park(wire, DOZE);
+        }
+        !self.complete
+    }
+
+    fn step(&mut self, node: Option<Neighbours<'_>>) -> Result<bool, CollectiveError> {
+        let Self { operation, wire, waiting, .. } = self;
+        let wire = held(wire);
+        match operation.step(wire) {
+            Ok(moved) => {
+                self.complete = operation.is_done(wire);
+                Ok(moved)
+            }
+            Err(error) => {
+                waiting.rename(operation.waits_in(wire));
+                // Who is lost may have left because it did something else.
+                let lost = matches!(error, StepError::Endpoint(_));
+                let elsewhere = node.filter(|_| lost).and_then(|node| waiting.look_at_node(node));
+                Err(elsewhere.unwrap_or_else(|| waiting.explain(error)))
+            }
+        }
     }
 
     /// Lets a thread that wants the wire have it.
@@ -112,13 +200,20 @@ impl<S: Steps> Drop for Running<'_, S> {
     }
 }
 
-/// Runs an operation until it is complete or has failed.
+fn held<'w>(wire: &'w mut Option<MutexGuard<'_, Wire>>) -> &'w mut Wire {
+    wire.as_mut().expect("it is given away for one turn only")
+}
+
+/// Begins an operation.
 ///
 /// # Safety
-/// The buffers are valid for the duration of the call and accessed by nobody else; input and output
-/// are the same memory or do not overlap.
-pub(crate) unsafe fn run(run: Run<'_>, workspace: &mut Workspace) -> Result<(), CollectiveError> {
-    let (context, node) = (run.context, run.node);
+/// The buffers are valid, and accessed by nobody else, until what this returns is finished or dropped;
+/// input and output are the same memory or do not overlap.
+pub(crate) unsafe fn begin<'a>(
+    run: Run<'a>,
+    workspace: &'a mut Workspace,
+) -> Result<Crossing<'a>, CollectiveError> {
+    let context = run.context;
     let no_memory = |message| CollectiveError::Memory {
         collective: run.operation.kind.collective.name(),
         message,
@@ -152,63 +247,28 @@ pub(crate) unsafe fn run(run: Run<'_>, workspace: &mut Workspace) -> Result<(), 
         contributors: run.parties.members.world_size,
         board,
     };
-    // SAFETY: the contract of this function; the operation ends before it returns.
+    // SAFETY: the contract of this function; what is dropped leaves nothing posted.
     let operation = unsafe { Operation::new(parts) };
     let waiting = Waiting::new(context, run.parties, run.operation);
-    carry_out(context, node, wire, operation, waiting)
+    Ok(Running::new(context, wire, operation, waiting))
 }
 
-/// Steps until everything is done, or has failed.
-pub(crate) fn carry_out<'a, S: Steps>(
-    context: &'a ContextInner,
+/// Runs an operation until it is complete or has failed.
+///
+/// # Safety
+/// The buffers are valid for the duration of the call and accessed by nobody else; input and output
+/// are the same memory or do not overlap.
+pub(crate) unsafe fn run(
+    run: Run<'_>,
     node: Option<Neighbours<'_>>,
-    wire: MutexGuard<'a, Wire>,
-    operation: S,
-    mut waiting: Waiting<'_>,
+    workspace: &mut Workspace,
 ) -> Result<(), CollectiveError> {
-    let mut running = Running { context, operation, wire: Some(wire), complete: false };
-    loop {
-        let (operation, wire) = running.parts();
-        let moved = match operation.step(wire) {
-            Ok(moved) => moved,
-            Err(error) => {
-                waiting.rename(operation.waits_in(wire));
-                // Who is lost may have left because it did something else.
-                let lost = matches!(error, StepError::Endpoint(_));
-                let elsewhere = node.filter(|_| lost).and_then(|node| waiting.look_at_node(node));
-                return Err(elsewhere.unwrap_or_else(|| waiting.explain(error)));
-            }
-        };
-        if operation.is_done(wire) {
-            break;
-        }
-        if moved {
-            waiting.moved(|| operation.waiting_on(wire))?;
-            continue;
-        }
-        waiting.rename(operation.waits_in(wire));
-        match waiting.tick(|| operation.waiting_on(wire))? {
-            IdleAction::Spin => std::hint::spin_loop(),
-            IdleAction::Yield => std::thread::yield_now(),
-            IdleAction::Park => {
-                let elsewhere = node.and_then(|node| waiting.look_at_node(node));
-                if let Some(error) = elsewhere.or_else(|| waiting.look_for_strays(wire)) {
-                    return Err(error);
-                }
-                waiting.park(wire);
-            }
-        }
-        if context.is_contended() {
-            running.take_turns();
-            waiting.resumed();
-        }
-    }
-    running.complete = true;
-    Ok(())
+    // SAFETY: the contract of this function.
+    unsafe { begin(run, workspace) }?.finish(node)
 }
 
 /// Runs an operation among the ranks of one node, in shared memory, until it is complete or has
-/// failed.
+/// failed. What is `beside` it goes on meanwhile.
 ///
 /// # Safety
 /// The request's buffers are valid for the duration of the call, as [`NodeGroup::start`] demands.
@@ -218,10 +278,11 @@ pub(crate) unsafe fn run_node(
     name: OperationName,
     group: &mut NodeGroup,
     request: NodeRequest<'_>,
+    beside: Option<&mut Crossing<'_>>,
 ) -> Result<(), CollectiveError> {
     let panic_abort = AbortAfterPanic(group);
     // SAFETY: the contract of this function.
-    let outcome = unsafe { run_in_group(context, parties, name, panic_abort.0, request) };
+    let outcome = unsafe { run_in_group(context, parties, name, panic_abort.0, request, beside) };
     std::mem::forget(panic_abort);
     outcome
 }
@@ -249,6 +310,7 @@ unsafe fn run_in_group(
     name: OperationName,
     group: &mut NodeGroup,
     request: NodeRequest<'_>,
+    mut beside: Option<&mut Crossing<'_>>,
 ) -> Result<(), CollectiveError> {
     let mut waiting = Waiting::new(context, parties, name);
     // SAFETY: the contract of this function; an operation that is given up touches nothing more.
@@ -266,11 +328,13 @@ unsafe fn run_in_group(
         }
         match stepped {
             Ok(Progress::Done) => return Ok(()),
-            Ok(Progress::Moved) => {
-                waiting.moved(Vec::new)?;
-                continue;
+            Ok(progress) => {
+                let beside = beside.as_mut().map_or(Ok(false), |crossing| crossing.advance())?;
+                if progress == Progress::Moved || beside {
+                    waiting.moved(Vec::new)?;
+                    continue;
+                }
             }
-            Ok(Progress::Waiting) => {}
             Err(error) => {
                 // Who gave up because it does something else may have sent a message before.
                 let gave_up = matches!(error, NodeError::Aborted { .. });
@@ -286,7 +350,11 @@ unsafe fn run_in_group(
                 if let Some(error) = waiting.look_at_wire() {
                     return Err(error);
                 }
-                operation.park(group, PARK_MAX);
+                // Nothing wakes from both: what takes long crosses between nodes.
+                operation.wake(group);
+                if !beside.as_mut().is_some_and(|crossing| crossing.doze()) {
+                    operation.park(group, PARK_MAX);
+                }
             }
         }
     }
@@ -362,14 +430,13 @@ mod tests {
             parties: Parties::all(&members, Duration::from_secs(60)),
             operation: OperationName { kind, communicator, op_seq: 0 },
             first_tag: 0,
-            node: None,
             schedule,
             kernel: None,
             partition: Partition::new(COUNT, 2),
             operands: Operands { input, output, output_start: 0 },
         };
         // SAFETY: the bytes live until the end of this function.
-        unsafe { super::run(run, workspace) }
+        unsafe { super::run(run, None, workspace) }
     }
 
     #[test]

@@ -51,7 +51,7 @@ pub(crate) struct Waiting<'a> {
     parties: Parties<'a>,
     name: OperationName,
     idle: Idle,
-    /// When waiting was first noticed; the start of the operation as far as deadlines go.
+    /// When waiting was first noticed: the start of an operation in one part, as far as deadlines go.
     since: Option<Instant>,
     looked: Option<Instant>,
     /// The last time that the clock was read.
@@ -117,11 +117,9 @@ impl<'a> Waiting<'a> {
         if let Some(now) = now {
             self.stretch.get_or_insert(now);
             let gap = now - self.ticked.replace(now).unwrap_or(now);
-            if gap >= SUSPENSION_MIN
-                && let Some(since) = &mut self.since
-            {
+            if gap >= SUSPENSION_MIN {
                 // This process or its machine stood still: the others are not to blame for that.
-                *since += gap;
+                self.forget(gap);
             }
             self.look(now, waiting_on)?;
         }
@@ -148,7 +146,10 @@ impl<'a> Waiting<'a> {
         now: Instant,
         waiting_on: impl FnOnce() -> Vec<u32>,
     ) -> Result<(), CollectiveError> {
-        let since = *self.since.get_or_insert(now);
+        let since = match self.parties.since {
+            Some(since) => since.get(),
+            None => *self.since.get_or_insert(now),
+        };
         // The first look at the clock only starts the interval: most operations are over long
         // before it ends, and a system call would take longer than the shortest of them.
         if now - *self.looked.get_or_insert(now) >= ABORT_LOOK_INTERVAL {
@@ -161,6 +162,14 @@ impl<'a> Waiting<'a> {
             self.watch(now.saturating_duration_since(since), waiting_on)?;
         }
         Ok(())
+    }
+
+    /// Lets time count for nothing.
+    fn forget(&mut self, gap: Duration) {
+        match self.parties.since {
+            Some(since) => since.set(since.get() + gap),
+            None => self.since = self.since.map(|since| since + gap),
+        }
     }
 
     /// The wire was somebody else's for a while: that is no gap in our own running.
@@ -183,12 +192,12 @@ impl<'a> Waiting<'a> {
         Ok(())
     }
 
-    /// Sleeps until a connection has something, or the coordinator.
-    pub(crate) fn park(&self, wire: &mut Wire) {
+    /// Sleeps until a connection has something, or the coordinator; at most for `longest`.
+    pub(crate) fn park(&self, wire: &mut Wire, longest: Duration) {
         if self.context.pace.let_others_run() {
             return;
         }
-        let limit = if self.context.is_contended() { PARK_CONTENDED } else { PARK_MAX };
+        let limit = if self.context.is_contended() { PARK_CONTENDED } else { longest };
         let control = self.context.job.rendezvous().control.as_deref();
         wire.park(control.map(AsFd::as_fd), limit);
     }

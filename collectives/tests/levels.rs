@@ -241,7 +241,7 @@ fn uneven(rank: u32, at: usize) -> f32 {
 #[test]
 fn bits_do_not_depend_on_fusion_or_place_and_are_those_of_the_order() {
     for node_of in SHAPES {
-        let lengths = [5usize, 17, 1, 4000, 0, 20_000, 3];
+        let lengths = [5usize, 17, 1, 4000, 0, 20_000, 3, 900_001];
         let results = nodes(node_of, &on_loopback(), |communicator| {
             let rank = communicator.rank();
             let tensor =
@@ -270,18 +270,24 @@ fn in_order(node_of: &[u32], length: usize) -> Vec<f32> {
         (0..).zip(node_of).filter(|(_, of)| **of as usize == node).map(|(rank, _)| rank).collect()
     };
     let streams = (0..nodes).map(|node| on(node).len()).min().unwrap();
-    let (chunks, mut sums) = (nodes * streams, Vec::new());
-    for chunk in 0..chunks {
-        let (place, owner) = (chunk / nodes, chunk % nodes);
-        for _ in 0..length / chunks + usize::from(chunk < length % chunks) {
-            let at = sums.len();
-            let on_node = |node: usize| {
-                let ranks = on(node);
-                let order = (1..=ranks.len()).map(|step| ranks[(place + step) % ranks.len()]);
-                order.map(|rank| uneven(rank, at)).reduce(|sum, next| sum + next).unwrap()
-            };
-            let order = (1..=nodes).map(|step| on_node((owner + step) % nodes));
-            sums.push(order.reduce(|sum, next| sum + next).unwrap());
+    let mut sums = Vec::new();
+    let shares = |length: usize, parts: usize| {
+        (0..parts).map(move |part| length / parts + usize::from(part < length % parts))
+    };
+    let bytes = length * size_of::<f32>();
+    let bands = if bytes < 2 << 20 { 1 } else { bytes / (bytes / 8).clamp(1 << 20, 4 << 20) };
+    for band in shares(length, bands) {
+        for (chunk, elements) in shares(band, nodes * streams).enumerate() {
+            let (place, owner) = (chunk / nodes, chunk % nodes);
+            for at in sums.len()..sums.len() + elements {
+                let on_node = |node: usize| {
+                    let ranks = on(node);
+                    let order = (1..=ranks.len()).map(|step| ranks[(place + step) % ranks.len()]);
+                    order.map(|rank| uneven(rank, at)).reduce(|sum, next| sum + next).unwrap()
+                };
+                let order = (1..=nodes).map(|step| on_node((owner + step) % nodes));
+                sums.push(order.reduce(|sum, next| sum + next).unwrap());
+            }
         }
     }
     sums

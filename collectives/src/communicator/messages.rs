@@ -6,7 +6,7 @@ use paceline_devices::Element;
 
 use super::{Communicator, State};
 use crate::batch::{Batch, Message};
-use crate::drive;
+use crate::drive::Running;
 use crate::engine::{BOARDS, Exchange};
 use crate::error::{CollectiveError, OperationName};
 use crate::waiting::{PanicReport, Waiting};
@@ -117,7 +117,7 @@ impl Communicator {
         };
         let waiting = Waiting::new(&self.context, self.parties(), name);
         let neighbours = state.shared.neighbours(&self.members);
-        drive::carry_out(&self.context, neighbours, wire, exchange, waiting)
+        Running::new(&self.context, wire, exchange, waiting).finish(neighbours)
     }
 
     fn check_messages(&self, messages: &[Message]) -> Result<(), String> {

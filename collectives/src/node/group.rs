@@ -263,9 +263,10 @@ impl NodeOp<'_> {
         Ok(progress)
     }
 
-    /// Wakes who sleeps, unless that has been done since something was published.
+    /// Wakes who sleeps, unless that has been done since something was published. Steps do it in time;
+    /// to be called by who sleeps elsewhere.
     #[inline]
-    fn wake(&mut self, group: &NodeGroup) {
+    pub(crate) fn wake(&mut self, group: &NodeGroup) {
         if self.wake_in.take().is_some() {
             group.arena.wake_sleepers();
         }
