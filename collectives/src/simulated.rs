@@ -18,9 +18,11 @@
 //!     streams_per_peer: 1,
 //!     profile: LinkProfile::choppy(),
 //! });
-//! network.schedule(When::Sent { from: 1, to: 2, bytes: 1000 }, Fault::Cut { one: 1, other: 2 });
+//! let midway = When::Sent { from: 1, to: 2, bytes: 10_000 };
+//! network.schedule(midway, Fault::Cut { one: 1, other: 2 });
 //! let outcomes = SimulatedWorld::new(network).run(|context| {
 //!     let communicator = context.expect("nothing is broken yet").communicator().expect("nor here");
+//!     communicator.barrier()?;
 //!     let mut data = vec![1.0f32; 10_000];
 //!     communicator.all_reduce(&mut data, ReduceOp::Sum)
 //! });
