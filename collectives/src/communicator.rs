@@ -229,6 +229,11 @@ impl Communicator {
         self.run(Collective::Barrier, None, Lent::nothing())
     }
 
+    /// Sends on so many channels of each connection alone.
+    pub(crate) fn use_channels(&self, count: usize) {
+        self.context.wire().use_channels(count);
+    }
+
     /// A barrier whose signature carries what all ranks must agree on.
     pub(crate) fn agree(&self, value: u64) -> Result<(), CollectiveError> {
         let call = self.call(Collective::Agreement, None, Lent::nothing())?;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use paceline_rendezvous::env::{self, Environment, PortRange};
 use paceline_rendezvous::message::GROUPS_MAX;
-use paceline_rendezvous::{ActivitySource, BootstrapError, ProcessEnvironment};
+use paceline_rendezvous::{ActivitySource, BootstrapError, ProcessEnvironment, RankInfo};
 use paceline_transports::TransportKind;
 use paceline_transports::tcp::InterfaceChoice;
 
@@ -22,10 +22,16 @@ use crate::job::Job;
 use crate::members::Members;
 use crate::meter::Meters;
 use crate::node::NodeGroup;
-use crate::plan::{Algorithm, PlanFacts};
+use crate::plan::{Algorithm, PlanFacts, SOCKETS_TRIED, Tuning};
 use crate::simulated::Pace;
 use crate::timeline::{self, Timeline};
 use crate::tune::{Origin, Tune, tune};
+
+/// Most sockets to a peer.
+const SOCKETS_MAX: u16 = 16;
+
+/// Most sockets that a rank opens to find out whether more of them are faster.
+const SOCKETS_TO_TRY_MAX: u16 = 256;
 
 /// Which transport to use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -46,8 +52,9 @@ pub struct ContextOptions {
     pub interface: InterfaceChoice,
     /// Which ports to listen on.
     pub port_range: PortRange,
-    /// TCP sockets to each peer, 1 to 16.
-    pub sockets_per_peer: u16,
+    /// TCP sockets to each peer, 1 to 16. `None` is one; where the speed of the links is measured, as
+    /// many of up to four as make them faster.
+    pub sockets: Option<u16>,
     /// The algorithm for the collectives that know it; `None` chooses by size.
     pub algorithm: Option<Algorithm>,
     /// Whether the speed of the links is measured at the start, for the plan.
@@ -73,7 +80,7 @@ impl Default for ContextOptions {
             transport: TransportChoice::Auto,
             interface: InterfaceChoice::Auto,
             port_range: PortRange::ANY,
-            sockets_per_peer: 1,
+            sockets: None,
             algorithm: None,
             tune: Tune::Auto,
             plan: None,
@@ -86,6 +93,15 @@ impl Default for ContextOptions {
 }
 
 impl ContextOptions {
+    /// Whether the ranks measure the speed of their links.
+    fn measures(&self, info: &RankInfo) -> bool {
+        match self.tune {
+            Tune::Auto => !info.is_on_one_node(),
+            Tune::On => true,
+            Tune::Off => false,
+        }
+    }
+
     /// The options that the `PACELINE_*` variables describe.
     ///
     /// # Errors
@@ -104,6 +120,13 @@ impl ContextOptions {
         if let Some(range) = text(&env::PORT_RANGE)? {
             options.port_range =
                 range.parse().map_err(|error| invalid(&env::PORT_RANGE, &range, &error))?;
+        }
+        if let Some(count) = text(&env::SOCKETS)?.filter(|count| count != "auto") {
+            let sockets = count.parse().ok().filter(|count| (1..=SOCKETS_MAX).contains(count));
+            let Some(sockets) = sockets else {
+                return Err(invalid(&env::SOCKETS, &count, &"expected auto or a number, 1 to 16"));
+            };
+            options.sockets = Some(sockets);
         }
         if let Some(name) = text(&env::ALGORITHM)?.filter(|name| name != "auto") {
             let algorithm =
@@ -128,6 +151,35 @@ impl ContextOptions {
         options.start_timeout = seconds(&env::START_TIMEOUT)?.unwrap_or(options.start_timeout);
         options.timeline = text(&env::TIMELINE)?.map(PathBuf::from);
         Ok(options)
+    }
+}
+
+/// How many sockets join two ranks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Sockets {
+    /// How many are opened.
+    pub(crate) opened: u16,
+    /// Whether the ranks find out how many of them are of use.
+    pub(crate) are_choice: bool,
+}
+
+impl Sockets {
+    pub(crate) fn new(options: &ContextOptions, info: &RankInfo) -> Self {
+        let are_choice = options.sockets.is_none();
+        let peers = u16::try_from(info.world_size.saturating_sub(1)).unwrap_or(u16::MAX).max(1);
+        let opened = match options.sockets {
+            Some(count) => count,
+            None if options.measures(info) || options.plan.is_some() => {
+                (SOCKETS_TO_TRY_MAX / peers).clamp(1, SOCKETS_TRIED)
+            }
+            None => 1,
+        };
+        Self { opened, are_choice }
+    }
+
+    fn used(self, tuning: &Tuning) -> usize {
+        let opened = usize::from(self.opened);
+        if self.are_choice { tuning.sockets.min(opened) } else { opened }
     }
 }
 
@@ -372,15 +424,17 @@ impl Context {
         if self.world_size() == 1 {
             return Ok(());
         }
-        let measures = match options.tune {
-            Tune::Auto => !self.inner.job.rank_info().is_on_one_node(),
-            Tune::On => true,
-            Tune::Off => false,
-        };
-        let (tuning, origin) = tune(&communicator, measures, options.plan.as_deref())?;
+        let rank_info = self.inner.job.rank_info();
+        let measures = options.measures(rank_info);
+        let sockets = Sockets::new(options, rank_info);
+        let (mut tuning, origin) = tune(&communicator, measures, options.plan.as_deref(), sockets)?;
+        tuning.sockets = sockets.used(&tuning);
+        communicator.use_channels(tuning.sockets);
         if origin != Origin::BuiltIn {
             compare(&|hasher| tuning.hash(hasher))?;
         }
+        // Everybody has come here, so that nobody sends on the others any more.
+        self.inner.wire().close_unused_channels();
         drop(communicator);
         let inner = Arc::get_mut(&mut self.inner).expect("nobody else has the context yet");
         inner.facts.tuning = tuning;

@@ -12,8 +12,8 @@ use crate::signature::Collective;
 
 pub use algorithm::{Algorithm, ParseAlgorithmError};
 
-pub(crate) use tuning::NUMBERS;
 use tuning::ONE_SHOT_BYTES_MAX;
+pub(crate) use tuning::{NUMBERS, SOCKETS_TRIED};
 pub use tuning::{Speed, Tuning};
 
 pub use crate::levels::LevelFacts;

@@ -11,6 +11,7 @@ use paceline_devices::{DType, ReduceOp};
 use serde::{Deserialize, Serialize};
 
 use crate::communicator::Communicator;
+use crate::context::Sockets;
 use crate::error::{CollectiveError, SetupError};
 use crate::kernels::Kernel;
 use crate::plan::{NUMBERS, Speed, Tuning};
@@ -90,19 +91,20 @@ const NO_FILE: u64 = 0;
 const READ: u64 = 1;
 const UNUSABLE: u64 = 2;
 
-/// Finds the numbers for a world, together with the other ranks: `communicator` is of all of them.
+/// Finds the numbers for a world, together with the other ranks: `communicator` is of all of them. `sockets`
+/// are those that they are connected by.
 pub(crate) fn tune(
     communicator: &Communicator,
     measures: bool,
     file: Option<&Path>,
+    sockets: Sockets,
 ) -> Result<(Tuning, Origin), SetupError> {
     let together = |error| SetupError::Agreement(Box::new(error));
     let Some(path) = file else {
         if !measures {
             return Ok((Tuning::BUILT_IN, Origin::BuiltIn));
         }
-        let speed = measure(communicator).map_err(together)?;
-        let tuning = Tuning::derive(speed, communicator.world_size());
+        let (speed, tuning) = measure(communicator, sockets).map_err(together)?;
         return Ok((tuning, Origin::Measured(speed)));
     };
     // One rank reads, so that it does not matter whether the others' hosts have the file.
@@ -123,8 +125,7 @@ pub(crate) fn tune(
     match status {
         READ => Ok((Tuning::from_numbers(numbers), Origin::File(path.to_owned()))),
         NO_FILE => {
-            let speed = measure(communicator).map_err(together)?;
-            let tuning = Tuning::derive(speed, communicator.world_size());
+            let (speed, tuning) = measure(communicator, sockets).map_err(together)?;
             let written = if is_first { write(path, communicator, speed, tuning) } else { Ok(()) };
             let mut failed = [u8::from(written.is_err())];
             communicator.broadcast(&mut failed, 0).map_err(together)?;
@@ -204,15 +205,27 @@ const PROBE_BYTES: usize = 1 << 20;
 /// A probe that takes longer is the last: on a slow link it says enough.
 const PROBE_TIME: Duration = Duration::from_millis(10);
 
+/// What more sockets must save for them to be used: less is noise, and each costs memory and calls.
+const SOCKETS_SAVE: f64 = 0.15;
+
 /// Every rank sends to the next and receives from the one before, all at once. The best of some times
 /// counts, and of the ranks the slowest.
-fn measure(communicator: &Communicator) -> Result<Speed, CollectiveError> {
+fn measure(
+    communicator: &Communicator,
+    sockets: Sockets,
+) -> Result<(Speed, Tuning), CollectiveError> {
+    let opened = usize::from(sockets.opened);
+    let mut used = if sockets.are_choice { 1 } else { opened };
+    communicator.use_channels(used);
     let latency = best_shift(communicator, 1, 30)?;
     let mut bytes = PROBE_BYTES / 16;
     let mut transfer = slowest(communicator, best_shift(communicator, bytes, 3)?)?;
     if transfer < PROBE_TIME {
         bytes = PROBE_BYTES;
-        transfer = best_shift(communicator, bytes, 3)?;
+        transfer = slowest(communicator, best_shift(communicator, bytes, 3)?)?;
+        if sockets.are_choice {
+            (used, transfer) = choose_sockets(communicator, opened, transfer)?;
+        }
     }
     let beyond_latency = transfer.saturating_sub(latency).max(Duration::from_nanos(1));
     let times = u32::try_from((1 << 20) / bytes).expect("a small number");
@@ -229,7 +242,27 @@ fn measure(communicator: &Communicator) -> Result<Speed, CollectiveError> {
         wire_ns_per_mib: of[1],
         reduce_ns_per_mib: of[2],
     });
-    Ok(speeds.fold(ours, Speed::slower))
+    let speed = speeds.fold(ours, Speed::slower);
+    let tuning = Tuning::derive(speed, communicator.world_size());
+    Ok((speed, Tuning { sockets: used, ..tuning }))
+}
+
+/// The fewest sockets of those that are `opened` with which the links are as fast as with more, and how long the
+/// probe takes with them. With one it takes `alone`.
+fn choose_sockets(
+    communicator: &Communicator,
+    opened: usize,
+    alone: Duration,
+) -> Result<(usize, Duration), CollectiveError> {
+    let mut best = (1, alone);
+    for count in [2, 4].into_iter().filter(|count| *count <= opened) {
+        communicator.use_channels(count);
+        let transfer = slowest(communicator, best_shift(communicator, PROBE_BYTES, 3)?)?;
+        if transfer < best.1.mul_f64(1.0 - SOCKETS_SAVE) {
+            best = (count, transfer);
+        }
+    }
+    Ok(best)
 }
 
 fn best_shift(

@@ -128,7 +128,7 @@ fn ways() -> Vec<(&'static str, ContextOptions)> {
     let (tcp, shm) = (TransportKind::Tcp, TransportKind::Shm);
     let mut ways = vec![
         ("tcp", over(tcp)),
-        ("tcp, three sockets", ContextOptions { sockets_per_peer: 3, ..over(tcp) }),
+        ("tcp, three sockets", ContextOptions { sockets: Some(3), ..over(tcp) }),
         ("shared memory", over(shm)),
         ("one-shot in shared memory", forced(shm, Algorithm::NodeOneShot)),
         ("two-shot in shared memory", forced(shm, Algorithm::NodeTwoShot)),

@@ -104,8 +104,8 @@ fn all_reduce_by_every_algorithm_and_raggedness() {
 
 #[test]
 fn large_messages_over_one_and_several_sockets() {
-    for sockets_per_peer in [1, 3] {
-        let options = ContextOptions { sockets_per_peer, ..tcp(None) };
+    for sockets in [None, Some(3)] {
+        let options = ContextOptions { sockets, ..tcp(None) };
         world(3, &options, |communicator| {
             for count in [1 << 20, (5 << 20) + 3] {
                 check_all_reduce::<f32>(communicator, count, ReduceOp::Sum);

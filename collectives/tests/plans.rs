@@ -39,7 +39,9 @@ fn all_ranks_plan_by_the_same_measurement() {
     });
     assert!(plans.windows(2).all(|pair| pair[0] == pair[1]), "{plans:?}");
     let (facts, Origin::Measured(speed)) = &plans[0] else { panic!("{plans:?}") };
-    assert_eq!(facts.tuning, Tuning::derive(*speed, 3));
+    let sockets = facts.tuning.sockets;
+    assert!([1, 2, 4].contains(&sockets), "{sockets}");
+    assert_eq!(facts.tuning, Tuning { sockets, ..Tuning::derive(*speed, 3) });
     let off = ContextOptions { tune: Tune::Off, ..over(TransportKind::Tcp) };
     contexts(2, &off, |context| assert_eq!(context.plan_origin(), &Origin::BuiltIn));
 }
@@ -65,6 +67,37 @@ fn a_plan_is_written_once_and_then_read() {
 }
 
 #[test]
+fn messages_take_as_many_sockets_as_are_planned_or_asked_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("plan.json");
+    contexts(2, &with_plan(&path), |_| ());
+    let text = std::fs::read_to_string(&path).unwrap();
+    let line = text.lines().find(|line| line.contains("sockets")).unwrap();
+    let forced = ContextOptions { sockets: Some(3), tune: Tune::On, ..over(TransportKind::Tcp) };
+    for (planned, options) in [(1, with_plan(&path)), (4, with_plan(&path)), (3, forced)] {
+        std::fs::write(&path, text.replace(line, &format!("\"sockets\": {planned}"))).unwrap();
+        contexts(2, &options, |context| {
+            assert_eq!(context.plan_facts().tuning.sockets, planned);
+            let carried = || -> Vec<u64> {
+                let peers = context.counters().peers;
+                peers[0].channels.iter().map(|channel| channel.sent.payload_bytes).collect()
+            };
+            let communicator = context.communicator().unwrap();
+            communicator.barrier().unwrap();
+            let before = carried();
+            // Until each has had something to carry: which one does is a matter of who has room.
+            let mut data = vec![1.0f32; 4 << 20];
+            for _ in 0..20 {
+                communicator.all_reduce(&mut data, ReduceOp::Max).unwrap();
+            }
+            let used = before.iter().zip(carried()).filter(|(before, after)| after > before);
+            let used = used.count();
+            assert!(used <= planned && (used > 1 || planned == 1), "{used} of {planned}");
+        });
+    }
+}
+
+#[test]
 fn a_plan_that_does_not_fit_is_refused_by_all() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("plan.json");
@@ -73,7 +106,7 @@ fn a_plan_that_does_not_fit_is_refused_by_all() {
     let window = text.lines().find(|line| line.contains("window")).unwrap();
     for (content, world_size, reason) in [
         (text.clone(), 3, "it is for 2 ranks over tcp, and this job has 3"),
-        (text.replace(window, "\"window\": 99"), 2, "window is 99; it must be 1 to 8"),
+        (text.replace(window, "\"window\": 99,"), 2, "window is 99; it must be 1 to 8"),
         (
             text.replace("paceline.plan/1", "paceline.plan/9"),
             2,

@@ -145,6 +145,14 @@ pub trait Endpoint: Send + std::fmt::Debug {
     /// to look again before long.
     fn wakeups_max(&self) -> usize;
 
+    /// Sends what follows on the first `count` channels alone, at least one: which of its own bytes take
+    /// which way is nobody else's business. Without effect where there are no more.
+    fn use_channels(&mut self, _count: usize) {}
+
+    /// Closes the channels that are [not used](Endpoint::use_channels). The peer must have stopped using
+    /// them, and all that it sent on them must have arrived.
+    fn close_unused_channels(&mut self) {}
+
     /// What has crossed the connection so far. The counts may be kept, and read while another thread
     /// uses the endpoint.
     fn counters(&self) -> &Arc<ConnectionCounters>;

@@ -58,7 +58,11 @@ pub(super) fn explanation(
     name: paceline_collectives::Collective,
 ) -> String {
     let (facts, origin) = (lane.communicator.plan_facts(), lane.context.plan_origin());
-    format!("\n# {collective} over {}, {origin}:\n{}", lane.name, facts.explain(name))
+    let sockets = match facts.tuning.sockets {
+        1 => String::new(),
+        count => format!(", {count} sockets to a peer"),
+    };
+    format!("\n# {collective} over {}, {origin}{sockets}:\n{}", lane.name, facts.explain(name))
 }
 
 /// Names a row while it is measured, e.g. `tcp: all_reduce of 64 KiB`.

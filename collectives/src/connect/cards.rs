@@ -14,7 +14,7 @@ use crate::trouble::Trouble;
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Terms {
     transport: String,
-    sockets_per_peer: u16,
+    sockets: Option<u16>,
     algorithm: String,
     tune: String,
     has_plan: bool,
@@ -28,7 +28,7 @@ impl Terms {
                 TransportChoice::Auto => "auto".to_owned(),
                 TransportChoice::Only(kind) => kind.name().to_owned(),
             },
-            sockets_per_peer: options.sockets_per_peer,
+            sockets: options.sockets,
             algorithm: options.algorithm.map_or("auto", Algorithm::name).to_owned(),
             tune: options.tune.name().to_owned(),
             has_plan: options.plan.is_some(),
@@ -39,11 +39,9 @@ impl Terms {
 
 impl fmt::Display for Terms {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { transport, sockets_per_peer, algorithm, tune, has_plan, any_plan } = self;
-        write!(
-            f,
-            "transport {transport}, {sockets_per_peer} socket(s) per peer, algorithm {algorithm}"
-        )?;
+        let Self { transport, sockets, algorithm, tune, has_plan, any_plan } = self;
+        let sockets = sockets.map_or_else(|| "auto".to_owned(), |sockets| sockets.to_string());
+        write!(f, "transport {transport}, sockets {sockets}, algorithm {algorithm}")?;
         let plan = if *has_plan { "a plan file" } else { "no plan file" };
         let order = if *any_plan { "any-plan" } else { "plan" };
         write!(f, ", tune {tune}, {plan}, deterministic {order}")

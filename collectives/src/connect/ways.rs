@@ -8,6 +8,7 @@ use paceline_transports::{Endpoint, EstablishError, Transport, TransportKind};
 use super::WITHOUT_MPI;
 use super::cards::{Card, addresses};
 use super::{Connected, Joining};
+use crate::context::Sockets;
 use crate::engine::Wire;
 use crate::error::SetupError;
 use crate::node::{NodeGroup, arena_layout};
@@ -83,7 +84,7 @@ impl Joining<'_> {
         let transport = TcpTransport::bind(&TcpConfig {
             interface: self.options.interface.clone(),
             port_range: self.options.port_range,
-            sockets_per_peer: self.options.sockets_per_peer,
+            sockets_per_peer: Sockets::new(self.options, self.job.rank_info()).opened,
             one_node: self.job.rank_info().is_on_one_node() && !in_containers,
             towards,
         });

@@ -167,6 +167,16 @@ impl Wire {
         self.sleep = Sleep::new(wakeups);
     }
 
+    /// Sends on so many channels of each connection alone.
+    pub(crate) fn use_channels(&mut self, count: usize) {
+        self.endpoints.iter_mut().flatten().for_each(|endpoint| endpoint.use_channels(count));
+    }
+
+    /// Closes the channels that no rank uses any more.
+    pub(crate) fn close_unused_channels(&mut self) {
+        self.endpoints.iter_mut().flatten().for_each(|endpoint| endpoint.close_unused_channels());
+    }
+
     /// Sleeps until a connection with something to do has something, or `other`, or for `limit`.
     pub(crate) fn park(&mut self, other: Option<BorrowedFd<'_>>, limit: Duration) {
         let limit = self.doze.map_or(limit, |doze| limit.min(doze));

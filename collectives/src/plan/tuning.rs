@@ -28,13 +28,18 @@ pub struct Tuning {
     pub slice_bytes_max: usize,
     /// Slices abreast.
     pub window: usize,
+    /// TCP sockets to each peer, where nobody says how many.
+    pub sockets: usize,
 }
 
 /// How many numbers a tuning has.
-pub(crate) const NUMBERS: usize = 9;
+pub(crate) const NUMBERS: usize = 10;
 
 /// Longest vector that one-shot takes even if forced: it sits in scratch p−1 times.
 pub(crate) const ONE_SHOT_BYTES_MAX: usize = 256 << 10;
+
+/// Most sockets to a peer that are tried: what a limit for each connection leaves idle.
+pub(crate) const SOCKETS_TRIED: u16 = 4;
 
 /// Most slices abreast: all of them must fit into scratch.
 const WINDOW_MAX: usize = 8;
@@ -52,6 +57,7 @@ impl Tuning {
         slice_bytes_min: 32 << 10,
         slice_bytes_max: 256 << 10,
         window: 2,
+        sockets: 1,
     };
 
     /// What follows from the speed of the links between `ranks` ranks.
@@ -105,6 +111,8 @@ impl Tuning {
             slice_bytes_min,
             slice_bytes_max,
             window: (round_trip + 1).clamp(Self::BUILT_IN.window, WINDOW_MAX),
+            // The model knows of one.
+            sockets: Self::BUILT_IN.sockets,
         }
     }
 
@@ -119,6 +127,7 @@ impl Tuning {
             ("slice_bytes_min", self.slice_bytes_min, slices.clone()),
             ("slice_bytes_max", self.slice_bytes_max, slices),
             ("window", self.window, 1..=WINDOW_MAX),
+            ("sockets", self.sockets, 1..=usize::from(SOCKETS_TRIED)),
         ] {
             if !range.contains(&value) {
                 let (from, to) = (range.start(), range.end());
@@ -142,13 +151,24 @@ impl Tuning {
             self.slice_bytes_min,
             self.slice_bytes_max,
             self.window,
+            self.sockets,
         ]
         .map(|number| number as u64)
     }
 
     pub(crate) fn from_numbers(numbers: [u64; NUMBERS]) -> Self {
-        let [pair, one_shot, star, two_shot, doubling, chain, slice_min, slice_max, window] =
-            numbers.map(|number| usize::try_from(number).unwrap_or(usize::MAX));
+        let [
+            pair,
+            one_shot,
+            star,
+            two_shot,
+            doubling,
+            chain,
+            slice_min,
+            slice_max,
+            window,
+            sockets,
+        ] = numbers.map(|number| usize::try_from(number).unwrap_or(usize::MAX));
         Self {
             pair_one_shot_bytes: pair,
             one_shot_bytes_sent: one_shot,
@@ -159,6 +179,7 @@ impl Tuning {
             slice_bytes_min: slice_min,
             slice_bytes_max: slice_max,
             window,
+            sockets,
         }
     }
 }

@@ -112,6 +112,10 @@ variables! {
     ALGORITHM = "PACELINE_ALGORITHM" Paceline Setting
         ("auto or the name of an algorithm", default "auto")
         option { name: "algorithm", value_name: "NAME", reader: Reader::Ranks };
+    /// TCP sockets to each peer. With auto one, and where the links are measured as many of up to four as
+    /// make them faster.
+    SOCKETS = "PACELINE_SOCKETS" Paceline Setting ("auto or a number, 1 to 16", default "auto")
+        option { name: "sockets", value_name: "COUNT", reader: Reader::Ranks };
     /// Whether the ranks measure the speed of their links at the start, and plan for it: auto does where
     /// they are on several nodes.
     TUNE = "PACELINE_TUNE" Paceline Setting ("auto, on or off", default "auto")

@@ -30,9 +30,9 @@ pub use flow::{
     opposite_orders_of_two_communicators, parked_thread_is_woken,
 };
 pub use transfer::{
-    any_order_of_posts, early_message_is_announced_once, exact_bytes_of_every_size,
-    idle_endpoints_are_inactive, many_messages_in_flight, one_way_stream,
-    payload_is_counted_exactly, two_way_stream, wire_bytes_are_counted,
+    any_order_of_posts, channels_are_given_up, early_message_is_announced_once,
+    exact_bytes_of_every_size, idle_endpoints_are_inactive, many_messages_in_flight,
+    one_way_stream, payload_is_counted_exactly, two_way_stream, wire_bytes_are_counted,
 };
 
 /// How to get connected endpoints of a transport.
@@ -112,6 +112,7 @@ macro_rules! conformance_cases {
             many_messages_in_flight,
             one_way_stream,
             two_way_stream,
+            channels_are_given_up,
             early_message_is_announced_once,
             idle_endpoints_are_inactive,
             wire_bytes_are_counted,

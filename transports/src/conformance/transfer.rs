@@ -54,6 +54,29 @@ pub fn exact_bytes_of_every_size(harness: &dyn Harness) {
     }
 }
 
+/// Fewer channels than there are, first on one side; then none but those.
+pub fn channels_are_given_up(harness: &dyn Harness) {
+    let size = (1 << 20).min(harness.message_bytes_max());
+    let mut rig = Rig::new(harness);
+    let mut tag = 0;
+    let mut exchange = |rig: &mut Rig<'_>| {
+        for side in [0, 1] {
+            tag += 1;
+            rig.exchange(side, message(tag), size);
+        }
+    };
+    for used in [3, 2, 1] {
+        for side in [0, 1] {
+            rig.ends[side].endpoint().use_channels(used);
+            exchange(&mut rig);
+        }
+    }
+    for side in [0, 1] {
+        rig.ends[side].endpoint().close_unused_channels();
+        exchange(&mut rig);
+    }
+}
+
 /// Sends and receives posted in unrelated orders, with some driving in between.
 pub fn any_order_of_posts(harness: &dyn Harness) {
     const MESSAGES: u32 = 60;

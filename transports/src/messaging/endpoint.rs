@@ -1,15 +1,11 @@
 use std::sync::Arc;
 
-use super::stream::{ByteStream, FrameStream, StreamError};
+use super::stream::{ByteStream, FrameStream, Share, StreamError};
 use super::{DEPTH_MAX, FrameKind, Inbox, Outbox, Receiving};
 use crate::{
     Capabilities, ConnectionCounters, Endpoint, EndpointError, Event, MessageId, RecvPost,
     Rejected, SendPost, Signature, Wakeup,
 };
-
-/// Largest payload of one frame when several streams share the work: small enough that a slow
-/// stream holds up little, large enough that the header and the call are noise.
-const FRAGMENT_BYTES_MAX: usize = 256 << 10;
 
 /// Waits of 5 ms that an endpoint's drop spends at most on letting its peer know; only a peer that
 /// does not read costs any.
@@ -32,6 +28,10 @@ pub(crate) struct StreamEndpoint<S: ByteStream> {
     address: String,
     epoch: u32,
     streams: Vec<Stream<S>>,
+    /// How many of them, the first ones, carry messages to the peer.
+    used: usize,
+    /// Whose turn it is to take something to send.
+    turn: usize,
     inbox: Inbox,
     outbox: Outbox,
     /// What ended when it was posted, with its communicator.
@@ -51,6 +51,7 @@ impl<S: ByteStream> StreamEndpoint<S> {
     /// An endpoint over `streams`, of which there is at least one.
     pub(crate) fn new(peer: u32, address: String, epoch: u32, streams: Vec<S>) -> Self {
         let counters = Arc::new(ConnectionCounters::new(peer, S::KIND, streams.len()));
+        let used = streams.len();
         let with_frames = |(channel, stream)| {
             let frames = FrameStream::new(stream, counters.channel(channel));
             Stream { frames, ended: None }
@@ -60,6 +61,8 @@ impl<S: ByteStream> StreamEndpoint<S> {
             address,
             epoch,
             streams: streams.into_iter().enumerate().map(with_frames).collect(),
+            used,
+            turn: 0,
             inbox: Inbox::new(),
             outbox: Outbox::new(epoch),
             pending_events: Vec::with_capacity(DEPTH_MAX),
@@ -69,13 +72,7 @@ impl<S: ByteStream> StreamEndpoint<S> {
     }
 
     fn move_bytes(&mut self, events: &mut Vec<Event>) -> Result<bool, StreamError> {
-        let fragment_max =
-            if self.streams.len() > 1 { FRAGMENT_BYTES_MAX } else { u32::MAX as usize };
-        let Self { streams, inbox, outbox, .. } = self;
-        let mut moved = false;
-        for stream in streams.iter_mut() {
-            moved |= stream.frames.send(outbox, inbox, fragment_max, events)?;
-        }
+        let mut moved = self.send(events)?;
         if moved && self.outbox.len() == 0 && !self.inbox.has_posted() {
             // All is sent and nothing is expected: what may have come all the same is taken when
             // something is, or when there is nothing to send.
@@ -98,10 +95,27 @@ impl<S: ByteStream> StreamEndpoint<S> {
         }
         if self.return_credit() {
             // At once: this side may not poll again for long, and the peer waits for it.
-            let Self { streams, inbox, outbox, .. } = self;
-            for stream in streams.iter_mut() {
-                stream.frames.send(outbox, inbox, fragment_max, events)?;
+            self.send(events)?;
+        }
+        Ok(moved)
+    }
+
+    /// Sends what the streams take, in turns, so that what limits one of them does not limit all.
+    fn send(&mut self, events: &mut Vec<Event>) -> Result<bool, StreamError> {
+        let Self { streams, inbox, outbox, .. } = self;
+        if self.used == 1 {
+            let Some(stream) = streams.first_mut() else { return Ok(false) };
+            return stream.frames.send(outbox, inbox, Share::ALL, events);
+        }
+        let (mut moved, mut idle) = (false, 0);
+        while idle < self.used {
+            let stream = &mut streams[self.turn % self.used];
+            if stream.frames.send(outbox, inbox, Share::ONE_OF_SEVERAL, events)? {
+                (moved, idle) = (true, 0);
+            } else {
+                idle += 1;
             }
+            self.turn = (self.turn + 1) % self.used;
         }
         Ok(moved)
     }
@@ -249,6 +263,15 @@ impl<S: ByteStream> Endpoint for StreamEndpoint<S> {
         if S::WAKES { self.streams.len() } else { 0 }
     }
 
+    fn use_channels(&mut self, count: usize) {
+        self.used = count.clamp(1, self.streams.len().max(1));
+    }
+
+    fn close_unused_channels(&mut self) {
+        let mut unused = self.streams.split_off(self.used.min(self.streams.len()));
+        say_goodbye(&mut unused, &self.outbox);
+    }
+
     fn counters(&self) -> &Arc<ConnectionCounters> {
         &self.counters
     }
@@ -262,14 +285,17 @@ impl<S: ByteStream> Endpoint for StreamEndpoint<S> {
 
 impl<S: ByteStream> Drop for StreamEndpoint<S> {
     fn drop(&mut self) {
-        // The peer then knows that we ended in good order rather than died. It is said on every
-        // stream, because any of them may be the one whose end the peer sees first.
-        let goodbye = self
-            .outbox
-            .control(FrameKind::Goodbye, MessageId { communicator: 0, tag: 0, op_seq: 0 });
-        let mut patience = GOODBYE_WAITS_MAX;
-        for stream in self.streams.iter_mut().filter(|stream| stream.ended.is_none()) {
-            stream.frames.say_goodbye(&goodbye, &self.outbox, &mut patience);
-        }
+        // It is said on every stream, because any of them may be the one whose end the peer sees first.
+        say_goodbye(&mut self.streams, &self.outbox);
+    }
+}
+
+/// The peer then knows that streams ended in good order rather than died.
+fn say_goodbye<S: ByteStream>(streams: &mut [Stream<S>], outbox: &Outbox) {
+    let nothing = MessageId { communicator: 0, tag: 0, op_seq: 0 };
+    let goodbye = outbox.control(FrameKind::Goodbye, nothing);
+    let mut patience = GOODBYE_WAITS_MAX;
+    for stream in streams.iter_mut().filter(|stream| stream.ended.is_none()) {
+        stream.frames.say_goodbye(&goodbye, outbox, &mut patience);
     }
 }

@@ -28,6 +28,24 @@ const STAGING_BYTES: usize = 8 << 10;
 /// Control frames that may be queued besides: a grant for each posted receive, and some for credit.
 const CONTROL_BYTES_MAX: usize = (DEPTH_MAX + 16) * HEADER_BYTES;
 
+/// What a stream may take from the outbox at a time.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Share {
+    /// Largest payload of a frame.
+    fragment_bytes: usize,
+    /// Whether it takes no more after a frame that is too long to be copied.
+    is_one: bool,
+}
+
+impl Share {
+    /// Everything.
+    pub(super) const ALL: Self = Self { fragment_bytes: u32::MAX as usize, is_one: false };
+
+    /// What several streams share is in pieces small enough that a slow one holds up little, and large
+    /// enough that the header and the call are noise.
+    pub(super) const ONE_OF_SEVERAL: Self = Self { fragment_bytes: 256 << 10, is_one: true };
+}
+
 /// Payload bytes that one call of [`FrameStream::receive`] takes before it lets others have a
 /// turn: what is received is then still in the second-level cache when it is reduced.
 const RECEIVE_BYTES_TURN: usize = 512 << 10;
@@ -247,7 +265,7 @@ impl<S: ByteStream> FrameStream<S> {
         &mut self,
         outbox: &mut Outbox,
         inbox: &mut Inbox,
-        fragment_max: usize,
+        share: Share,
         events: &mut Vec<Event>,
     ) -> Result<bool, StreamError> {
         let mut moved = false;
@@ -258,7 +276,7 @@ impl<S: ByteStream> FrameStream<S> {
             if S::BUFFERS {
                 self.report_flushed(outbox, events)?;
             }
-            self.next_frames(outbox, inbox, fragment_max);
+            self.next_frames(outbox, inbox, share.fragment_bytes);
             if !self.has_unwritten() {
                 return Ok(moved);
             }
@@ -274,6 +292,7 @@ impl<S: ByteStream> FrameStream<S> {
             };
             moved = true;
             let complete = self.count_written(written);
+            let completed = complete.is_some();
             if self.queued.is_empty() {
                 for frame in self.copied.drain(..) {
                     if S::BUFFERS {
@@ -288,7 +307,7 @@ impl<S: ByteStream> FrameStream<S> {
                 Some(frame) => outbox.written(&frame, events),
                 None => {}
             }
-            if written < wanted {
+            if written < wanted || (completed && share.is_one) {
                 if S::BUFFERS {
                     self.report_flushed(outbox, events)?;
                 }
