@@ -5,22 +5,17 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::error::Error;
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
-use std::process::{Child, Command, Stdio};
+#[path = "support/processes.rs"]
+mod processes;
+
 use std::time::{Duration, Instant};
 
 use paceline_collectives::queue::{Queue, QueueError, QueueOptions};
 use paceline_collectives::{Context, ReduceOp};
-use paceline_rendezvous::{Environment, ProcessEnvironment};
-use rustix::process::{
-    Resource, Rlimit, Signal, getpid, getrlimit, kill_process, set_parent_process_death_signal,
-    setrlimit,
-};
+use paceline_rendezvous::{ProcessEnvironment, env};
+use processes::{Site, role, say, with_causes};
+use rustix::process::{Resource, Rlimit, Signal, getpid, getrlimit, kill_process, setrlimit};
 
-const RANK: &str = "PACELINE_RANK";
-const ROLE: &str = "PACELINE_TEST_ROLE";
 const WORLD_SIZE: u32 = 3;
 const VICTIM: u32 = 2;
 
@@ -28,7 +23,8 @@ const VICTIM: u32 = 2;
 const SOON: Duration = Duration::from_secs(100);
 const TIMEOUT_SECONDS: &str = "300";
 
-/// What [`ROLE`] says of ranks of which one joins.
+/// The roles of all ranks of a job: the victim is killed, or joins.
+const KILLED: &str = "killed";
 const JOINS: &str = "joins";
 
 /// Bytes that the rank that has joined may still allocate, and that the others' tensor has.
@@ -38,18 +34,14 @@ const LARGE: u64 = 160 << 20;
 /// Does nothing unless it was started as a rank.
 #[test]
 fn rank_program() {
-    if ProcessEnvironment.get(ROLE).is_none() {
-        return;
-    }
-    set_parent_process_death_signal(Some(Signal::KILL)).unwrap();
+    let Some(role) = role() else { return };
     let context = Context::from_environment().unwrap();
     let options = QueueOptions::from_environment(&ProcessEnvironment).unwrap();
     let queue = Queue::new(context.communicator().unwrap(), &options).unwrap();
     let submit = |name: &str| queue.all_reduce(name, vec![1f32; 1000], ReduceOp::Sum);
     assert_eq!(submit("first").wait().unwrap(), [3.0; 1000]);
-    if ProcessEnvironment.get(ROLE).is_some_and(|role| role == JOINS) {
-        let failed = without_memory(&queue);
-        println!("failed: {}", with_causes(&failed));
+    if role == JOINS {
+        say("failed: ", with_causes(&without_memory(&queue)));
         return;
     }
     if context.rank() == VICTIM {
@@ -58,7 +50,7 @@ fn rank_program() {
     for handle in [submit("second"), submit("third")] {
         let failed = handle.wait().unwrap_err();
         assert!(matches!(failed.error, QueueError::Communicator { .. }), "{failed}");
-        println!("failed: {}", with_causes(&failed));
+        say("failed: ", with_causes(&failed));
     }
 }
 
@@ -77,74 +69,32 @@ fn without_memory(queue: &Queue) -> QueueError {
     }
 }
 
-fn with_causes(error: &dyn Error) -> String {
-    let cause = error.source().map(|cause| format!(": {}", with_causes(cause)));
-    format!("{error}{}", cause.unwrap_or_default())
-}
-
-/// Ranks that do not outlive the test.
-struct Ranks(Vec<Child>);
-
-impl Drop for Ranks {
-    fn drop(&mut self) {
-        for rank in &mut self.0 {
-            // It may have ended already.
-            let _ = rank.kill();
-            let _ = rank.wait();
-        }
-    }
-}
-
-fn start(transport: &str, role: &str) -> Vec<String> {
-    let directory = tempfile::tempdir().unwrap();
-    let secret = directory.path().join("secret");
-    let mut file = std::fs::OpenOptions::new();
-    let mut file = file.write(true).create_new(true).mode(0o600).open(&secret).unwrap();
-    file.write_all("5a".repeat(32).as_bytes()).unwrap();
-    let output = |rank: u32| directory.path().join(rank.to_string());
-    let rank = |rank: u32| {
-        Command::new(std::env::current_exe().unwrap())
-            .args(["rank_program", "--exact", "--nocapture", "--test-threads=1"])
-            .env(ROLE, role)
-            .env(RANK, rank.to_string())
-            .env("PACELINE_WORLD_SIZE", WORLD_SIZE.to_string())
-            .env("PACELINE_LOCAL_RANK", rank.to_string())
-            .env("PACELINE_LOCAL_SIZE", WORLD_SIZE.to_string())
-            .env("PACELINE_NODE_RANK", "0")
-            .env("PACELINE_NODE_COUNT", "1")
-            .env("PACELINE_RENDEZVOUS", format!("file:{}", directory.path().join("m").display()))
-            .env("PACELINE_SECRET_FILE", &secret)
-            .env("PACELINE_TRANSPORT", transport)
-            .env("PACELINE_TIMEOUT", TIMEOUT_SECONDS)
-            .stdin(Stdio::null())
-            .stdout(std::fs::File::create(output(rank)).unwrap())
-            .spawn()
-            .unwrap()
-    };
+/// What the ranks that are not killed say of `failures` failures each.
+fn failures(transport: &str, role: &str, failures: usize) -> Vec<Vec<String>> {
+    let site =
+        Site::new(WORLD_SIZE).with(&env::TRANSPORT, transport).with(&env::TIMEOUT, TIMEOUT_SECONDS);
     let started = Instant::now();
-    let mut ranks = Ranks((0..WORLD_SIZE).map(rank).collect());
-    let statuses: Vec<_> = ranks.0.iter_mut().map(|rank| rank.wait().unwrap()).collect();
-    assert!(started.elapsed() < SOON, "{:?}", started.elapsed());
-    let said = |rank: u32| std::fs::read_to_string(output(rank)).unwrap();
-    let is_killed = |rank: &u32| *rank == VICTIM && role != JOINS;
-    (0..WORLD_SIZE).filter(|rank| !is_killed(rank)).for_each(|rank| {
-        assert!(statuses[rank as usize].success(), "{transport}, rank {rank}: {}", said(rank));
+    let mut ranks = site.start_all(|_| role);
+    if role == KILLED {
+        assert!(!ranks.remove(VICTIM as usize).end().success());
+    }
+    let said = ranks.iter_mut().map(|rank| {
+        let said = (0..failures).map(|_| rank.says("failed: ")).collect();
+        rank.ends_well();
+        said
     });
-    (0..WORLD_SIZE).filter(|rank| !is_killed(rank)).map(said).collect()
+    let said = said.collect();
+    assert!(started.elapsed() < SOON, "{:?}", started.elapsed());
+    said
 }
 
 #[test]
 fn the_others_fail_soon_and_name_it() {
     for transport in ["tcp", "shm"] {
-        for said in start(transport, "rank") {
-            let failures: Vec<_> =
-                said.lines().filter_map(|line| line.split_once("failed: ")).collect();
-            assert_eq!(failures.len(), 2, "{said}");
-            for (_, failure) in failures {
-                assert!(failure.contains("rank 2"), "{transport}: {failure}");
-                // What the ranks were about.
-                assert!(failure.contains(" second"), "{transport}: {failure}");
-            }
+        for failure in failures(transport, KILLED, 2).concat() {
+            assert!(failure.contains("rank 2"), "{transport}: {failure}");
+            // What the ranks were about.
+            assert!(failure.contains(" second"), "{transport}: {failure}");
         }
     }
 }
@@ -153,11 +103,7 @@ fn the_others_fail_soon_and_name_it() {
 #[test]
 fn a_joined_rank_without_memory_is_named_at_once() {
     for transport in ["tcp", "shm"] {
-        for said in start(transport, JOINS) {
-            let (_, failure) = said
-                .lines()
-                .find_map(|line| line.split_once("failed: "))
-                .unwrap_or_else(|| panic!("{said}"));
+        for failure in failures(transport, JOINS, 1).concat() {
             assert!(failure.contains("embedding"), "{transport}: {failure}");
             assert!(failure.contains("cannot allocate"), "{transport}: {failure}");
         }

@@ -2,27 +2,22 @@
 //!
 //! The rank program is this test binary itself: it runs [`rank_program`] alone, with a role.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    reason = "a test fails by panicking, and says why"
-)]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::error::Error;
-use std::io::{BufRead, BufReader, Lines, Write};
+#[path = "support/processes.rs"]
+mod processes;
+
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
-use std::process::{Child, ChildStdout, Command, Stdio};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use paceline_collectives::{Batch, Context, ContextOptions, Job, ReduceOp};
-use paceline_rendezvous::{Environment, ProcessEnvironment};
-use rustix::process::{Resource, Rlimit, Signal, getrlimit, set_parent_process_death_signal};
-use rustix::thread::UnshareFlags;
-
-const ROLE: &str = "PACELINE_TEST_ROLE";
+use paceline_rendezvous::ProcessEnvironment;
+use paceline_rendezvous::env;
+use processes::{
+    HOST_ADDRESS, Rank, Site, enter_network_namespace, in_a_network_of_its_own, role, say,
+    with_causes,
+};
+use rustix::process::{Resource, Rlimit, getrlimit};
 
 const WORLD_SIZE: u32 = 3;
 
@@ -32,26 +27,12 @@ const START_TIMEOUT: Duration = Duration::from_secs(300);
 /// A loaded machine's share of that.
 const FAR_BELOW_START_TIMEOUT: Duration = Duration::from_secs(100);
 
-/// The addresses of two network namespaces on a link of their own.
-const HOST_ADDRESS: &str = "10.231.9.1";
-const CONTAINER_ADDRESS: &str = "10.231.9.2";
-
 /// Does nothing unless it was started as a rank.
 #[test]
 fn rank_program() {
-    let Some(role) = ProcessEnvironment.get(ROLE) else { return };
-    set_parent_process_death_signal(Some(Signal::KILL)).unwrap();
-    let mut input = std::io::stdin().lines();
-    if role == "in a container" {
-        enter_network_namespace().unwrap();
-        println!("thread: {}", rustix::thread::gettid().as_raw_nonzero());
-        input.next().unwrap().unwrap();
-        run(&format!(
-            "ip addr add {CONTAINER_ADDRESS}/24 dev container && ip link set container up"
-        ));
-    }
+    let Some(role) = role() else { return };
     let job = Job::from_environment().unwrap();
-    match role.to_str().unwrap() {
+    match &*role {
         "without memory" => limit(Resource::Fsize, 0),
         "without descriptors" => limit(Resource::Nofile, next_descriptor() + 1),
         "without network" => enter_network_namespace().unwrap(),
@@ -59,13 +40,14 @@ fn rank_program() {
     }
     let options = ContextOptions::from_environment(&ProcessEnvironment).unwrap();
     match Context::new(&job, &options) {
-        Err(error) => println!("outcome: {}", with_causes(&error)),
+        Err(error) => say("outcome: ", with_causes(&error)),
         Ok(context) => {
             let mut sum = [context.rank()].map(f64::from);
             context.communicator().unwrap().all_reduce(&mut sum, ReduceOp::Sum).unwrap();
             let fallback = context.fallback().unwrap_or("as preferred");
-            let groups = groups(&context, role.to_str().unwrap());
-            println!("outcome: {} over {}, {fallback}{groups}", sum[0], context.transport());
+            let groups = groups(&context, &role);
+            let transport = context.transport();
+            say("outcome: ", format_args!("{} over {transport}, {fallback}{groups}", sum[0]));
         }
     }
 }
@@ -112,73 +94,11 @@ fn next_descriptor() -> u64 {
     u64::try_from(probe.as_raw_fd()).unwrap()
 }
 
-/// Gives this thread, and whatever it starts from now on, a network of its own.
-fn enter_network_namespace() -> rustix::io::Result<()> {
-    // SAFETY: descriptors and memory stay as they are; only new sockets belong elsewhere.
-    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }
-}
-
-fn run(script: &str) {
-    let status = Command::new("sh").args(["-ec", script]).status().unwrap();
-    assert!(status.success(), "{script}: {status}");
-}
-
-fn with_causes(error: &dyn Error) -> String {
-    let cause = error.source().map(|cause| format!(": {}", with_causes(cause)));
-    format!("{error}{}", cause.unwrap_or_default())
-}
-
-/// Whether network namespaces can be had here; says so if not.
-fn may_have_namespaces() -> bool {
-    let tried = thread::Builder::new().spawn(enter_network_namespace).unwrap().join().unwrap();
-    let tools = Command::new("ip").arg("-V").output().is_ok_and(|output| output.status.success());
-    if tried.is_err() || !tools {
-        println!("skipped: network namespaces: {tried:?}, the program `ip` works: {tools}");
-    }
-    tried.is_ok() && tools
-}
-
-struct Rank {
-    process: Child,
-    output: Lines<BufReader<ChildStdout>>,
-}
-
-impl Rank {
-    fn start(rank: u32, role: &str, transport: &str, rendezvous: &str, secret: &Path) -> Self {
-        let mut process = Command::new(std::env::current_exe().unwrap())
-            .args(["rank_program", "--exact", "--nocapture", "--test-threads=1"])
-            .env(ROLE, role)
-            .env("PACELINE_RANK", rank.to_string())
-            .env("PACELINE_WORLD_SIZE", WORLD_SIZE.to_string())
-            .env("PACELINE_LOCAL_RANK", rank.to_string())
-            .env("PACELINE_LOCAL_SIZE", WORLD_SIZE.to_string())
-            .env("PACELINE_NODE_RANK", "0")
-            .env("PACELINE_NODE_COUNT", "1")
-            .env("PACELINE_RENDEZVOUS", rendezvous)
-            .env("PACELINE_SECRET_FILE", secret)
-            .env("PACELINE_TRANSPORT", transport)
-            .env("PACELINE_START_TIMEOUT", START_TIMEOUT.as_secs().to_string())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let output = BufReader::new(process.stdout.take().unwrap()).lines();
-        Self { process, output }
-    }
-
-    /// The rest of its next line with `word`; the test harness has its own to say.
-    fn says(&mut self, word: &str) -> String {
-        let marked = |line: String| line.split_once(word).map(|(_, rest)| rest.trim().to_owned());
-        self.output.find_map(|line| marked(line.unwrap())).expect("the rank has ended too early")
-    }
-}
-
-impl Drop for Rank {
-    fn drop(&mut self) {
-        // It may have ended already.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
+/// Where ranks meet that use a transport.
+fn site(transport: &str) -> Site {
+    Site::new(WORLD_SIZE)
+        .with(&env::TRANSPORT, transport)
+        .with(&env::START_TIMEOUT, START_TIMEOUT.as_secs())
 }
 
 /// What all ranks say of their start, if rank `odd` has a role. They must end by themselves, and
@@ -193,35 +113,20 @@ fn outcomes_of_all(role: &str, transport: &str) -> Vec<String> {
 }
 
 fn outcomes_by<'a>(role_of: impl Fn(u32) -> &'a str, transport: &str) -> Vec<String> {
-    let directory = tempfile::tempdir().unwrap();
-    let rendezvous = format!("file:{}", directory.path().join("meeting").display());
-    let secret = secret_file(directory.path());
-    let started = Instant::now();
-    let start = |rank| Rank::start(rank, role_of(rank), transport, &rendezvous, &secret);
-    let ranks: Vec<Rank> = (0..WORLD_SIZE).map(start).collect();
-    let outcomes = ends_of(ranks);
+    let (site, started) = (site(transport), Instant::now());
+    let outcomes = ends_of(site.start_all(role_of));
     assert!(started.elapsed() < FAR_BELOW_START_TIMEOUT, "{:?}: {outcomes:?}", started.elapsed());
-    assert!(!directory.path().join("meeting").exists(), "something is left behind");
+    assert!(!site.meeting().exists(), "something is left behind");
     outcomes
 }
 
 fn ends_of(ranks: Vec<Rank>) -> Vec<String> {
     let end = |mut rank: Rank| {
         let outcome = rank.says("outcome: ");
-        let rest: Vec<_> = rank.output.by_ref().map(Result::unwrap).collect();
-        let status = rank.process.wait().unwrap();
-        assert!(status.success(), "{status}: {rest:?}");
+        rank.ends_well();
         outcome
     };
     ranks.into_iter().map(end).collect()
-}
-
-fn secret_file(directory: &Path) -> std::path::PathBuf {
-    let path = directory.join("secret");
-    let mut options = std::fs::OpenOptions::new();
-    let mut file = options.write(true).create_new(true).mode(0o600).open(&path).unwrap();
-    file.write_all("5a".repeat(32).as_bytes()).unwrap();
-    path
 }
 
 /// All ranks say the same, which begins with `words` and contains `cause`.
@@ -269,36 +174,23 @@ fn a_rank_that_may_open_no_more_files_is_named_by_all() {
 
 #[test]
 fn a_rank_in_another_network_is_named_by_all() {
-    if !may_have_namespaces() {
-        return;
-    }
-    let error = "cannot connect the ranks over shm: rank 1: cannot connect to rank 0";
-    assert_all_say(&outcomes(1, "without network", "shm"), error, "Connection refused");
-    // Without a way to reach rank 1, falling back only leads to the next failure.
-    let error = "cannot connect the ranks over tcp: rank 1: cannot connect to rank 0";
-    assert_all_say(&outcomes(1, "without network", "auto"), error, "unreachable");
+    in_a_network_of_its_own(|| {
+        let error = "cannot connect the ranks over shm: rank 1: cannot connect to rank 0";
+        assert_all_say(&outcomes(1, "without network", "shm"), error, "Connection refused");
+        // Without a way to reach rank 1, falling back only leads to the next failure.
+        let error = "cannot connect the ranks over tcp: rank 1: cannot connect to rank 0";
+        assert_all_say(&outcomes(1, "without network", "auto"), error, "unreachable");
+    });
 }
 
 /// One rank in a container that has a network of its own, with a link to that of the others.
 #[test]
 fn all_fall_back_where_one_is_in_a_container() {
-    if !may_have_namespaces() {
-        return;
-    }
-    let directory = tempfile::tempdir().unwrap();
-    let secret = secret_file(directory.path());
-    let host = || {
-        enter_network_namespace().unwrap();
-        run("ip link set lo up");
-        let rendezvous = format!("{HOST_ADDRESS}:4000");
-        let mut contained = Rank::start(1, "in a container", "auto", &rendezvous, &secret);
-        let thread = contained.says("thread: ");
-        run(&format!("ip link add host type veth peer name container netns {thread}"));
-        run(&format!("ip addr add {HOST_ADDRESS}/24 dev host && ip link set host up"));
-        writeln!(contained.process.stdin.as_mut().unwrap(), "go on").unwrap();
-        let start = |rank| Rank::start(rank, "ordinary", "auto", &rendezvous, &secret);
-        ends_of(vec![start(0), contained, start(2)])
-    };
-    let outcomes = thread::scope(|scope| scope.spawn(host).join().unwrap());
-    assert_all_say(&outcomes, "3 over tcp, ", "over shm: rank 1: cannot connect to rank 0");
+    in_a_network_of_its_own(|| {
+        let site = site("auto").with(&env::RENDEZVOUS, format_args!("{HOST_ADDRESS}:4000"));
+        let contained = site.start_contained(1, "ordinary");
+        let start = |rank| site.start(rank, "ordinary");
+        let outcomes = ends_of(vec![start(0), contained, start(2)]);
+        assert_all_say(&outcomes, "3 over tcp, ", "over shm: rank 1: cannot connect to rank 0");
+    });
 }
