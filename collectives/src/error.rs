@@ -104,7 +104,7 @@ pub enum CollectiveError {
     #[error(
         "{operation} timed out on rank {rank} after {:.1} s: {}",
         .waited.as_secs_f64(),
-        .verdict.clone().unwrap_or_else(|| waiting(.waiting_on))
+        .verdict.clone().unwrap_or_else(|| waiting(.waiting_on).into())
     )]
     TimedOut {
         /// Which operation.
@@ -115,8 +115,10 @@ pub enum CollectiveError {
         waited: Duration,
         /// For whom.
         waiting_on: Vec<u32>,
+        /// The rank to blame, if one could be named.
+        culprit: Option<u32>,
         /// What the coordinator found out from the reports of all ranks.
-        verdict: Option<String>,
+        verdict: Option<Box<str>>,
     },
     /// The job ended this operation because something failed elsewhere.
     #[error("{operation} was aborted on rank {rank}: {reason}")]
@@ -186,11 +188,7 @@ impl CollectiveError {
             Self::PeerLost { peer, .. }
             | Self::Mismatch { peer, .. }
             | Self::Message { peer, .. } => Some(*peer),
-            Self::Aborted { culprit, .. } => *culprit,
-            Self::TimedOut { waiting_on, .. } => match waiting_on[..] {
-                [peer] => Some(peer),
-                _ => None,
-            },
+            Self::Aborted { culprit, .. } | Self::TimedOut { culprit, .. } => *culprit,
             _ => None,
         }
     }

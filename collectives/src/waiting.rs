@@ -308,9 +308,23 @@ impl<'a> Waiting<'a> {
 
     fn timed_out(&self, waited: Duration, waiting_on: Vec<u32>) -> CollectiveError {
         self.report(OperationState::TimedOut { on: waiting_on.clone() }, waited);
-        let verdict = self.verdict().map(|abort| abort.reason);
+        let (culprit, verdict) = match self.verdict().or_else(|| self.silent_coordinator()) {
+            Some(abort) => (abort.culprit, Some(abort.reason.into())),
+            // Who is waited for may itself wait for somebody.
+            None => (waiting_on.first().copied().filter(|_| waiting_on.len() == 1), None),
+        };
         let (operation, rank) = (self.name, self.context.rank());
-        CollectiveError::TimedOut { operation, rank, waited, waiting_on, verdict }
+        CollectiveError::TimedOut { operation, rank, waited, waiting_on, culprit, verdict }
+    }
+
+    /// What it means that the coordinator says nothing, where another rank runs it.
+    fn silent_coordinator(&self) -> Option<Abort> {
+        let host = self.context.job.rendezvous().control.as_ref()?.host()?;
+        let reason = format!(
+            "rank {host}, which runs the coordinator, does not answer: it is stopped, or out of reach"
+        );
+        let (epoch, culprit) = (self.context.job.rank_info().epoch, Some(host));
+        (host != self.context.rank()).then_some(Abort { epoch, culprit, timed_out: true, reason })
     }
 
     /// What the coordinator says, if it says something soon.

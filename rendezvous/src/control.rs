@@ -43,6 +43,8 @@ pub struct ControlClient {
     stream: TcpStream,
     address: SocketAddr,
     local_addr: SocketAddr,
+    /// The rank that runs the coordinator, where no launcher does.
+    host: Option<u32>,
     state: Mutex<State>,
     /// Signalled when the reader has finished a turn.
     turn: Condvar,
@@ -147,6 +149,7 @@ impl ControlClient {
             stream,
             address,
             local_addr,
+            host: None,
             state: Mutex::new(state),
             turn: Condvar::new(),
             news: Mutex::new(EpochNews::new(identity.epoch)),
@@ -158,6 +161,18 @@ impl ControlClient {
         // If the connection is dead already, its first use says so.
         let _ = client.post(&ToCoordinator::Introduction { host, pid: std::process::id() });
         Ok(client)
+    }
+
+    /// The same with the knowledge that the coordinator lives in the process of `rank`, so that its loss
+    /// is that rank's.
+    #[must_use]
+    pub fn hosted_by(self, rank: u32) -> Self {
+        Self { host: Some(rank), ..self }
+    }
+
+    /// The rank that runs the coordinator, where no launcher does.
+    pub const fn host(&self) -> Option<u32> {
+        self.host
     }
 
     /// The address of the coordinator.
@@ -474,9 +489,17 @@ impl ControlClient {
             return;
         }
         if !state.said_goodbye {
-            let reason = format!("the coordinator at {} was lost: {error}", self.address);
+            let address = self.address;
+            let reason = match self.host {
+                Some(rank) => {
+                    format!(
+                        "rank {rank}, which ran the coordinator at {address}, was lost: {error}"
+                    )
+                }
+                None => format!("the coordinator at {address} was lost: {error}"),
+            };
             let mut news = self.news();
-            let (epoch, culprit, timed_out) = (news.epoch(), None, false);
+            let (epoch, culprit, timed_out) = (news.epoch(), self.host, false);
             news.end(Abort { epoch, culprit, timed_out, reason });
         }
         state.failure = Some(Arc::new(error));

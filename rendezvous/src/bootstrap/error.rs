@@ -100,6 +100,7 @@ impl BootstrapError {
         match self {
             Self::Environment(error) => error.hint(),
             Self::Secret(error) => error.hint(),
+            Self::Server(error) => error.hint(),
             Self::Control(error) => error.hint(),
             Self::NoRendezvous { .. } => Some(
                 "start the program with `paceline run`, or set PACELINE_RENDEZVOUS=HOST:PORT (a \

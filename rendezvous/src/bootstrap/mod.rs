@@ -208,7 +208,8 @@ pub fn bootstrap(
         Plan::Launcher { address, secret_file } => {
             let secret = Secret::from_file(&secret_file)?;
             let run_id = joining.run_id(&secret, "");
-            joining.connect_by_name(&address, run_id, secret, None)
+            let control = joining.connect_to(resolve(&address)?, run_id, &secret)?;
+            joining.joined(run_id, secret, control, None)
         }
         Plan::Address { address, secret_file, job } => {
             let secret = Secret::from_file(&secret_file)?;
@@ -278,20 +279,17 @@ impl Joining<'_> {
             let server = Server::start(bind, config, |event| speak(&event))?;
             hosting = Some(Hosting { directory: None, server });
         }
-        self.connect_by_name(address, run_id, secret, hosting)
+        let control = self.connect_to(resolve(address)?, run_id, &secret)?.hosted_by(0);
+        self.joined(run_id, secret, control, hosting)
     }
 
-    fn connect_by_name(
-        self,
-        address: &str,
+    fn connect_to(
+        &self,
+        address: SocketAddr,
         run_id: RunId,
-        secret: Secret,
-        hosting: Option<Hosting>,
-    ) -> Result<Rendezvous, BootstrapError> {
-        let address = resolve(address)?;
-        let identity = self.identity(run_id);
-        let control = ControlClient::connect(address, identity, &secret, self.deadline)?;
-        self.joined(run_id, secret, control, hosting)
+        secret: &Secret,
+    ) -> Result<ControlClient, BootstrapError> {
+        Ok(ControlClient::connect(address, self.identity(run_id), secret, self.deadline)?)
     }
 
     /// Rank 0 runs the coordinator and leaves its address in a directory.
@@ -300,7 +298,7 @@ impl Joining<'_> {
             let (card, control) =
                 directory::join(path, self.deadline, |run_id| self.identity(run_id))?;
             let (run_id, secret) = (card.run_id, card.secret);
-            return self.joined(run_id, secret, control, None);
+            return self.joined(run_id, secret, control.hosted_by(0), None);
         }
         let secret = Secret::random()?;
         let run_id = match self.rank_info.run_id {
@@ -326,8 +324,7 @@ impl Joining<'_> {
         let address = server.local_addr();
         directory.publish(address, run_id, &secret)?;
         let hosting = Hosting { directory: Some(directory), server };
-        let control =
-            ControlClient::connect(address, self.identity(run_id), &secret, self.deadline)?;
+        let control = self.connect_to(address, run_id, &secret)?.hosted_by(0);
         self.joined(run_id, secret, control, Some(hosting))
     }
 

@@ -118,12 +118,12 @@ impl Connection {
     }
 
     /// Reads once, up to the length of `scratch`, so that no connection starves the others.
-    /// `has_joined` says which ranks are taken.
+    /// `admit` says which ranks may join.
     pub(super) fn receive(
         &mut self,
         scratch: &mut [u8],
         now: Instant,
-        has_joined: impl Fn(u32) -> bool,
+        admit: impl Fn(u32) -> Result<(), HelloError>,
     ) -> Progress {
         // Handshake messages are read to their end and no further: what follows belongs to the
         // next phase.
@@ -142,11 +142,11 @@ impl Connection {
         match &mut self.phase {
             Phase::Hello { received, .. } => {
                 received.extend_from_slice(bytes);
-                self.hello(now, has_joined)
+                self.hello(now, admit)
             }
             Phase::Finish { received, .. } => {
                 received.extend_from_slice(bytes);
-                self.finish(has_joined)
+                self.finish(admit)
             }
             Phase::Open { rank, decoder, .. } => {
                 decoder.push(bytes);
@@ -174,7 +174,7 @@ impl Connection {
         }
     }
 
-    fn hello(&mut self, now: Instant, has_joined: impl Fn(u32) -> bool) -> Progress {
+    fn hello(&mut self, now: Instant, admit: impl Fn(u32) -> Result<(), HelloError>) -> Progress {
         let phase = std::mem::replace(&mut self.phase, Phase::Draining);
         let Phase::Hello { responder, received } = phase else {
             self.phase = phase;
@@ -193,8 +193,8 @@ impl Connection {
             return Progress::Nothing;
         };
         let admit = |rank, purpose| match purpose {
-            Purpose::Control if has_joined(rank) => Err(HelloError::Duplicate { rank }),
-            Purpose::Control | Purpose::Observe => Ok(()),
+            Purpose::Control => admit(rank),
+            Purpose::Observe => Ok(()),
             _ => Err(HelloError::UnservedPurpose),
         };
         match responder.on_hello(hello, admit) {
@@ -213,7 +213,7 @@ impl Connection {
         }
     }
 
-    fn finish(&mut self, has_joined: impl Fn(u32) -> bool) -> Progress {
+    fn finish(&mut self, admit: impl Fn(u32) -> Result<(), HelloError>) -> Progress {
         let phase = std::mem::replace(&mut self.phase, Phase::Draining);
         let Phase::Finish { pending, received } = phase else {
             self.phase = phase;
@@ -227,16 +227,15 @@ impl Connection {
             Ok(session) if session.purpose == Purpose::Observe => {
                 Progress::Observes { encoder: Encoder::new(session.send_key) }
             }
-            // Two processes may have been between hello and finish with the same rank.
-            Ok(Session { peer_rank: rank, .. }) if has_joined(rank) => {
-                Progress::Turned { error: HelloError::Duplicate { rank } }
-            }
-            Ok(session) => {
-                let rank = session.peer_rank;
+            Ok(Session { peer_rank: rank, send_key, receive_key, .. }) => {
+                // Two processes may have been between hello and finish with the same rank.
+                if let Err(error) = admit(rank) {
+                    return Progress::Turned { error };
+                }
                 self.phase = Phase::Open {
                     rank,
-                    encoder: Encoder::new(session.send_key),
-                    decoder: Decoder::new(session.receive_key),
+                    encoder: Encoder::new(send_key),
+                    decoder: Decoder::new(receive_key),
                 };
                 Progress::Joined { rank }
             }

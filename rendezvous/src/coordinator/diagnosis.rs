@@ -20,6 +20,9 @@ const DESCRIBED_MAX: usize = 16;
 /// A rank that has been silent for so long is taken to be stopped or out of reach: three heartbeats.
 pub(super) const SILENCE_MIN: Duration = Duration::from_secs(3);
 
+/// A shorter silence says nothing: it is not much longer than the time between two heartbeats.
+const QUIET_MIN: Duration = Duration::from_millis(1500);
+
 /// Age up to which a report says what a rank does now: ranks that wait repeat theirs every second.
 const REPORT_AGE_MAX: Duration = Duration::from_secs(4);
 
@@ -32,6 +35,9 @@ enum Fault {
     Silent,
     /// It lives and has not called the operation.
     NotEntered,
+    /// It has called the operation and said nothing since, for as long as the others wait: that may be
+    /// less than tells for sure that it is stopped, where the deadline is short.
+    Quiet,
 }
 
 /// Explains why the operation that `reporter` gave up, by `report`, does not end.
@@ -225,7 +231,11 @@ fn fault(member: Option<&Member>, report: &OperationReport, now: Instant) -> Opt
         Presence::Left if has_entered => None,
         Presence::Left | Presence::Lost => Some(Fault::Gone),
         Presence::Present if silence(member, now) >= SILENCE_MIN => Some(Fault::Silent),
-        Presence::Present => (!has_entered).then_some(Fault::NotEntered),
+        Presence::Present if !has_entered => Some(Fault::NotEntered),
+        Presence::Present => {
+            let waited = Duration::from_millis(report.since_ms).clamp(QUIET_MIN, SILENCE_MIN);
+            (silence(member, now) >= waited).then_some(Fault::Quiet)
+        }
     }
 }
 
@@ -257,6 +267,9 @@ fn describe(
         (Fault::Gone, _) => "was lost".to_owned(),
         (Fault::Silent, _) => {
             format!("is stopped or unreachable: no heartbeat for {silence:.1} s")
+        }
+        (Fault::Quiet, _) => {
+            format!("is stopped, unreachable or slow: no heartbeat for {silence:.1} s")
         }
         (Fault::NotEntered, _) => {
             let standing = member.standing(report);

@@ -225,7 +225,7 @@ impl EventLoop {
     fn serve(&mut self, id: ConnectionId, now: Instant) {
         let Self { connections, coordinator, scratch, .. } = self;
         let Some(connection) = connections.get_mut(&id) else { return };
-        let progress = connection.receive(scratch, now, |rank| coordinator.has_joined(rank));
+        let progress = connection.receive(scratch, now, |rank| coordinator.admit(rank));
         match progress {
             Progress::Nothing => {}
             Progress::Draining { error } => {

@@ -114,6 +114,21 @@ pub enum ServerError {
     },
 }
 
+impl ServerError {
+    /// What the user can do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Listen { address, source } if source.kind() == io::ErrorKind::AddrInUse => {
+                Some(format!(
+                    "another rank 0 runs, of this job or of an older one, or something else listens at \
+                     {address}; PACELINE_RENDEZVOUS may name another port"
+                ))
+            }
+            _ => None,
+        }
+    }
+}
+
 /// What the owner of a server wants of its thread.
 #[derive(Debug)]
 pub(super) enum Command {

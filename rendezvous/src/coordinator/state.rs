@@ -8,6 +8,7 @@ use super::groups::{Ending, GroupEndings};
 use super::overview::{self, Activities};
 use super::renewal::Gathering;
 use super::stalls::Stalls;
+use crate::hello::HelloError;
 use crate::message::{
     Abort, OperationReport, OperationState, Progress, RequestId, ToCoordinator, ToRank, clip,
     message_place,
@@ -146,9 +147,16 @@ impl Coordinator {
         self.stalls.take()
     }
 
-    /// Whether `rank` has joined, in this epoch, ever.
-    pub fn has_joined(&self, rank: u32) -> bool {
-        self.members.contains_key(&rank)
+    /// Whether `rank` may join: ranks join once.
+    ///
+    /// # Errors
+    /// [`HelloError::Duplicate`], or [`HelloError::Gone`] if it has left or was lost since.
+    pub fn admit(&self, rank: u32) -> Result<(), HelloError> {
+        match self.members.get(&rank).map(|member| member.presence) {
+            None => Ok(()),
+            Some(Presence::Present) => Err(HelloError::Duplicate { rank }),
+            Some(Presence::Left | Presence::Lost) => Err(HelloError::Gone { rank }),
+        }
     }
 
     /// Whether `rank` has joined and neither left nor been lost.
@@ -175,7 +183,7 @@ impl Coordinator {
     /// A rank has joined; ranks join once.
     pub fn joined(&mut self, rank: u32, now: Instant) -> Vec<(u32, ToRank)> {
         debug_assert!(rank < self.config.world_size, "the handshake admits only ranks of the job");
-        debug_assert!(!self.has_joined(rank), "the handshake admits a rank once");
+        debug_assert!(self.admit(rank).is_ok(), "the handshake admits a rank once");
         self.first_joined.get_or_insert(now);
         self.members.insert(rank, Member::new(now));
         match &self.aborted {

@@ -44,6 +44,8 @@ pub enum Refusal {
     Purpose,
     /// Another process has connected as this rank already.
     Duplicate,
+    /// The rank has been there before, and has left or was lost.
+    Gone,
     /// A reason that this version does not know.
     Unknown(u8),
 }
@@ -58,6 +60,9 @@ impl fmt::Display for Refusal {
             Self::Purpose => formatter.write_str("it does not serve connections of this kind"),
             Self::Duplicate => {
                 formatter.write_str("another process has connected as this rank already")
+            }
+            Self::Gone => {
+                formatter.write_str("this rank has been in the job before and is gone from it")
             }
             Self::Unknown(code) => write!(formatter, "reason {code}"),
         }
@@ -130,6 +135,12 @@ pub enum HelloError {
         /// The rank.
         rank: u32,
     },
+    /// A rank comes back that has left or was lost.
+    #[error("rank {rank} has been in the job before and is gone from it")]
+    Gone {
+        /// The rank.
+        rank: u32,
+    },
     /// Bits are set that this version gives no meaning.
     #[error("reserved bits are set in the {stage} of the peer")]
     ReservedBits {
@@ -187,6 +198,9 @@ impl HelloError {
             }
             Self::Duplicate { .. } | Self::Refused { reason: Refusal::Duplicate } => {
                 "two processes have the same rank; check the variables that the launcher sets"
+            }
+            Self::Gone { .. } | Self::Refused { reason: Refusal::Gone } => {
+                "a job does not take back a rank that was lost or has left; start the job again"
             }
             _ => return None,
         };

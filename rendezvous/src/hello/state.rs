@@ -129,8 +129,9 @@ impl Responder {
     }
 
     /// Takes the first message. `admit` may refuse a purpose or a rank, for reasons that only the
-    /// caller knows, with [`HelloError::UnservedPurpose`] or [`HelloError::Duplicate`]. Gives the
-    /// second message, to be sent, and the state that waits for the third.
+    /// caller knows, with [`HelloError::UnservedPurpose`], [`HelloError::Duplicate`] or
+    /// [`HelloError::Gone`]. Gives the second message, to be sent, and the state that waits for the
+    /// third.
     ///
     /// # Errors
     /// [`Turned`], when the peer is not let in.
@@ -249,6 +250,7 @@ fn refusal(error: &HelloError) -> Option<u8> {
         HelloError::WrongRank { .. } | HelloError::RankOutOfRange { .. } => Refusal::Rank,
         HelloError::UnknownPurpose { .. } | HelloError::UnservedPurpose => Refusal::Purpose,
         HelloError::Duplicate { .. } => Refusal::Duplicate,
+        HelloError::Gone { .. } => Refusal::Gone,
         _ => return None,
     };
     Some(wire::encode_refusal(refusal))

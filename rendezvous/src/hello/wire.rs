@@ -152,6 +152,7 @@ pub(super) const fn encode_refusal(refusal: Refusal) -> u8 {
         Refusal::Rank => 4,
         Refusal::Purpose => 5,
         Refusal::Duplicate => 6,
+        Refusal::Gone => 7,
         Refusal::Unknown(code) => code,
     }
 }
@@ -165,6 +166,7 @@ pub(super) const fn decode_refusal(status: u8) -> Option<Refusal> {
         4 => Refusal::Rank,
         5 => Refusal::Purpose,
         6 => Refusal::Duplicate,
+        7 => Refusal::Gone,
         code => Refusal::Unknown(code),
     })
 }

@@ -455,7 +455,7 @@ proptest! {
             now += Duration::from_secs(1);
             let was_present: Vec<_> = (0..4).map(|rank| coordinator.is_present(rank)).collect();
             let (messages, newcomer) = match step {
-                Step::Join(rank) if coordinator.has_joined(rank) => continue,
+                Step::Join(rank) if coordinator.admit(rank).is_err() => continue,
                 Step::Join(rank) => (coordinator.joined(rank, now), Some(rank)),
                 Step::Say(rank, message) => (coordinator.handle(rank, message, now), None),
                 Step::Disconnect(rank) => (coordinator.disconnected(rank, "gone", now), None),

@@ -1,0 +1,73 @@
+//! A rank that is stopped, for good or for a while.
+
+use std::thread;
+use std::time::Duration;
+
+use paceline_rendezvous::env;
+use rustix::process::Signal;
+
+use super::{all_running, end_well, failure_of};
+use crate::processes::Site;
+
+const WORLD_SIZE: u32 = 3;
+
+/// How long a rank is slow: longer than anything but a deadline.
+const SLOW: Duration = Duration::from_millis(2500);
+
+fn stop(transport: &str, victim: u32, timeout: Duration) {
+    let case = format!("rank {victim} is stopped, over {transport}, {timeout:?}");
+    let site = Site::new(WORLD_SIZE)
+        .with(&env::TRANSPORT, transport)
+        .with(&env::TIMEOUT, timeout.as_secs());
+    let mut others = all_running(&site, "reduces");
+    let mut stopped = others.remove(victim as usize);
+    stopped.signal(Signal::STOP);
+    for rank in &mut others {
+        let failure = failure_of(rank);
+        assert_eq!(failure.culprit, Some(victim), "{case}: {}", failure.text);
+        assert!(failure.timed_out, "{case}: {}", failure.text);
+        assert!(failure.text.contains(&format!("rank {victim}")), "{case}: {}", failure.text);
+    }
+    stopped.signal(Signal::CONT);
+    let failure = failure_of(&mut stopped);
+    assert!(!failure.text.is_empty(), "{case}");
+    stopped.ends_well();
+    others.iter_mut().for_each(|rank| rank.ends_well());
+}
+
+#[test]
+fn the_others_name_it_at_their_deadline_and_it_fails_when_it_goes_on() {
+    for transport in ["tcp", "shm"] {
+        stop(transport, 1, Duration::from_secs(5));
+    }
+}
+
+/// Its silence is shorter than three heartbeats then.
+#[test]
+fn it_is_named_after_a_short_deadline_too() {
+    for transport in ["tcp", "shm"] {
+        stop(transport, 2, Duration::from_secs(2));
+    }
+}
+
+#[test]
+fn a_stopped_coordinator_is_named_too() {
+    for transport in ["tcp", "shm"] {
+        stop(transport, 0, Duration::from_secs(4));
+    }
+}
+
+#[test]
+fn a_rank_that_is_merely_slow_loses_nothing() {
+    for transport in ["tcp", "shm"] {
+        for victim in 0..WORLD_SIZE {
+            let site = Site::new(WORLD_SIZE).with(&env::TRANSPORT, transport);
+            let mut ranks = all_running(&site, "reduces");
+            ranks[victim as usize].signal(Signal::STOP);
+            thread::sleep(SLOW);
+            assert!(ranks.iter_mut().all(|rank| rank.is_running()), "over {transport}, {victim}");
+            ranks[victim as usize].signal(Signal::CONT);
+            end_well(&site, ranks);
+        }
+    }
+}
