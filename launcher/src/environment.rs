@@ -3,11 +3,12 @@
 use std::ffi::{OsStr, OsString};
 use std::net::{Ipv4Addr, TcpListener};
 
-use paceline_rendezvous::RankInfo;
 use paceline_rendezvous::env::{self, ProcessEnvironment};
+use paceline_rendezvous::{RankInfo, RunId};
 use rustix::process::getpid;
 
 use crate::process::table::ProcessEntry;
+use crate::protocol::messages::AgentConfig;
 
 /// Threads of OpenMP and of the libraries that follow its variable.
 pub(crate) const OMP_NUM_THREADS: &str = "OMP_NUM_THREADS";
@@ -40,6 +41,13 @@ pub(crate) fn of_rank(place: &RankInfo, open_mpi: bool) -> Vec<(OsString, OsStri
     let open_mpi = if open_mpi { place.open_mpi_variables() } else { Vec::new() };
     let variables = place.variables().into_iter().chain(open_mpi);
     variables.map(|(name, value)| (name.into(), value.into())).collect()
+}
+
+/// The run that the ranks of an agent belong to.
+pub(crate) fn run_of(config: &AgentConfig) -> Option<RunId> {
+    let variables = config.ranks.iter().flat_map(|rank| &rank.variables);
+    let run_id = variables.into_iter().find(|(name, _)| name == env::RUN_ID.name)?;
+    run_id.1.to_str()?.parse().ok()
 }
 
 /// Variables with values that only the agent knows.

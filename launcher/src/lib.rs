@@ -18,9 +18,12 @@
 //!     └── rank 1 …
 //! ```
 //!
-//! * The launcher dies: the agent sees the end of its input and ends everything below it.
+//! * The launcher dies: the agent sees the end of its input and ends everything below it, within the
+//!   grace and 5 s, and removes the launcher's card.
 //! * The agent dies: the kernel kills the ranks, the launcher inherits their children and kills
 //!   them.
+//! * Both die at once, by SIGKILL: the kernel kills the ranks at once. Nobody is left to find what the
+//!   ranks have started. The next job removes the launcher's card.
 //! * A rank dies: the others are told, then stopped.
 //!
 //! # Thread safety

@@ -2,19 +2,23 @@
 //!
 //! Each coordinator leaves a card with its address and the run's secret in a directory of mode 0700,
 //! a file of mode 0600 per job. Whoever may read it belongs to the user, and could as well read the
-//! secret from a rank's own file. A card that is left by a job that was killed is found out when its
-//! coordinator does not answer.
+//! secret from a rank's own file. The card of a launcher that was killed is removed by its agent. If that
+//! was killed, too, the next job that leaves a card removes it, or whoever asks for it in vain.
 
 use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use rustix::event::PollFlags;
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, pidfd_open, test_kill_process};
 use serde::{Deserialize, Serialize};
 
 use crate::control::ControlError;
 use crate::env::{self, Environment};
 use crate::run::{RunId, Secret};
+use crate::socket::wait_ready;
 use crate::status::{JobStatus, observe};
 use crate::store::{FileStore, Store as _, StoreError};
 
@@ -37,6 +41,8 @@ pub struct JobCard {
     pub world_size: u32,
     /// The process that has the coordinator: the launcher, or rank 0.
     pub pid: u32,
+    /// Where that number means something: a container that sees the card may have others.
+    pub pid_namespace: String,
     /// When it began, in seconds since 1970.
     pub since_unix: u64,
     /// What the ranks run, for people.
@@ -51,6 +57,7 @@ struct CardText {
     secret: String,
     world_size: u32,
     pid: u32,
+    pid_namespace: String,
     since_unix: u64,
     command: String,
 }
@@ -72,6 +79,7 @@ impl JobCard {
             secret,
             world_size,
             pid: std::process::id(),
+            pid_namespace: own_pid_namespace(),
             since_unix: since.as_secs(),
             command: command.to_owned(),
         }
@@ -93,6 +101,7 @@ impl JobCard {
             secret: Secret::from_hex(&text.secret).ok()?,
             world_size: text.world_size,
             pid: text.pid,
+            pid_namespace: text.pid_namespace,
             since_unix: text.since_unix,
             command: text.command,
         })
@@ -105,6 +114,7 @@ impl JobCard {
             secret: self.secret.to_hex().to_string(),
             world_size: self.world_size,
             pid: self.pid,
+            pid_namespace: self.pid_namespace.clone(),
             since_unix: self.since_unix,
             command: self.command.clone(),
         };
@@ -128,11 +138,14 @@ impl JobsDirectory {
         Self(base.join(format!("paceline-jobs-{user}")))
     }
 
-    /// Leaves a card until the result is dropped.
+    /// Leaves a card until the result is dropped. Removes those that others could not take along.
     ///
     /// # Errors
     /// [`StoreError`].
     pub fn publish(&self, card: &JobCard) -> Result<Published, StoreError> {
+        for left in self.cards().unwrap_or_default() {
+            self.forget_if_dead(&left);
+        }
         let key = card.run_id.to_string();
         let text = card.text();
         let attempt = || {
@@ -178,15 +191,36 @@ impl JobsDirectory {
     /// Removes the card of a job whose process is gone, which could not do so itself. Returns
     /// whether it is gone.
     pub fn forget_if_dead(&self, card: &JobCard) -> bool {
-        let pid = i32::try_from(card.pid).ok().and_then(rustix::process::Pid::from_raw);
-        let is_dead = pid.is_none_or(|pid| {
-            rustix::process::test_kill_process(pid) == Err(rustix::io::Errno::SRCH)
-        });
-        if is_dead && let Ok(Some(store)) = FileStore::open_existing(&self.0) {
-            // Somebody else may have removed it; if it cannot be removed, it is found again.
-            let _ = store.remove(&card.run_id.to_string());
+        let pid = i32::try_from(card.pid).ok().and_then(Pid::from_raw);
+        let is_dead = card.pid_namespace == own_pid_namespace() && pid.is_none_or(is_dead);
+        if is_dead {
+            self.forget(card.run_id);
         }
         is_dead
+    }
+
+    /// Removes the card of a job whose launcher is known to be gone, if it is there.
+    pub fn forget(&self, run_id: RunId) {
+        if let Ok(Some(store)) = FileStore::open_existing(&self.0) {
+            // Somebody else may have removed it; if it cannot be removed, it is found again.
+            let _ = store.remove(&run_id.to_string());
+        }
+    }
+}
+
+/// The name of the namespace in which this process sees others; empty where there is none.
+fn own_pid_namespace() -> String {
+    let name = fs::read_link("/proc/self/ns/pid").unwrap_or_default();
+    name.to_string_lossy().into_owned()
+}
+
+/// Whether a process has ended, also if nobody has asked for its exit code yet.
+fn is_dead(pid: Pid) -> bool {
+    match pidfd_open(pid, PidfdFlags::empty()) {
+        Ok(handle) => wait_ready(&handle, PollFlags::IN, Instant::now()).unwrap_or(false),
+        Err(Errno::SRCH) => true,
+        // A kernel without process handles.
+        Err(_) => test_kill_process(pid) == Err(Errno::SRCH),
     }
 }
 
@@ -246,11 +280,40 @@ mod tests {
         let mut child = std::process::Command::new("true").spawn().unwrap();
         let (dead, living) = (card(1, child.id()), card(2, std::process::id()));
         let published = [&dead, &living].map(|card| directory.publish(card).unwrap());
+        // It need not have been reaped.
+        while !directory.forget_if_dead(&dead) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert_eq!(run_ids(&directory), [living.run_id]);
         child.wait().unwrap();
-        assert!(directory.forget_if_dead(&dead));
         assert!(directory.forget_if_dead(&dead), "it is dead whether its card is there or not");
         assert!(!directory.forget_if_dead(&living));
         assert_eq!(run_ids(&directory), [living.run_id]);
+        drop(published);
+    }
+
+    #[test]
+    fn the_next_card_replaces_those_of_the_dead() {
+        let base = tempfile::tempdir().unwrap();
+        let directory = JobsDirectory(base.path().join("jobs"));
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let dead = directory.publish(&card(1, child.id())).unwrap();
+        child.wait().unwrap();
+        let next = directory.publish(&card(2, std::process::id())).unwrap();
+        assert_eq!(run_ids(&directory), [RunId::from_bytes([2; 16])]);
+        drop((dead, next));
+    }
+
+    #[test]
+    fn processes_of_other_namespaces_are_not_declared_dead() {
+        let base = tempfile::tempdir().unwrap();
+        let directory = JobsDirectory(base.path().join("jobs"));
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        child.wait().unwrap();
+        let elsewhere = JobCard { pid_namespace: "pid:[1]".to_owned(), ..card(1, child.id()) };
+        let published = directory.publish(&elsewhere).unwrap();
+        assert!(!directory.forget_if_dead(&elsewhere));
+        assert_eq!(run_ids(&directory), [elsewhere.run_id]);
         drop(published);
     }
 }

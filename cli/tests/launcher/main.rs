@@ -10,6 +10,7 @@ mod coordination;
 mod environment;
 mod failures;
 mod input;
+mod killed;
 mod observing;
 mod one_sided;
 mod output;

@@ -22,11 +22,14 @@ use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
+use paceline_rendezvous::ProcessEnvironment;
+use paceline_rendezvous::jobs::JobsDirectory;
 use rustix::process::{getpid, set_child_subreaper, setsid};
 use tokio::sync::mpsc;
 use zeroize::Zeroizing;
 
 use crate::ExitCode;
+use crate::environment;
 use crate::protocol::link::{self, FrameReader, LinkError};
 use crate::protocol::messages::{AgentConfig, Order, Report};
 use supervisor::Supervisor;
@@ -97,8 +100,12 @@ async fn serve() -> Result<(), LinkError> {
     };
     let mut supervisor = Supervisor::new(reporter, config.grace);
     supervisor.start(&config, &secret, &host);
-    supervisor.supervise(&mut orders).await;
+    let launcher_is_there = supervisor.supervise(&mut orders).await;
     drop(supervisor);
+    if !launcher_is_there && let Some(run_id) = environment::run_of(&config) {
+        // It could not take its card along.
+        JobsDirectory::of(&ProcessEnvironment).forget(run_id);
+    }
     // Everything has ended. The launcher closes our input when it has read the last report.
     let _ = tokio::time::timeout(FAREWELL_TIMEOUT, writer).await;
     let _ = tokio::time::timeout(FAREWELL_TIMEOUT, until_closed(&mut orders)).await;

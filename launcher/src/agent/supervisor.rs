@@ -147,13 +147,14 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Follows orders and reports deaths until nothing is left.
-    pub(super) async fn supervise(&mut self, orders: &mut FrameReader) {
+    /// Follows orders and reports deaths until nothing is left. Returns whether the launcher was there to
+    /// the end.
+    pub(super) async fn supervise(&mut self, orders: &mut FrameReader) -> bool {
         let Ok(mut events) = OwnSignals::register() else {
             // Without a way to hear of deaths nothing can be promised.
             self.kill_all();
             self.reap();
-            return;
+            return true;
         };
         let mut connected = true;
         loop {
@@ -181,6 +182,7 @@ impl Supervisor {
         }
         let survivors = std::mem::take(&mut self.survivors);
         self.reporter.send(&Report::Finished { survivors });
+        connected
     }
 
     fn obey(&mut self, frame: &crate::protocol::codec::Frame) -> bool {
