@@ -3,43 +3,15 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
+#[path = "support/weighing.rs"]
+mod weighing;
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::Barrier;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use paceline_collectives::plan::Algorithm;
 use paceline_collectives::{Communicator, ReduceOp, TransportKind};
 use support::{contexts, forced, over};
-
-/// Knows how many bytes are allocated.
-struct Weighing;
-
-static LIVE: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: everything is passed on to the system's allocator unchanged.
-unsafe impl GlobalAlloc for Weighing {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        LIVE.fetch_add(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller keeps the contract.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        LIVE.fetch_add(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller keeps the contract.
-        unsafe { System.alloc_zeroed(layout) }
-    }
-
-    unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
-        LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller keeps the contract.
-        unsafe { System.dealloc(place, layout) }
-    }
-}
-
-#[global_allocator]
-static WEIGHING: Weighing = Weighing;
+use weighing::live_bytes;
 
 const RANKS: u32 = 8;
 
@@ -73,7 +45,7 @@ fn eight_ranks_stay_below_64_mib_each_and_know_what_they_hold() {
     let ways =
         [over(tcp), forced(tcp, Ring), forced(tcp, OneShot), over(shm), forced(shm, TwoShot)];
     for options in ways {
-        let before = LIVE.load(Ordering::Relaxed);
+        let before = live_bytes();
         let barrier = Barrier::new(RANKS as usize);
         let held = contexts(RANKS, &options, |context| {
             let communicator = context.communicator().unwrap();
@@ -83,7 +55,7 @@ fn eight_ranks_stay_below_64_mib_each_and_know_what_they_hold() {
             communicator.barrier().unwrap();
             // The vectors are gone; nobody goes on before all have looked.
             barrier.wait();
-            let live = LIVE.load(Ordering::Relaxed).saturating_sub(before);
+            let live = live_bytes().saturating_sub(before);
             barrier.wait();
             (context.memory_bytes() + communicator.memory_bytes(), live)
         });
