@@ -1,5 +1,6 @@
 //! Carries out schedules: posts their messages, reduces what arrives, never blocks in a step.
 
+mod early;
 mod exchange;
 mod idle;
 mod operation;

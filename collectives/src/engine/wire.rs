@@ -1,9 +1,10 @@
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
+use super::early::EarlyCalls;
 use super::trace::WireTrace;
 use paceline_rendezvous::message::message_place;
-use paceline_transports::{Endpoint, EndpointError, Event, MessageId, OpError, Signature, Wakeup};
+use paceline_transports::{Endpoint, EndpointError, Event, OpError, Signature, Wakeup};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// Operations that may be under way at a time in one context.
@@ -100,21 +101,13 @@ impl Board {
     }
 }
 
-/// An early message, remembered so that an operation with another signature can say so.
-#[derive(Clone, Copy, Debug)]
-struct EarlyMessage {
-    peer: u32,
-    id: MessageId,
-    signature: Signature,
-}
-
 /// The endpoints of a context and the boards of the operations that use them.
 #[derive(Debug)]
 pub(crate) struct Wire {
     pub(crate) endpoints: Vec<Option<Box<dyn Endpoint>>>,
     boards: Vec<Board>,
     events: Vec<Event>,
-    early: Vec<EarlyMessage>,
+    early: EarlyCalls,
     sleep: Sleep,
     /// How long to sleep next where a connection cannot wake, else `None`.
     doze: Option<Duration>,
@@ -148,7 +141,7 @@ impl Wire {
         Self {
             boards: vec![Board::default(); BOARDS],
             events: Vec::with_capacity(4 * WINDOW_MAX),
-            early: Vec::with_capacity(4 * WINDOW_MAX),
+            early: EarlyCalls::default(),
             sleep: Sleep::new(wakeups),
             doze: is_blind.then_some(DOZE.0),
             trace: None,
@@ -215,8 +208,7 @@ impl Wire {
     /// Bytes of memory that the connections and what goes with them hold.
     pub(crate) fn memory_bytes(&self) -> usize {
         let endpoints = self.endpoints.iter().flatten();
-        let queues = self.events.capacity() * size_of::<Event>()
-            + self.early.capacity() * size_of::<EarlyMessage>();
+        let queues = self.events.capacity() * size_of::<Event>() + self.early.memory_bytes();
         endpoints.map(|endpoint| endpoint.memory_bytes()).sum::<usize>() + queues
     }
 
@@ -272,9 +264,7 @@ impl Wire {
                 }
                 // Messages between two ranks may come in any order with collective operations.
                 Event::Early { id, .. } if message_place(id.op_seq).is_some() => {}
-                Event::Early { id, signature } => {
-                    early.push(EarlyMessage { peer: endpoint.peer(), id, signature });
-                }
+                Event::Early { id, signature } => early.note(endpoint.peer(), id, signature),
                 _ => {}
             }
         }
@@ -293,15 +283,7 @@ impl Wire {
         op_seq: u64,
         signature: Signature,
     ) -> Option<(u32, Signature)> {
-        if self.early.is_empty() {
-            return None;
-        }
-        let ours = |early: &EarlyMessage| early.id.communicator == communicator;
-        self.early.retain(|early| !ours(early) || early.id.op_seq >= op_seq);
-        self.early
-            .iter()
-            .find(|early| ours(early) && early.id.op_seq == op_seq && early.signature != signature)
-            .map(|early| (early.peer, early.signature))
+        self.early.mismatch(communicator, op_seq, signature)
     }
 
     /// Whether somebody sent a message for an operation of a communicator that this rank has gone past
@@ -320,7 +302,7 @@ impl Wire {
         for endpoint in self.endpoints.iter_mut().flatten() {
             endpoint.abandon(communicator);
         }
-        self.early.retain(|early| early.id.communicator != communicator);
+        self.early.abandon(communicator);
     }
 
     /// How the connection to a peer died, after it has refused a post.

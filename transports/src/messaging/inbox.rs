@@ -1,6 +1,6 @@
 use std::ops::Range;
 
-use super::early::EarlyFrames;
+use super::early::{EarlyFrames, EarlyPlace};
 use super::{COMMUNICATORS, DEPTH_MAX, FrameHeader, HEADER_BYTES, eager_cost, flags};
 use crate::copy::copy_slice;
 use crate::{
@@ -13,6 +13,13 @@ const COMMUNICATORS_MAX: usize = 1024;
 /// Stretches of one message that may have begun to land apart from each other: an honest peer leaves
 /// at most one gap per stream.
 const PIECES_MAX: usize = 64;
+
+/// What credit may be owed to a peer that has used all of it, as long as nothing is waited for.
+const CREDIT_WITHHELD_MAX: usize = EAGER_BYTES_OUTSTANDING_MAX / 8;
+
+/// Short frames after which their credit is given back, however little it is: a sender that only sends
+/// can go on while what it sent is worked on.
+const FRAMES_PER_CREDIT: usize = 64;
 
 /// Receives, what arrived before its receive, and the credit owed to the peer.
 #[derive(Debug)]
@@ -112,6 +119,8 @@ struct Account {
     held: usize,
     /// Cost of those that have landed: credit to give back to the peer.
     owed: usize,
+    /// How many those are.
+    owed_frames: usize,
 }
 
 impl Account {
@@ -122,12 +131,22 @@ impl Account {
 
     /// Three quarters of what is not held: back-to-back 64 KiB exchanges never reach it (their
     /// credit rides in the next operation's frame), one-way traffic does before its sender runs
-    /// dry. The second condition covers what is left when almost everything is held.
+    /// dry. But not for less than [`CREDIT_WITHHELD_MAX`]: where a sender is far ahead there is enough to
+    /// work on, and with a frame of credit for each message the two would go in step.
     fn is_credit_due(&self) -> bool {
         let free = EAGER_BYTES_OUTSTANDING_MAX.saturating_sub(self.held);
-        self.owed > 0
-            && (self.owed >= free / 4 * 3
-                || self.outstanding + HEADER_BYTES > EAGER_BYTES_OUTSTANDING_MAX)
+        self.owed >= (free / 4 * 3).max(CREDIT_WITHHELD_MAX)
+            || self.owed_frames >= FRAMES_PER_CREDIT
+    }
+
+    fn owes(&mut self, cost: usize) {
+        self.owed += cost;
+        self.owed_frames += 1;
+    }
+
+    /// Whether the peer cannot send even the smallest frame before it gets credit that is owed to it.
+    fn is_starved(&self) -> bool {
+        self.owed > 0 && self.outstanding + HEADER_BYTES > EAGER_BYTES_OUTSTANDING_MAX
     }
 }
 
@@ -146,7 +165,7 @@ pub(crate) enum Landing {
     /// Into a posted receive.
     Posted { slot: usize, generation: u32, offset: usize },
     /// Into the early buffer.
-    Early { id: MessageId, offset: u64 },
+    Early(EarlyPlace),
     /// Nowhere: its operation has failed.
     Discard,
 }
@@ -175,9 +194,8 @@ impl Inbox {
 
     /// Whether the whole of a message has arrived early.
     pub(crate) fn holds(&self, id: MessageId, length: usize) -> bool {
-        let frames = self.early.frames().iter().filter(|frame| frame.header.id == id);
-        let landed: usize = frames.clone().map(|frame| frame.landed).sum();
-        frames.count() > 0 && landed == length
+        let frames = || self.early.of_message(id).map(|(_, frame)| frame.landed);
+        frames().count() > 0 && frames().sum::<usize>() == length
     }
 
     /// Takes a receive and gives it what arrived early.
@@ -188,7 +206,7 @@ impl Inbox {
         let generation = self.generation;
         let mut posted = Posted { post, landed: 0, begun: 0, granted, arrived: false, generation };
         if !self.early.is_empty() {
-            for frame in self.early.frames().iter().filter(|frame| frame.header.id == id) {
+            for (_, frame) in self.early.of_message(id) {
                 let new = self.coverage.book(&mut posted, frame.range());
                 debug_assert!(new, "early frames were compared when they began");
             }
@@ -224,33 +242,32 @@ impl Inbox {
     }
 
     fn copy_early(&mut self, posted: &mut Posted) -> Result<(), OpError> {
-        let id = posted.post.id;
-        let mut at = 0;
-        while let Some(frame) = self.early.frames().get(at) {
-            let header = frame.header;
-            let same_op =
-                header.id.communicator == id.communicator && header.id.op_seq == id.op_seq;
-            if same_op && header.signature != posted.post.signature {
-                let (ours, theirs) = (posted.post.signature, header.signature);
-                return Err(OpError::SignatureMismatch { id, ours, theirs });
-            }
-            if header.id != id || !frame.is_complete() {
-                at += 1;
-                continue;
-            }
-            check_length(&posted.post, &header)?;
-            let (frame, payload) = self.early.remove(at);
+        let (id, ours) = (posted.post.id, posted.post.signature);
+        let mut signatures = self.early.of_operation(id).map(|(_, frame)| frame.header.signature);
+        let other = signatures.find(|theirs| *theirs != ours);
+        drop(signatures);
+        if let Some(theirs) = other {
+            return Err(OpError::SignatureMismatch { id, ours, theirs });
+        }
+        loop {
+            let mut frames = self.early.of_message(id);
+            let Some((place, frame)) = frames.find(|(_, frame)| frame.is_complete()) else {
+                return Ok(());
+            };
+            check_length(&posted.post, &frame.header)?;
+            drop(frames);
+            let Some((frame, payload)) = self.early.remove(place) else { return Ok(()) };
             let (range, length) = (frame.range(), payload.len());
             copy_slice(posted.post.slice.bytes_mut(range), payload);
             posted.land(length);
             self.release_early(&frame.header);
         }
-        Ok(())
     }
 
     fn drop_early(&mut self, id: MessageId) {
-        while let Some(at) = self.early.frames().iter().position(|frame| frame.header.id == id) {
-            let (frame, _) = self.early.remove(at);
+        loop {
+            let first = self.early.of_message(id).next().map(|(place, _)| place);
+            let Some((frame, _)) = first.and_then(|place| self.early.remove(place)) else { return };
             self.release_early(&frame.header);
         }
     }
@@ -260,7 +277,7 @@ impl Inbox {
         let cost = eager_cost(header.length as usize);
         let account = self.account(header.id.communicator);
         account.held = account.held.saturating_sub(cost);
-        account.owed += cost;
+        account.owes(cost);
     }
 
     /// Decides where a data frame goes.
@@ -312,7 +329,7 @@ impl Inbox {
             // A granted message whose receive is gone: the operation was abandoned here.
             return Ok(Landing::Discard);
         }
-        if self.early.frames().iter().any(|frame| frame.meets(header)) {
+        if self.early.meets(header) {
             return Err(twice(header));
         }
         let length = header.length as usize;
@@ -322,8 +339,7 @@ impl Inbox {
         if header.offset == 0 {
             events.push(Event::Early { id: header.id, signature: header.signature });
         }
-        self.early.push(*header);
-        Ok(Landing::Early { id: header.id, offset: header.offset })
+        Ok(Landing::Early(self.early.push(*header)))
     }
 
     /// Books an eager frame in its communicator's account.
@@ -361,10 +377,7 @@ impl Inbox {
                 (posted.generation == generation)
                     .then(|| posted.post.slice.bytes_mut(offset + done..offset + length))
             }
-            Landing::Early { id, offset } => {
-                let at = self.early.find(id, offset)?;
-                Some(self.early.payload_mut(at, done))
-            }
+            Landing::Early(place) => self.early.payload_mut(place, done),
             Landing::Discard => None,
         }
     }
@@ -390,23 +403,21 @@ impl Inbox {
                     }
                 }
                 if eager {
-                    self.account(header.id.communicator).owed += eager_cost(length);
+                    self.account(header.id.communicator).owes(eager_cost(length));
                 }
             }
-            Landing::Early { id, offset } => self.finish_early(id, offset, events),
+            Landing::Early(place) => self.finish_early(place, header.id, events),
             Landing::Discard => {
                 if eager {
-                    self.account(header.id.communicator).owed += eager_cost(length);
+                    self.account(header.id.communicator).owes(eager_cost(length));
                 }
             }
         }
     }
 
     /// An early frame is complete; its receive may have been posted while it arrived.
-    fn finish_early(&mut self, id: MessageId, offset: u64, events: &mut Vec<Event>) {
-        if let Some(at) = self.early.find(id, offset) {
-            self.early.complete(at);
-        }
+    fn finish_early(&mut self, place: EarlyPlace, id: MessageId, events: &mut Vec<Event>) {
+        self.early.complete(place);
         let Some(slot) = self.find(id) else { return };
         let mut posted = self.posted[slot].take().expect("found slots are taken");
         let token = posted.post.token;
@@ -430,13 +441,23 @@ impl Inbox {
         // Frames that began before the communicator was abandoned here are not booked any more.
         account.outstanding = account.outstanding.saturating_sub(account.owed);
         let owed = std::mem::take(&mut account.owed);
+        account.owed_frames = 0;
         u32::try_from(owed).expect("bounded by what may be outstanding")
     }
 
     /// A communicator whose credit must be given back in a frame of its own.
     pub(crate) fn credit_due(&self) -> Option<u32> {
-        let due = self.accounts.iter().find(|account| account.is_credit_due());
-        due.map(|account| account.communicator)
+        let mut accounts = self.accounts.iter();
+        let is_due = |account: &&Account| {
+            account.is_credit_due() || (account.is_starved() && self.awaits(account.communicator))
+        };
+        accounts.find(is_due).map(|account| account.communicator)
+    }
+
+    /// Whether something is posted for a communicator.
+    fn awaits(&self, communicator: u32) -> bool {
+        self.posted_count > 0
+            && self.posted.iter().flatten().any(|of| of.post.id.communicator == communicator)
     }
 
     /// A posted message that the peer cannot send for want of credit, since early messages hold
@@ -460,11 +481,12 @@ impl Inbox {
 
     /// An early message of an operation before `op_seq`.
     pub(crate) fn stray(&self, communicator: u32, op_seq: u64) -> Option<(u64, Signature)> {
-        let mut headers = self.early.frames().iter().map(|frame| frame.header);
-        let is_stray = |header: &FrameHeader| {
+        let headers = self.early.iter().map(|frame| &frame.header);
+        let is_stray = |header: &&FrameHeader| {
             header.id.communicator == communicator && header.id.op_seq < op_seq
         };
-        headers.find(is_stray).map(|header| (header.id.op_seq, header.signature))
+        let first = headers.filter(is_stray).min_by_key(|header| header.id.op_seq);
+        first.map(|header| (header.id.op_seq, header.signature))
     }
 
     /// Drops everything of a communicator.
@@ -475,7 +497,7 @@ impl Inbox {
                 self.release(slot);
             }
         }
-        self.early.retain(|frame| frame.header.id.communicator != communicator);
+        self.early.abandon(communicator);
         self.accounts.retain(|account| account.communicator != communicator);
     }
 
@@ -498,7 +520,13 @@ impl Inbox {
     fn account(&mut self, communicator: u32) -> &mut Account {
         let found = self.accounts.iter().position(|account| account.communicator == communicator);
         let at = found.unwrap_or_else(|| {
-            self.accounts.push(Account { communicator, outstanding: 0, held: 0, owed: 0 });
+            self.accounts.push(Account {
+                communicator,
+                outstanding: 0,
+                held: 0,
+                owed: 0,
+                owed_frames: 0,
+            });
             self.accounts.len() - 1
         });
         &mut self.accounts[at]
