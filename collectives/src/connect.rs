@@ -17,7 +17,7 @@ use crate::engine::Wire;
 use crate::error::SetupError;
 use crate::job::Job;
 use crate::node::NodeGroup;
-use crate::plan::{PlanFacts, Tuning};
+use crate::plan::PlanFacts;
 use crate::trouble::{Alarm, Trouble, cause};
 use cards::{Card, Terms, allowed_cpus, is_oversubscribed};
 #[cfg(feature = "testing")]
@@ -60,31 +60,23 @@ impl Connected {
         options: &ContextOptions,
         oversubscribed: bool,
     ) -> Self {
-        let facts = PlanFacts {
-            world_size: u32::try_from(endpoints.len()).expect("world sizes are below 2^32"),
-            transport: TransportKind::Sim,
-            oversubscribed,
-            shared_memory: false,
-            levels: None,
-            forced: options.algorithm,
-            any_plan: options.any_plan,
-            tuning: Tuning::BUILT_IN,
-        };
+        let world_size = u32::try_from(endpoints.len()).expect("world sizes are below 2^32");
+        let facts = PlanFacts { oversubscribed, ..facts(world_size, TransportKind::Sim, options) };
         Self { facts, wire: Wire::new(endpoints), node: None, mixed: false, fallback: None }
     }
 
     fn alone(options: &ContextOptions) -> Self {
-        let facts = PlanFacts {
-            world_size: 1,
-            transport: TransportKind::Shm,
-            oversubscribed: false,
-            shared_memory: false,
-            levels: None,
-            forced: options.algorithm,
-            any_plan: options.any_plan,
-            tuning: Tuning::BUILT_IN,
-        };
+        let facts = facts(1, TransportKind::Shm, options);
         Self { facts, wire: Wire::new(vec![None]), node: None, mixed: false, fallback: None }
+    }
+}
+
+/// What is known of the ranks before their cards are.
+fn facts(world_size: u32, transport: TransportKind, options: &ContextOptions) -> PlanFacts {
+    PlanFacts {
+        forced: options.algorithm,
+        any_plan: options.any_plan,
+        ..PlanFacts::plain(world_size, transport)
     }
 }
 
@@ -181,14 +173,9 @@ impl Joining<'_> {
 
     fn facts(&self, transport: TransportKind, cards: &[Card]) -> PlanFacts {
         PlanFacts {
-            world_size: self.job.rank_info().world_size,
-            transport,
             oversubscribed: is_oversubscribed(cards),
             shared_memory: transport == TransportKind::Shm,
-            levels: None,
-            forced: self.options.algorithm,
-            any_plan: self.options.any_plan,
-            tuning: Tuning::BUILT_IN,
+            ..facts(self.job.rank_info().world_size, transport, self.options)
         }
     }
 

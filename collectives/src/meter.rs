@@ -306,17 +306,8 @@ mod tests {
     use super::*;
 
     fn kind(collective: Collective, count: u64) -> OperationKind {
-        OperationKind {
-            collective,
-            dtype: Some(paceline_devices::DType::F32),
-            compressed: false,
-            op: None,
-            variant: 0,
-            root: None,
-            fused: 0,
-            count,
-            algorithm: 0,
-        }
+        let dtype = Some(paceline_devices::DType::F32);
+        OperationKind { dtype, count, ..OperationKind::bare(collective) }
     }
 
     #[test]

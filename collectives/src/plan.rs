@@ -61,6 +61,21 @@ impl Choice {
 const DIRECT_RANKS_MAX: u32 = 32;
 
 impl PlanFacts {
+    /// Ranks with cores of their own, none of which share memory, with built-in numbers and nothing
+    /// forced: what others are in all but the fields that they name.
+    pub const fn plain(world_size: u32, transport: TransportKind) -> Self {
+        Self {
+            world_size,
+            transport,
+            oversubscribed: false,
+            shared_memory: false,
+            levels: None,
+            forced: None,
+            any_plan: false,
+            tuning: Tuning::BUILT_IN,
+        }
+    }
+
     /// The choice for a collective over `bytes` bytes (of the whole vector).
     pub fn choose(&self, collective: Collective, bytes: usize) -> Choice {
         let algorithm = self
@@ -286,16 +301,7 @@ mod tests {
     use super::*;
 
     fn facts(world_size: u32) -> PlanFacts {
-        PlanFacts {
-            world_size,
-            transport: TransportKind::Tcp,
-            oversubscribed: false,
-            shared_memory: false,
-            levels: None,
-            forced: None,
-            any_plan: false,
-            tuning: Tuning::BUILT_IN,
-        }
+        PlanFacts::plain(world_size, TransportKind::Tcp)
     }
 
     #[test]

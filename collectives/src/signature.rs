@@ -189,6 +189,22 @@ const fn count_bytes(collective: Collective) -> usize {
 }
 
 impl OperationKind {
+    /// A collective with no elements, operator, factors or root, by no algorithm in particular: what
+    /// others are in all but the fields that they name.
+    pub const fn bare(collective: Collective) -> Self {
+        Self {
+            collective,
+            dtype: None,
+            compressed: false,
+            op: None,
+            variant: 0,
+            root: None,
+            fused: 0,
+            count: 0,
+            algorithm: 0,
+        }
+    }
+
     pub(crate) fn signature(&self) -> Signature {
         let mut bytes = [0; Signature::LEN];
         let is_message = self.collective.is_message();
@@ -324,15 +340,10 @@ mod tests {
     #[test]
     fn what_differs_is_said_in_words() {
         let plain = OperationKind {
-            collective: Collective::AllReduce,
             dtype: Some(DType::F32),
-            compressed: false,
             op: Some(ReduceOp::Sum),
-            variant: 0,
-            root: None,
-            fused: 0,
             count: 8,
-            algorithm: 0,
+            ..OperationKind::bare(Collective::AllReduce)
         };
         assert_eq!(plain.to_string(), "all_reduce (8 f32, sum)");
         let halves = OperationKind { dtype: Some(DType::F16), compressed: true, ..plain };

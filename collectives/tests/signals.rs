@@ -6,15 +6,12 @@
 mod support;
 
 use std::mem::MaybeUninit;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use paceline_collectives::queue::{Queue, QueueOptions};
-use paceline_collectives::{Context, ContextOptions, Job, ReduceOp, TransportKind};
-use paceline_rendezvous::coordinator::{Server, ServerConfig};
-use paceline_rendezvous::hello::Identity;
-use paceline_rendezvous::{ControlClient, RankInfo, Rendezvous, RunId, Secret};
-use support::over;
+use paceline_collectives::{Context, Job, ReduceOp, TransportKind};
+use support::{coordinated, over};
 
 /// Signals of Linux are numbered from 1 to 64.
 const SIGNALS: std::ops::RangeInclusive<i32> = 1..=64;
@@ -55,18 +52,11 @@ fn dispositions() -> (Vec<Action>, Vec<bool>) {
     (SIGNALS.map(action).collect(), members(&mask))
 }
 
-fn work(server: SocketAddr, rank: u32, (run_id, secret): (RunId, Secret)) {
+fn work(job: Arc<Job>) {
     let before = dispositions();
-    let deadline = Instant::now() + Duration::from_secs(60);
-    let identity = Identity { run_id, epoch: 0, rank, features: 0 };
-    let control = ControlClient::connect(server, identity, &secret, deadline).unwrap();
-    let place =
-        RankInfo { rank, world_size: 2, local_rank: rank, local_size: 2, ..RankInfo::alone() };
-    let rendezvous = Rendezvous::connected(place, run_id, secret, control).unwrap();
-    let job = Job::from_rendezvous(rendezvous);
+    let rank = job.rank_info().rank;
     for kind in [TransportKind::Tcp, TransportKind::Shm] {
-        let options = ContextOptions { ..over(kind) };
-        let context = Context::new(&job, &options).unwrap();
+        let context = Context::new(&job, &over(kind)).unwrap();
         let communicator = context.communicator().unwrap();
         communicator.all_reduce(&mut vec![1.0f32; 100_000], ReduceOp::Sum).unwrap();
         let mut received = [0];
@@ -77,7 +67,7 @@ fn work(server: SocketAddr, rank: u32, (run_id, secret): (RunId, Secret)) {
         assert!(dispositions() == before, "while everything runs");
         drop((queue, half));
     }
-    job.finish(deadline).unwrap();
+    job.finish(Instant::now() + Duration::from_secs(60)).unwrap();
     assert!(dispositions() == before, "afterwards");
 }
 
@@ -87,15 +77,13 @@ fn no_handler_is_installed_and_no_mask_is_changed() {
     // Something that would be noticed if it changed.
     let pipe = before.0.iter().find(|action| action.signal == libc::SIGPIPE);
     assert!(pipe.is_some_and(|action| action.handler == libc::SIG_IGN), "Rust ignores SIGPIPE");
-    let (run_id, secret) = (RunId::random().unwrap(), Secret::random().unwrap());
-    let config = ServerConfig::new(run_id, secret.clone(), 2);
-    let server = Server::start((Ipv4Addr::LOCALHOST, 0).into(), config, |_| {}).unwrap();
+    let (server, jobs) = coordinated(2);
     std::thread::scope(|scope| {
-        for rank in 0..2 {
-            let (address, proof) = (server.local_addr(), (run_id, secret.clone()));
-            let run = move || work(address, rank, proof);
+        for job in jobs {
+            let run = move || work(job);
             std::thread::Builder::new().name("rank".to_owned()).spawn_scoped(scope, run).unwrap();
         }
     });
+    drop(server);
     assert!(dispositions() == before, "in the end");
 }

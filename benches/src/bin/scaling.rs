@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use paceline_benches::scaling::{Case, Cost, Curve, Formula, evaluate, render_plot};
 use paceline_benches::units::{format_bytes, format_microseconds};
-use paceline_collectives::plan::{PlanFacts, Tuning};
+use paceline_collectives::plan::PlanFacts;
 use paceline_collectives::{Collective, TransportKind};
 
 const ELEMENT_BYTES: usize = 4;
@@ -92,16 +92,7 @@ fn run(mut arguments: impl Iterator<Item = OsString>) -> Result<String> {
 
 /// A case with its times in seconds: in the model, and by the formula.
 fn point(collective: Collective, bytes: usize, world_size: u32) -> (Case, f64, f64) {
-    let facts = PlanFacts {
-        world_size,
-        transport: TransportKind::Tcp,
-        oversubscribed: false,
-        shared_memory: false,
-        levels: None,
-        forced: None,
-        any_plan: false,
-        tuning: Tuning::BUILT_IN,
-    };
+    let facts = PlanFacts::plain(world_size, TransportKind::Tcp);
     let ranks = usize::try_from(world_size).unwrap_or(usize::MAX);
     let count = (bytes / ELEMENT_BYTES).next_multiple_of(ranks);
     let case = Case::planned(&facts, collective, count, ELEMENT_BYTES);

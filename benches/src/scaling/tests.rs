@@ -1,5 +1,5 @@
 use paceline_collectives::Collective;
-use paceline_collectives::plan::{Algorithm, PlanFacts, Tuning};
+use paceline_collectives::plan::{Algorithm, PlanFacts};
 use paceline_transports::TransportKind;
 
 use super::*;
@@ -65,16 +65,7 @@ fn steps_and_bytes_on_the_critical_path_are_those_of_the_formulas() {
 #[test]
 fn what_the_plan_chooses_takes_no_longer_than_its_formula() {
     for world_size in [2, 3, 4, 7, 8, 16, 32, 33, 64] {
-        let facts = PlanFacts {
-            world_size,
-            transport: TransportKind::Tcp,
-            oversubscribed: false,
-            shared_memory: false,
-            levels: None,
-            forced: None,
-            any_plan: false,
-            tuning: Tuning::BUILT_IN,
-        };
+        let facts = PlanFacts::plain(world_size, TransportKind::Tcp);
         let ranks = usize::try_from(world_size).unwrap();
         for (collective, bytes) in [
             (Collective::AllReduce, 1 << 10),

@@ -79,15 +79,10 @@ impl Communicator {
             let count = tensors.iter().map(|tensor| tensor.len() as u64).sum();
             // Also of no tensors: the others may have some, and are told.
             let kind = OperationKind {
-                collective: Collective::Adasum,
                 dtype: Some(T::DTYPE),
-                compressed: false,
-                op: None,
-                variant: 0,
-                root: None,
                 fused: digest,
                 count,
-                algorithm: 0,
+                ..OperationKind::bare(Collective::Adasum)
             };
             let layout = Layout::new(tensors, self.world_size() as usize);
             if let Err(error) = staging.grow(layout.bytes::<T>(), Collective::Adasum.name()) {

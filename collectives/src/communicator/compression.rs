@@ -214,15 +214,12 @@ impl Compressed<'_> {
 
     fn out_of_memory<H: Half>(&mut self, error: CollectiveError) -> CollectiveError {
         let kind = OperationKind {
-            collective: Collective::AllReduce,
             dtype: Some(H::DTYPE),
             compressed: true,
             op: self.reducer.halves.op,
             variant: self.reducer.halves.variant,
-            root: None,
             fused: self.digest,
-            count: 0,
-            algorithm: 0,
+            ..OperationKind::bare(Collective::AllReduce)
         };
         let operation = self.communicator.name(self.state, kind);
         self.communicator.fail(self.state, operation, error)

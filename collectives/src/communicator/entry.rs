@@ -73,18 +73,7 @@ impl Communicator {
             Ok(state) => state,
             Err(failed_before) => return failed_before,
         };
-        let kind = OperationKind {
-            collective,
-            dtype: None,
-            compressed: false,
-            op: None,
-            variant: 0,
-            root: None,
-            fused: 0,
-            count: 0,
-            algorithm: 0,
-        };
-        let operation = self.name(&mut state, kind);
+        let operation = self.name(&mut state, OperationKind::bare(collective));
         self.fail(&mut state, operation, error)
     }
 

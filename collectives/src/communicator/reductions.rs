@@ -95,20 +95,16 @@ impl Communicator {
                 let parts = self.facts.chunks(algorithm);
                 let (staged, partition) =
                     staging.gather(tensors, batch, parts, copy_slice).map_err(|error| {
-                        let operation = self.name(
-                            state,
-                            OperationKind {
-                                collective: Collective::AllReduce,
-                                dtype: Some(T::DTYPE),
-                                compressed: false,
-                                op: reducer.op,
-                                variant: reducer.variant,
-                                root: None,
-                                fused: digest,
-                                count: packed_count as u64,
-                                algorithm: algorithm as u8,
-                            },
-                        );
+                        let kind = OperationKind {
+                            dtype: Some(T::DTYPE),
+                            op: reducer.op,
+                            variant: reducer.variant,
+                            fused: digest,
+                            count: packed_count as u64,
+                            algorithm: algorithm as u8,
+                            ..OperationKind::bare(Collective::AllReduce)
+                        };
+                        let operation = self.name(state, kind);
                         self.fail(state, operation, error)
                     })?;
                 run(state, staged, Some(partition))?;

@@ -35,18 +35,7 @@ fn coordinated() -> (Server, [Arc<Job>; 2]) {
 /// An operation that panics on this rank.
 fn panic_inside(communicator: &Communicator) {
     let mut state = communicator.enter(Collective::Barrier).unwrap();
-    let kind = OperationKind {
-        collective: Collective::Barrier,
-        dtype: None,
-        compressed: false,
-        op: None,
-        variant: 0,
-        root: None,
-        fused: 0,
-        count: 0,
-        algorithm: 0,
-    };
-    let name = communicator.name(&mut state, kind);
+    let name = communicator.name(&mut state, OperationKind::bare(Collective::Barrier));
     let _report =
         PanicReport { context: &communicator.context, members: &communicator.members, name };
     panic!("a bug, for the test");

@@ -55,16 +55,12 @@ impl Mail {
             let op_seq = MESSAGE_BIT | u64::from(tag) << 31 | (*order % ORDERS);
             *order += 1;
             let peer = members.in_world(peer);
+            let collective = if receives { Collective::Receive } else { Collective::Send };
             let kind = OperationKind {
-                collective: if receives { Collective::Receive } else { Collective::Send },
                 dtype: Some(buffer.dtype),
-                compressed: false,
-                op: None,
-                variant: 0,
                 root: Some(peer),
-                fused: 0,
                 count: buffer.count as u64,
-                algorithm: 0,
+                ..OperationKind::bare(collective)
             };
             let number = &mut counts[usize::from(receives)];
             self.under_way.push(UnderWay {

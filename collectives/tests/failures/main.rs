@@ -5,72 +5,23 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "../support/mod.rs"]
+mod support;
+
 mod deadlines;
 mod mismatches;
 mod renewal;
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Barrier};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use paceline_collectives::plan::Algorithm;
 use paceline_collectives::{
-    CollectiveError, Communicator, Context, ContextOptions, Job, ReduceOp, TransportChoice,
-    TransportKind,
+    CollectiveError, Communicator, ContextOptions, Job, ReduceOp, TransportKind,
 };
-use paceline_rendezvous::coordinator::{Server, ServerConfig};
-use paceline_rendezvous::hello::Identity;
-use paceline_rendezvous::{ControlClient, RankInfo, Rendezvous, RunId, Secret};
 
-/// Longer than any machine needs.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// Jobs of ranks in this process with a coordinator between them.
-fn coordinated(world_size: u32) -> (Server, Vec<Arc<Job>>) {
-    let (run_id, secret) = (RunId::random().unwrap(), Secret::random().unwrap());
-    let local = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
-    let config = ServerConfig::new(run_id, secret.clone(), world_size);
-    let server = Server::start(local, config, |_| {}).unwrap();
-    let address = server.local_addr();
-    let job = |rank| {
-        let identity = Identity { run_id, epoch: 0, rank, features: 0 };
-        let deadline = Instant::now() + PATIENCE;
-        let control = ControlClient::connect(address, identity, &secret, deadline).unwrap();
-        let rank_info = RankInfo {
-            rank,
-            world_size,
-            local_rank: rank,
-            local_size: world_size,
-            ..RankInfo::alone()
-        };
-        let secret = secret.clone();
-        Job::from_rendezvous(Rendezvous::connected(rank_info, run_id, secret, control).unwrap())
-    };
-    let jobs = (0..world_size).map(job).collect();
-    (server, jobs)
-}
-
-/// Runs `body` as every rank over a transport and returns what each returned.
-fn run<R: Send>(
-    jobs: Vec<Arc<Job>>,
-    options: &ContextOptions,
-    body: impl Fn(&Context) -> R + Sync,
-) -> Vec<R> {
-    thread::scope(|scope| {
-        let start = |job: Arc<Job>| {
-            let body = &body;
-            let run = move || body(&Context::new(&job, options).unwrap());
-            thread::Builder::new().name("rank".to_owned()).spawn_scoped(scope, run).unwrap()
-        };
-        let ranks: Vec<_> = jobs.into_iter().map(start).collect();
-        ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
-    })
-}
-
-fn over(kind: TransportKind) -> ContextOptions {
-    ContextOptions { transport: TransportChoice::Only(kind), ..ContextOptions::default() }
-}
+use support::{coordinated, over, run};
 
 /// What ranks call that are at odds.
 #[derive(Clone, Copy, Debug)]

@@ -2,13 +2,21 @@
 
 #![allow(dead_code, reason = "each test program uses some of it")]
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use paceline_collectives::plan::Algorithm;
 use paceline_collectives::{
     Communicator, Context, ContextOptions, Job, TransportChoice, TransportKind,
 };
+use paceline_rendezvous::coordinator::{Server, ServerConfig};
+use paceline_rendezvous::hello::Identity;
+use paceline_rendezvous::{ControlClient, RankInfo, Rendezvous, RunId, Secret};
+
+/// How long a rank may take to find a coordinator that is there: longer than any machine needs.
+const JOIN_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Runs `body` as every rank of a world and returns what each returned.
 pub(crate) fn world<R: Send>(
@@ -46,7 +54,8 @@ pub(crate) fn node_contexts<R: Send>(
     run(Job::in_process_on(node_of).unwrap(), options, body)
 }
 
-fn run<R: Send>(
+/// The same for jobs that are there already.
+pub(crate) fn run<R: Send>(
     jobs: Vec<Arc<Job>>,
     options: &ContextOptions,
     body: impl Fn(&Context) -> R + Sync,
@@ -62,6 +71,31 @@ fn run<R: Send>(
             .collect();
         ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
     })
+}
+
+/// Jobs of ranks in this process with a coordinator between them.
+pub(crate) fn coordinated(world_size: u32) -> (Server, Vec<Arc<Job>>) {
+    let (run_id, secret) = (RunId::random().unwrap(), Secret::random().unwrap());
+    let local = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+    let config = ServerConfig::new(run_id, secret.clone(), world_size);
+    let server = Server::start(local, config, |_| {}).unwrap();
+    let address = server.local_addr();
+    let job = |rank| {
+        let identity = Identity { run_id, epoch: 0, rank, features: 0 };
+        let deadline = Instant::now() + JOIN_TIMEOUT;
+        let control = ControlClient::connect(address, identity, &secret, deadline).unwrap();
+        let rank_info = RankInfo {
+            rank,
+            world_size,
+            local_rank: rank,
+            local_size: world_size,
+            ..RankInfo::alone()
+        };
+        let secret = secret.clone();
+        Job::from_rendezvous(Rendezvous::connected(rank_info, run_id, secret, control).unwrap())
+    };
+    let jobs = (0..world_size).map(job).collect();
+    (server, jobs)
 }
 
 pub(crate) fn over(kind: TransportKind) -> ContextOptions {

@@ -3,41 +3,18 @@
 //!
 //! Every run follows from a seed, which a failure prints; `PACELINE_TEST_SEED` starts with another.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod support;
-
 use std::time::Duration;
 
 use paceline_collectives::queue::{Handle, Queue, QueueError, QueueOptions};
 use paceline_collectives::{Compression, ContextOptions, ReduceOp};
 
-use support::{contexts, every_way};
+use super::dice::Dice;
+use super::support::{contexts, every_way};
 
 const PATIENCE: Duration = Duration::from_secs(100);
 
 /// Runs of each world over each way of communicating; `PACELINE_TEST_RUNS` says otherwise.
 const RUNS: u64 = 60;
-
-/// Numbers that look random, the same in every run.
-#[derive(Clone)]
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut bits = self.0;
-        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        usize::try_from((bits ^ (bits >> 31)) % sides as u64).unwrap()
-    }
-
-    fn shuffle<T>(&mut self, items: &mut [T]) {
-        for last in (1..items.len()).rev() {
-            items.swap(last, self.roll(last + 1));
-        }
-    }
-}
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Kind {

@@ -1,22 +1,16 @@
 //! What can be submitted to a queue, each against its blocking form, and what users of Horovod expect
 //! of it: compression, groups, Adasum, uneven data.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod support;
-
 use std::sync::Barrier;
 use std::time::Duration;
 
-use paceline_collectives::queue::{Failed, Handle, Queue, QueueError, QueueOptions};
+use paceline_collectives::queue::{Queue, QueueError, QueueOptions};
 use paceline_collectives::{
     Communicator, Compression, Context, ContextOptions, ReduceOp, Reduction, TransportKind, bf16,
 };
 
-use support::{contexts, every_way, over};
-
-/// Longer than any machine needs.
-const PATIENCE: Duration = Duration::from_secs(60);
+use super::support::{contexts, every_way, over};
+use super::wait;
 
 /// Runs `body` as every rank, each with a queue and, for comparison, a communicator.
 fn queues<R: Send>(
@@ -29,10 +23,6 @@ fn queues<R: Send>(
         let queue = Queue::new(context.communicator().unwrap(), &QueueOptions::default()).unwrap();
         body(&queue, &blocking)
     })
-}
-
-fn wait<B>(handle: Handle<B>) -> Result<B, Failed<B>> {
-    handle.wait_timeout(PATIENCE).expect("the handle completes")
 }
 
 /// Numbers whose sums need rounding.
