@@ -1,23 +1,37 @@
 //! Ranks that are killed, stopped or at odds in the middle of real collectives.
 
-use crate::support::Job;
+use std::path::Path;
 
-/// Ranks that all-reduce until they are stopped; rank 1 does `mischief` to itself after a while.
-fn measuring(options: &[&str], transport: &str, mischief: &str) -> Job {
+use paceline_rendezvous::env::XDG_RUNTIME_DIR;
+use rustix::process::Signal;
+
+use crate::support::{Finished, Job, eventually, json, kill, pid_of};
+
+/// What becomes of ranks that all-reduce if rank 1 gets a signal in the middle of it.
+fn struck(options: &[&str], transport: &str, signal: Signal) -> Finished {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path();
     let program = env!("CARGO_BIN_EXE_paceline");
     let script = format!(
-        "[ $PACELINE_RANK = 1 ] && {{ (sleep 2; {mischief}) & }}; \
-         exec {program} bench all_reduce --transport {transport} --sizes 64K --min-time 100 --check off"
+        "exec {program} bench all_reduce --transport {transport} --sizes 64K --min-time 100 --check off"
     );
-    let mut arguments = vec!["-np", "3"];
-    arguments.extend(options);
-    Job::script(&arguments, &script)
+    let job = Job::script(&[&["-np", "3"], options].concat(), &script);
+    let running = job.env(XDG_RUNTIME_DIR.name, path.to_str().expect("UTF-8")).start();
+    eventually("all are in the middle of it", || (0..3).all(|rank| has_reduced(path, rank)));
+    kill(pid_of(path, 1), signal);
+    running.wait()
+}
+
+/// Whether a rank of the only job below `directory` has told of all-reduces.
+fn has_reduced(directory: &Path, rank: usize) -> bool {
+    let contexts = &json(directory, &[])[0]["status"]["ranks"][rank]["contexts"];
+    contexts.to_string().contains("\"kind\":\"all_reduce\"")
 }
 
 #[test]
 fn a_killed_rank_is_named_by_the_others() {
     for transport in ["tcp", "shm"] {
-        let ended = measuring(&[], transport, "kill -KILL $$").run();
+        let ended = struck(&[], transport, Signal::KILL);
         assert_eq!(ended.code, 137, "{ended:?}");
         assert!(ended.stderr.contains("first failure: rank 1"), "{ended:?}");
         let told: Vec<&str> = ended
@@ -32,7 +46,7 @@ fn a_killed_rank_is_named_by_the_others() {
 #[test]
 fn a_stopped_rank_is_named_within_the_deadline() {
     for transport in ["tcp", "shm"] {
-        let ended = measuring(&["--op-timeout", "4"], transport, "kill -STOP $$").run();
+        let ended = struck(&["--op-timeout", "4"], transport, Signal::STOP);
         // Also if the first to end is a rank that heard of the time-out before its own.
         assert_eq!(ended.code, 124, "{ended:?}");
         let told = ended.stderr.lines().any(|line| {

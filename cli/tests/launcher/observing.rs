@@ -35,7 +35,7 @@ fn a_timeline_of_a_job_is_one_json_file() {
     let events = timeline(&path);
     for rank in 0..2 {
         let operations = |event: &&Value| event["pid"] == rank && event["cat"] == "operation";
-        assert!(events.iter().filter(operations).count() > 10, "rank {rank}");
+        assert!(events.iter().any(|event| operations(&event)), "rank {rank}");
     }
     // Horovod's users have a variable for it, and a second job replaces the file of the first.
     let path_text = path.to_str().expect("UTF-8");
@@ -51,14 +51,18 @@ fn a_killed_job_leaves_a_timeline_that_can_be_read() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("timeline.json");
     let running = measuring(&["--timeline", path.to_str().expect("UTF-8")], "100").start();
-    let has_operations = || fs::read_to_string(&path).is_ok_and(|text| text.contains("operation"));
-    eventually("operations are written while they run", has_operations);
+    let whole_lines = || {
+        let text = fs::read_to_string(&path).unwrap_or_default();
+        text.rsplit_once('\n').map(|(lines, _)| lines.to_owned()).unwrap_or_default()
+    };
+    let written = |what: &str| whole_lines().contains(what);
+    eventually("operations and messages are written while they run", || {
+        written("\"cat\":\"operation\"") && written("\"cat\":\"message\"")
+    });
     running.signal(rustix::process::Signal::KILL);
     running.wait_until_all_gone();
     // Nobody was left to end the array. Only the last line may be torn.
-    let text = fs::read_to_string(&path).expect("it is there");
-    let whole = text.rsplit_once('\n').expect("it has lines").0;
-    let events = format!("{}]", whole.trim_end_matches(','));
+    let events = format!("{}]", whole_lines().trim_end_matches(','));
     let events: Vec<Value> = serde_json::from_str(&events).expect("whole lines are events");
     assert!(events.iter().any(|event| event["cat"] == "message"));
 }

@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Output;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use paceline_collectives::{Context, ReduceOp};
 use paceline_rendezvous::env::{Environment, ProcessEnvironment, XDG_RUNTIME_DIR};
 use rustix::process::Signal;
 
-use crate::support::{Job, Running, eventually, kill};
+use crate::support::{Job, Running, eventually, json, kill, pid_of, settles, status};
 
 const DIRECTORY: &str = "DIRECTORY_OF_A_PACELINE_TEST";
 
@@ -59,19 +59,13 @@ fn start(directory: &Path, options: &[&str]) -> Running {
     running
 }
 
-fn status(directory: &Path, arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_paceline"));
-    command.arg("status").args(arguments).env(XDG_RUNTIME_DIR.name, directory);
-    command.output().expect("paceline starts")
-}
-
 fn text(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-fn json(directory: &Path, arguments: &[&str]) -> serde_json::Value {
-    let output = status(directory, &[arguments, &["--json"]].concat());
-    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
+/// How many jobs are listed.
+fn jobs(directory: &Path) -> usize {
+    json(directory, &[]).as_array().expect("a list").len()
 }
 
 /// The sentences about who keeps whom waiting, once there are some.
@@ -84,6 +78,27 @@ fn stalls(directory: &Path, job: &str, wanted: &str) -> String {
     told
 }
 
+/// Whether the table of a stuck job says all that it should; what it says if not.
+fn shows_who_waits(shown: &str) -> Result<(), String> {
+    let row = |start: &str| shown.lines().find(|line| line.starts_with(start)).unwrap_or_default();
+    let told = [
+        shown.contains("WAITING: all_reduce #1: rank 2 on "),
+        shown.contains("never entered but is alive"),
+        row("0 ").contains("all_reduce #1, 3.91 KiB, for "),
+        row("2 ").contains("no operation (1 entered)"),
+    ];
+    if told == [true; 4] { Ok(()) } else { Err(format!("{told:?}: {shown}")) }
+}
+
+/// The same of what is there in numbers.
+fn holds_what_was_done(status: &serde_json::Value) -> Result<(), String> {
+    let contexts = |rank: usize| &status["ranks"][rank]["contexts"][0];
+    let totals = contexts(1)["totals"].to_string();
+    let peers = contexts(0)["peers"].as_array().map(Vec::len);
+    let has_all = totals.contains("\"kind\":\"all_reduce\"") && peers == Some(2);
+    if has_all { Ok(()) } else { Err(status.to_string()) }
+}
+
 #[test]
 fn a_stuck_job_is_listed_and_says_who_keeps_whom_waiting() {
     for transport in ["tcp", "shm"] {
@@ -91,27 +106,18 @@ fn a_stuck_job_is_listed_and_says_who_keeps_whom_waiting() {
         let path = directory.path();
         let running = start(path, &["--transport", transport]);
         let launcher = running.launcher().to_string();
-        let told = stalls(path, &launcher, "never entered");
-        assert!(told.contains("all_reduce #1: rank 2 on "), "{told}");
-        assert!(told.contains("is alive"), "{told}");
-        let list = text(&status(path, &[]));
-        let line = list.lines().nth(1).unwrap_or_else(|| panic!("no job in {list:?}"));
-        assert!(line.contains(&launcher) && line.contains("waiting"), "{list}");
-        let job = line.split(' ').next().unwrap();
-        let shown = text(&status(path, &[job]));
-        assert!(shown.contains("WAITING: all_reduce #1: rank 2 on "), "{shown}");
-        let of_rank_0 = shown.lines().find(|line| line.starts_with("0 ")).unwrap();
-        assert!(of_rank_0.contains("all_reduce #1, 3.91 KiB, for "), "{shown}");
-        let of_rank_2 = shown.lines().find(|line| line.starts_with("2 ")).unwrap();
-        assert!(of_rank_2.contains("no operation (1 entered)"), "{shown}");
-        let status = &json(path, &[job])["status"];
-        let total = &status["ranks"][1]["contexts"][0]["totals"];
-        assert!(total.to_string().contains("\"kind\":\"all_reduce\""), "{total}");
-        let peers = &status["ranks"][0]["contexts"][0]["peers"];
-        assert_eq!(peers.as_array().map(Vec::len), Some(2), "{peers}");
+        // What is told of a rank comes with its heartbeats, bit by bit.
+        settles("all of it is shown", || {
+            let list = text(&status(path, &[]));
+            let line = list.lines().nth(1).ok_or_else(|| format!("no job in {list:?}"))?;
+            let is_waiting = line.contains(&launcher) && line.contains("waiting");
+            let job = line.split(' ').next().filter(|_| is_waiting).ok_or(line)?;
+            shows_who_waits(&text(&status(path, &[job])))?;
+            holds_what_was_done(&json(path, &[job])["status"])
+        });
         fs::write(path.join("go"), "").unwrap();
         assert_eq!(running.wait().code, 0);
-        assert_eq!(json(path, &[]), serde_json::json!([]), "the card went with the job");
+        assert_eq!(jobs(path), 0, "the card went with the job");
     }
 }
 
@@ -121,8 +127,7 @@ fn a_stopped_rank_is_told_from_one_that_is_elsewhere() {
     let path = directory.path();
     let running = start(path, &["--transport", "tcp"]);
     let launcher = running.launcher().to_string();
-    let pid = json(path, &[&launcher])["status"]["ranks"][LATE as usize]["pid"].as_i64().unwrap();
-    let pid = i32::try_from(pid).unwrap();
+    let pid = pid_of(path, LATE);
     kill(pid, Signal::STOP);
     let told = stalls(path, &launcher, "is stopped or unreachable");
     assert!(told.contains("rank 2 on ") && told.contains(&format!("pid {pid}")));
@@ -145,7 +150,7 @@ fn a_launcher_that_is_stopped_or_killed_is_noticed() {
     running.signal(Signal::KILL);
     running.wait_until_all_gone();
     assert_eq!(running.wait().code, 1009);
-    assert_eq!(json(path, &[]), serde_json::json!([]), "what it left behind is removed");
+    assert_eq!(jobs(path), 0, "what it left behind is removed");
     let unknown = status(path, &[&launcher]);
     assert_eq!(unknown.status.code(), Some(2), "{unknown:?}");
 }

@@ -2,11 +2,13 @@
 
 use std::fs;
 use std::io::Read;
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use paceline_rendezvous::env::XDG_RUNTIME_DIR;
 use rustix::process::{Pid, Signal, kill_process};
 
 /// Longer than any machine needs; only a hang reaches it.
@@ -45,7 +47,7 @@ impl Job {
         self
     }
 
-    pub(crate) fn directory(mut self, path: &std::path::Path) -> Self {
+    pub(crate) fn directory(mut self, path: &Path) -> Self {
         self.command.current_dir(path);
         self
     }
@@ -211,6 +213,42 @@ pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
         assert!(Instant::now() < give_up, "never happened: {what}");
         thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// Waits until something is as it should be; a test fails with what it is like if it never becomes so.
+pub(crate) fn settles(what: &str, mut look: impl FnMut() -> Result<(), String>) {
+    let give_up = Instant::now() + PATIENCE;
+    while let Err(instead) = look() {
+        assert!(Instant::now() < give_up, "never happened: {what}: {instead}");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// `paceline status ARGUMENTS…` of the jobs that leave their cards below `directory`.
+pub(crate) fn status(directory: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_paceline"));
+    command.arg("status").args(arguments).env(XDG_RUNTIME_DIR.name, directory);
+    command.output().expect("paceline starts")
+}
+
+/// The same as JSON; null if a job does not answer, such as one that has not begun.
+pub(crate) fn json(directory: &Path, arguments: &[&str]) -> serde_json::Value {
+    let output = status(directory, &[arguments, &["--json"]].concat());
+    if !output.status.success() {
+        return serde_json::Value::Null;
+    }
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
+}
+
+/// The process id of a rank of the only job below `directory`, once it has joined.
+pub(crate) fn pid_of(directory: &Path, rank: u32) -> i32 {
+    let mut pid = None;
+    eventually("the rank has joined", || {
+        let told = json(directory, &[]);
+        pid = told[0]["status"]["ranks"][rank as usize]["pid"].as_i64();
+        pid.is_some()
+    });
+    i32::try_from(pid.expect("just found")).expect("a pid is an i32")
 }
 
 /// What a process is and does, for the message of a test that fails.
