@@ -410,17 +410,7 @@ mod tests {
         schedule: &dyn Schedule,
         workspace: &mut Workspace,
     ) -> Result<(), CollectiveError> {
-        let kind = OperationKind {
-            collective: Collective::Shift,
-            dtype: None,
-            compressed: false,
-            op: None,
-            variant: 0,
-            root: None,
-            fused: 0,
-            count: COUNT as u64,
-            algorithm: 0,
-        };
+        let kind = OperationKind { count: COUNT as u64, ..OperationKind::bare(Collective::Shift) };
         let mut bytes = vec![0u8; 2 * COUNT];
         let (input, output) = bytes.split_at_mut(COUNT);
         let (input, output) = (Buffer::of(input), Buffer::of_mut(output));

@@ -9,7 +9,7 @@ use paceline_collectives::{
     Collective, CollectiveError, Communicator, Context, ContextOptions, ReduceOp, Reduction,
     TransportKind, UserOp, f16,
 };
-use support::{forced, node_contexts, nodes, over};
+use support::{forced, node_contexts, nodes, over, uneven};
 
 /// Which node each rank is on.
 const SHAPES: [&[u32]; 7] = [
@@ -228,14 +228,6 @@ fn as_many_bytes_cross_as_the_formula_says() {
             assert_eq!(sum(1), crossing, "{collective} on {node_of:?}");
         }
     }
-}
-
-/// Numbers whose sum depends on the order of addition.
-fn uneven(rank: u32, at: usize) -> f32 {
-    let bits = (u64::from(rank) * 1_000_003 + at as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    #[expect(clippy::cast_precision_loss, reason = "any number will do")]
-    let value = (bits >> 40) as f32;
-    value * 1e-3 + 1e-6
 }
 
 #[test]

@@ -12,7 +12,7 @@ use paceline_collectives::plan::{Algorithm, Tuning};
 use paceline_collectives::{
     Context, ContextOptions, Job, Origin, ReduceOp, SetupError, TransportKind, Tune,
 };
-use support::{contexts, nodes, over};
+use support::{contexts, nodes, over, uneven};
 
 fn with_plan(path: &Path) -> ContextOptions {
     ContextOptions { plan: Some(path.to_owned()), ..over(TransportKind::Tcp) }
@@ -126,14 +126,6 @@ fn a_plan_that_does_not_fit_is_refused_by_all() {
     let nowhere = directory.path().join("missing/plan.json");
     let outcomes = outcomes(2, &with_plan(&nowhere));
     assert!(outcomes.iter().all(Result::is_err));
-}
-
-/// Numbers whose sum depends on the order of addition.
-fn uneven(rank: u32, at: usize) -> f32 {
-    let bits = (u64::from(rank) * 1_000_003 + at as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    #[expect(clippy::cast_precision_loss, reason = "any number will do")]
-    let value = (bits >> 40) as f32;
-    value * 1e-3 + 1e-6
 }
 
 #[test]

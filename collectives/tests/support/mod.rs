@@ -111,3 +111,11 @@ pub(crate) fn every_way() -> [ContextOptions; 3] {
     let messages = forced(TransportKind::Shm, Algorithm::Ring);
     [over(TransportKind::Tcp), over(TransportKind::Shm), messages]
 }
+
+/// Numbers whose sum depends on the order of addition.
+pub(crate) fn uneven(rank: u32, at: usize) -> f32 {
+    let bits = (u64::from(rank) * 1_000_003 + at as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    #[expect(clippy::cast_precision_loss, reason = "any number will do")]
+    let value = (bits >> 40) as f32;
+    value * 1e-3 + 1e-6
+}
