@@ -306,6 +306,28 @@ fn who_is_silent_is_named_before_who_is_late() {
 }
 
 #[test]
+fn who_said_nothing_during_a_short_wait_is_named_if_nobody_is_surer_to_blame() {
+    // Rank 2 has entered, and is silent for 2.2 s when rank 0 gives up after `waited`.
+    let quiet = |waited: u64, has_rank_1_entered: bool| {
+        let start = Instant::now();
+        let now = start + Duration::from_millis(2200);
+        let mut coordinator = with_all_joined(config(3), start);
+        coordinator.handle(2, heartbeat(&[(0, 0, 8)]), start);
+        coordinator.handle(1, heartbeat(&[(0, 0, 7 + u64::from(has_rank_1_entered))]), now);
+        coordinator.handle(0, report(7, "all_reduce", timed_out(&[1]), waited), now);
+        coordinator.aborted().unwrap().clone()
+    };
+    let abort = quiet(2000, true);
+    assert_eq!(abort.culprit, Some(2));
+    let expected = "all_reduce #7: rank 2 is stopped, unreachable or slow: no heartbeat for 2.2 s; rank 0 \
+                    waits since 2.0 s";
+    assert_eq!(abort.reason, expected);
+    // Not if others have waited for longer than that, nor if one has not even come.
+    assert_eq!(quiet(2500, true).culprit, None);
+    assert_eq!(quiet(2000, false).culprit, Some(1));
+}
+
+#[test]
 fn nobody_is_silent_while_the_coordinator_stands_still() {
     let start = Instant::now();
     let now = start + Duration::from_secs(30);

@@ -110,12 +110,16 @@ fn wrong_peers_are_turned_away_with_the_reason() {
     assert!(matches!(error, HelloError::EpochMismatch { ours: 1, theirs: 3 }), "{error}");
     let error = connect_as(identity(2), &secret());
     assert!(matches!(error, HelloError::Refused { reason: Refusal::Rank }), "{error}");
-    let _first = connect(&server, 1).unwrap();
+    let first = connect(&server, 1).unwrap();
     let error = connect_as(identity(1), &secret());
     assert!(matches!(error, HelloError::Refused { reason: Refusal::Duplicate }), "{error}");
     expect_event(&events, |event| {
         matches!(event, Event::Turned { error: HelloError::Duplicate { rank: 1 }, .. })
     });
+    drop(first);
+    expect_event(&events, |event| matches!(event, Event::Lost { rank: 1, .. }));
+    let error = connect_as(identity(1), &secret());
+    assert!(matches!(error, HelloError::Refused { reason: Refusal::Gone }), "{error}");
 
     let mut stream = TcpStream::connect(server.local_addr()).unwrap();
     let error = hello::initiate(
