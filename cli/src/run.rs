@@ -74,6 +74,7 @@ impl Selection for RunSettings {
                 env::TUNE,
                 env::PLAN,
                 env::DETERMINISTIC,
+                env::CHECKSUM,
                 env::INTERFACE,
                 env::PORT_RANGE,
             ],

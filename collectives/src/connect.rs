@@ -166,6 +166,7 @@ impl Joining<'_> {
             rank: self.job.rank_info().rank,
             run_id: self.job.rendezvous().run_id,
             epoch: self.job.rank_info().epoch,
+            checksum: self.options.checksum,
             secret: &self.job.rendezvous().secret,
             addresses,
         }

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use paceline_rendezvous::env::{self, Environment, PortRange};
 use paceline_rendezvous::message::GROUPS_MAX;
 use paceline_rendezvous::{ActivitySource, BootstrapError, ProcessEnvironment, RankInfo};
-use paceline_transports::TransportKind;
 use paceline_transports::tcp::InterfaceChoice;
+use paceline_transports::{Checksum, TransportKind};
 
 use crate::communicator::Communicator;
 use crate::connect::{Connected, connect};
@@ -65,6 +65,11 @@ pub struct ContextOptions {
     /// Whether results must not even depend on the plan: not on algorithm, transport or nodes, only on
     /// rank, world size and length. Reductions then keep to the order of one level.
     pub any_plan: bool,
+    /// Whether frames carry checksums, so that bytes which change on the way end the connection, by an
+    /// error that says so, rather than end up in a result. Node-local collectives move no frames: what
+    /// the ranks of a node share is memory, which is the hardware's to check. Default none; the rates
+    /// with and without are in `benches/RESULTS.md`.
+    pub checksum: Checksum,
     /// Longest time that an operation may take, default 60 s.
     pub timeout: Duration,
     /// Longest time until all ranks have met, default 30 s.
@@ -85,6 +90,7 @@ impl Default for ContextOptions {
             tune: Tune::Auto,
             plan: None,
             any_plan: false,
+            checksum: Checksum::None,
             timeout: Duration::from_secs(60),
             start_timeout: Duration::from_secs(30),
             timeline: None,
@@ -144,6 +150,10 @@ impl ContextOptions {
                 "any-plan" => true,
                 _ => return Err(invalid(&env::DETERMINISTIC, &name, &"expected plan or any-plan")),
             };
+        }
+        if let Some(name) = text(&env::CHECKSUM)? {
+            options.checksum =
+                name.parse().map_err(|error: String| invalid(&env::CHECKSUM, &name, &error))?;
         }
         let seconds =
             |variable: &env::Variable| variable.seconds(environment).map_err(bootstrap_error);

@@ -215,7 +215,9 @@ impl CollectiveError {
     /// What the user can do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::PeerLost { peer, .. } => Some(format!("see how rank {peer} ended")),
+            Self::PeerLost { peer, source, .. } => {
+                source.hint().or_else(|| Some(format!("see how rank {peer} ended")))
+            }
             Self::Mismatch { operation, .. } if operation.kind.collective.is_message() => Some(
                 "messages of one tag are received in the order in which they are sent; counts and \
                  types must be equal on both sides"

@@ -85,7 +85,7 @@ pub use error::{CollectiveError, OperationName, SetupError};
 pub use job::Job;
 pub use kernels::UserOp;
 pub use paceline_devices::{Bool, Buffer, DType, Element, Memory, ReduceOp, bf16, f16};
-pub use paceline_transports::{Traffic, TransportKind, TwoWay};
+pub use paceline_transports::{Checksum, Traffic, TransportKind, TwoWay};
 #[cfg(feature = "testing")]
 pub use queue::{announcements_to_change, check_announcement};
 pub use reduction::{Reduction, Scale};

@@ -40,7 +40,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use paceline_transports::sim::SimNetwork;
-use paceline_transports::{Endpoint, Group, Patience, Transport, TransportKind};
+use paceline_transports::{Checksum, Endpoint, Group, Patience, Transport, TransportKind};
 
 use crate::connect::Connected;
 use crate::context::{Context, ContextOptions, TransportChoice};
@@ -93,6 +93,13 @@ impl SimulatedWorld {
         self
     }
 
+    /// Whether frames carry checksums, as [`ContextOptions::checksum`] does.
+    #[must_use]
+    pub fn checksum(mut self, checksum: Checksum) -> Self {
+        self.options.checksum = checksum;
+        self
+    }
+
     /// Whether plans are made as if ranks outnumbered cores.
     #[must_use]
     pub fn oversubscribed(mut self, oversubscribed: bool) -> Self {
@@ -110,7 +117,7 @@ impl SimulatedWorld {
         let world_size = self.network.world_size();
         let jobs = Job::in_process(world_size).expect("the system has random numbers");
         // All connect before anybody runs: connecting does not wait.
-        let connections: Vec<_> = jobs.iter().map(|job| connect(&self.network, job)).collect();
+        let connections: Vec<_> = jobs.iter().map(|job| self.connect(job)).collect();
         let turns = Arc::new(Turns::new(self.network.clone()));
         let rank = |job: Arc<Job>, connections: Connections| {
             let rank = job.rank_info().rank;
@@ -136,26 +143,28 @@ impl SimulatedWorld {
             ended.into_iter().map(|end| end.unwrap_or_else(|panic| resume_unwind(panic))).collect()
         })
     }
+
+    fn connect(&self, job: &Job) -> Connections {
+        let network = &self.network;
+        let rendezvous = job.rendezvous();
+        let addresses: Vec<Vec<u8>> =
+            (0..network.world_size()).map(|rank| network.transport(rank).address()).collect();
+        let rank = job.rank_info().rank;
+        let group = Group {
+            rank,
+            run_id: rendezvous.run_id,
+            epoch: job.rank_info().epoch,
+            checksum: self.options.checksum,
+            secret: &rendezvous.secret,
+            addresses: &addresses,
+        };
+        let transport = Box::new(network.transport(rank));
+        let patience = Patience::until(Instant::now());
+        transport.connect(&group, &patience).expect("nobody runs yet, so nothing is broken")
+    }
 }
 
 type Connections = Vec<Option<Box<dyn Endpoint>>>;
-
-fn connect(network: &SimNetwork, job: &Job) -> Connections {
-    let rendezvous = job.rendezvous();
-    let addresses: Vec<Vec<u8>> =
-        (0..network.world_size()).map(|rank| network.transport(rank).address()).collect();
-    let rank = job.rank_info().rank;
-    let group = Group {
-        rank,
-        run_id: rendezvous.run_id,
-        epoch: job.rank_info().epoch,
-        secret: &rendezvous.secret,
-        addresses: &addresses,
-    };
-    let transport = Box::new(network.transport(rank));
-    let patience = Patience::until(Instant::now());
-    transport.connect(&group, &patience).expect("nobody runs yet, so nothing is broken")
-}
 
 /// Where a context gets the time from, and what it does in place of sleeping.
 #[derive(Debug)]

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use paceline_collectives::plan::Algorithm;
 use paceline_collectives::{
-    Communicator, ContextOptions, Element, ReduceOp, Reduction, TransportKind, bf16, f16,
+    Checksum, Communicator, ContextOptions, Element, ReduceOp, Reduction, TransportKind, bf16, f16,
 };
 use support::{forced, over, world};
 
@@ -129,6 +129,7 @@ fn ways() -> Vec<(&'static str, ContextOptions)> {
     let mut ways = vec![
         ("tcp", over(tcp)),
         ("tcp, three sockets", ContextOptions { sockets: Some(3), ..over(tcp) }),
+        ("tcp, checksums", ContextOptions { checksum: Checksum::Crc32c, ..over(tcp) }),
         ("shared memory", over(shm)),
         ("one-shot in shared memory", forced(shm, Algorithm::NodeOneShot)),
         ("two-shot in shared memory", forced(shm, Algorithm::NodeTwoShot)),

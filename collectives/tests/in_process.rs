@@ -10,8 +10,8 @@ use std::thread;
 
 use paceline_collectives::plan::Algorithm;
 use paceline_collectives::{
-    CollectiveError, Communicator, Context, ContextOptions, Element, Job, ReduceOp, TransportKind,
-    bf16, f16,
+    Checksum, CollectiveError, Communicator, Context, ContextOptions, Element, Job, ReduceOp,
+    TransportKind, bf16, f16,
 };
 use support::{every_way, over, world};
 
@@ -109,6 +109,26 @@ fn large_messages_over_one_and_several_sockets() {
         world(3, &options, |communicator| {
             for count in [1 << 20, (5 << 20) + 3] {
                 check_all_reduce::<f32>(communicator, count, ReduceOp::Sum);
+            }
+        });
+    }
+}
+
+#[test]
+fn checksums_change_no_result() {
+    let sockets = ContextOptions { sockets: Some(3), ..tcp(None) };
+    for options in every_way().into_iter().chain([sockets]) {
+        let options = ContextOptions { checksum: Checksum::Crc32c, ..options };
+        world(3, &options, |communicator| {
+            for count in [0, 1, 17, 16_385, (1 << 20) + 3] {
+                check_all_reduce::<f32>(communicator, count, ReduceOp::Sum);
+            }
+            // Messages, whatever carries the rest.
+            let rank = communicator.rank();
+            for count in [1, 5000, 200_003] {
+                let mut from_left = vec![0; count];
+                communicator.shift(&vec![rank; count], &mut from_left, None).unwrap();
+                assert_eq!(from_left, vec![(rank + 2) % 3; count]);
             }
         });
     }
@@ -287,22 +307,26 @@ fn bad_arguments_are_refused_and_do_no_harm() {
 
 #[test]
 fn ranks_with_different_options_are_told_so_at_once() {
-    let jobs = Job::in_process(2).unwrap();
-    let errors: Vec<String> = thread::scope(|scope| {
-        let kinds = [TransportKind::Tcp, TransportKind::Shm];
-        let ranks: Vec<_> = jobs
-            .into_iter()
-            .zip(kinds)
-            .map(|(job, kind)| {
-                let run = move || Context::new(&job, &over(kind)).unwrap_err().to_string();
-                thread::Builder::new().name("rank".to_owned()).spawn_scoped(scope, run).unwrap()
-            })
-            .collect();
-        ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
-    });
-    for error in errors {
+    for error in at_odds([over(TransportKind::Tcp), over(TransportKind::Shm)]) {
         assert!(error.contains("transport tcp") && error.contains("transport shm"), "{error}");
     }
+    let checked = ContextOptions { checksum: Checksum::Crc32c, ..ContextOptions::default() };
+    for error in at_odds([ContextOptions::default(), checked]) {
+        assert!(error.contains("checksum none") && error.contains("checksum crc32c"), "{error}");
+    }
+}
+
+/// What the ranks of a world say whose options differ.
+fn at_odds(options: [ContextOptions; 2]) -> Vec<String> {
+    let jobs = Job::in_process(2).unwrap();
+    thread::scope(|scope| {
+        let start = |(job, options): (Arc<Job>, ContextOptions)| {
+            let run = move || Context::new(&job, &options).unwrap_err().to_string();
+            thread::Builder::new().name("rank".to_owned()).spawn_scoped(scope, run).unwrap()
+        };
+        let ranks: Vec<_> = jobs.into_iter().zip(options).map(start).collect();
+        ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
+    })
 }
 
 #[test]

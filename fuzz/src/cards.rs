@@ -11,7 +11,8 @@ pub fn seeds() -> Vec<Vec<u8>> {
         "{\"address\":{\"Ok\":[1,2,255]},\"cpus\":[0,1],\"node_rank\":0}",
         "{\"address\":{\"Err\":{\"rank\":1,\"weight\":\"Own\",\"reason\":\"no\",\"hint\":null}},\
          \"cpus\":[],\"node_rank\":4294967295}",
-        "{\"transport\":\"auto\",\"sockets\":1,\"algorithm\":\"auto\"}",
+        "{\"transport\":\"auto\",\"sockets\":1,\"algorithm\":\"auto\",\"tune\":\"auto\",\
+         \"has_plan\":false,\"any_plan\":false,\"checksum\":\"none\"}",
         "{\"rank\":1,\"weight\":\"Consequence\",\"reason\":\"no\",\"hint\":\"try\"}",
         "null",
     ]

@@ -68,6 +68,23 @@ pub enum EndpointError {
         /// What was wrong.
         what: String,
     },
+    /// Bytes changed on the way from the peer; with [`Checksum`](crate::Checksum) alone is that noticed.
+    #[error(
+        "bytes from rank {peer} at {address} were corrupted on the way: the CRC-32C of a {part} is \
+         {computed:#010x}, {expected:#010x} was sent"
+    )]
+    Corrupted {
+        /// The peer's rank.
+        peer: u32,
+        /// Where it is.
+        address: String,
+        /// Of what the checksum is: the header or the payload of a frame.
+        part: &'static str,
+        /// The checksum of what arrived.
+        computed: u32,
+        /// The checksum that arrived with it.
+        expected: u32,
+    },
     /// This side gave up an operation with a frame half-sent.
     #[error("connection to rank {peer} at {address} was given up with a message half-sent")]
     Abandoned {
@@ -85,6 +102,7 @@ impl EndpointError {
             Self::Closed { peer, .. }
             | Self::Io { peer, .. }
             | Self::Protocol { peer, .. }
+            | Self::Corrupted { peer, .. }
             | Self::Abandoned { peer, .. } => *peer,
         }
     }
@@ -92,6 +110,19 @@ impl EndpointError {
     /// Whether the peer is gone, as opposed to alive and wrong.
     pub fn is_peer_lost(&self) -> bool {
         matches!(self, Self::Closed { .. } | Self::Io { .. })
+    }
+
+    /// What the user can do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Corrupted { peer, .. } => Some(format!(
+                "something between this host and that of rank {peer} changes bytes: compare the error \
+                 counters of network cards and switches (ethtool -S), try without the offloads of the \
+                 cards (ethtool -K INTERFACE rx off tx off tso off gro off), and see whether the \
+                 kernels report memory errors (dmesg)"
+            )),
+            _ => None,
+        }
     }
 }
 

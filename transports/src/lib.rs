@@ -16,6 +16,7 @@
 //! # Resource cleanup
 //! Dropping an endpoint closes its connections and releases every slice posted to it.
 
+mod checksum;
 mod copy;
 mod counters;
 mod endpoint;
@@ -37,6 +38,7 @@ pub mod tcp;
 #[cfg(any(test, feature = "testing"))]
 pub use messaging::{feed as feed_frames, frames_to_change as data_frames_to_change};
 
+pub use checksum::Checksum;
 pub use copy::{copy_bytes, copy_slice};
 pub use counters::{ConnectionCounters, Traffic, TwoWay};
 pub use endpoint::{Endpoint, Event, RecvPost, Rejected, SendPost, Wakeup};

@@ -4,7 +4,7 @@ use std::time::Instant;
 use paceline_rendezvous::{RunId, Secret};
 use serde::{Deserialize, Serialize};
 
-use crate::{Endpoint, EstablishError};
+use crate::{Checksum, Endpoint, EstablishError};
 
 /// Which way bytes go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -62,6 +62,8 @@ pub struct Group<'a> {
     pub run_id: RunId,
     /// The incarnation of the group; hellos of another epoch are refused.
     pub epoch: u32,
+    /// Whether frames carry checksums: the same on all ranks.
+    pub checksum: Checksum,
     /// Proves membership.
     pub secret: &'a Secret,
     /// What each rank's [`Transport::address`] returned, by rank; its length is the world size. A rank

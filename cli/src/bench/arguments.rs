@@ -149,6 +149,7 @@ impl Selection for BenchSettings {
             env::TUNE,
             env::PLAN,
             env::DETERMINISTIC,
+            env::CHECKSUM,
             env::TIMELINE,
             env::METRICS_PORT,
             env::CONFIG,

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use paceline_rendezvous::coordinator::context_keys;
 use paceline_transports::shm::{Arena, ShmTransport};
-use paceline_transports::{EstablishError, Group, Patience};
+use paceline_transports::{Checksum, EstablishError, Group, Patience};
 
 use super::Communicator;
 use super::shared::{Cuts, Levels, Shared};
@@ -142,6 +142,8 @@ impl Communicator {
             rank: self.context.rank(),
             run_id: rendezvous.run_id,
             epoch,
+            // Only memory is shared.
+            checksum: Checksum::None,
             secret: &rendezvous.secret,
             addresses,
         };

@@ -19,6 +19,7 @@ pub(super) struct Terms {
     tune: String,
     has_plan: bool,
     any_plan: bool,
+    checksum: String,
 }
 
 impl Terms {
@@ -33,18 +34,19 @@ impl Terms {
             tune: options.tune.name().to_owned(),
             has_plan: options.plan.is_some(),
             any_plan: options.any_plan,
+            checksum: options.checksum.name().to_owned(),
         }
     }
 }
 
 impl fmt::Display for Terms {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { transport, sockets, algorithm, tune, has_plan, any_plan } = self;
+        let Self { transport, sockets, algorithm, tune, has_plan, any_plan, checksum } = self;
         let sockets = sockets.map_or_else(|| "auto".to_owned(), |sockets| sockets.to_string());
         write!(f, "transport {transport}, sockets {sockets}, algorithm {algorithm}")?;
         let plan = if *has_plan { "a plan file" } else { "no plan file" };
         let order = if *any_plan { "any-plan" } else { "plan" };
-        write!(f, ", tune {tune}, {plan}, deterministic {order}")
+        write!(f, ", tune {tune}, {plan}, deterministic {order}, checksum {checksum}")
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use paceline_rendezvous::{RunId, Secret};
 use paceline_transports::shm::ShmTransport;
-use paceline_transports::{Group, Patience, Transport};
+use paceline_transports::{Checksum, Group, Patience, Transport};
 
 use super::tests::{finish, inputs, reduced, request};
 use super::*;
@@ -19,7 +19,8 @@ const COUNTS: [usize; 6] = [1, 10, 11, 5_000, 40_001, 900_007];
 
 fn group(rank: u32, transport: ShmTransport, addresses: &[Vec<u8>]) -> NodeGroup {
     let (run_id, secret) = (RunId::from_bytes([3; 16]), Secret::from_bytes([0x77; 32]));
-    let group = Group { rank, run_id, epoch: 1, secret: &secret, addresses };
+    let group =
+        Group { rank, run_id, epoch: 1, checksum: Checksum::None, secret: &secret, addresses };
     let members: Vec<u32> = (0..MEMBERS).collect();
     let deadline = Instant::now() + Duration::from_secs(60);
     let layout = arena_layout(MEMBERS);

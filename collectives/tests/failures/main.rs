@@ -8,6 +8,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod corruption;
 mod deadlines;
 mod mismatches;
 mod renewal;

@@ -129,6 +129,15 @@ variables! {
     DETERMINISTIC = "PACELINE_DETERMINISTIC" Paceline Setting
         ("plan or any-plan", default "plan")
         option { name: "deterministic", value_name: "HOW", reader: Reader::Ranks };
+    /// Checksum of each frame that ranks send each other, to notice bytes that change on the way; it costs
+    /// time. Collectives in memory that the ranks of a node share send none.
+    CHECKSUM = "PACELINE_CHECKSUM" Paceline Setting ("none or crc32c", default "none")
+        option {
+            name: "checksum",
+            value_name: "NAME",
+            form: Form::OneOf(&["none", "crc32c"]),
+            reader: Reader::Ranks
+        };
     /// The network interface to use, by name or as an address range that contains its address.
     INTERFACE = "PACELINE_INTERFACE" Paceline Setting
         ("the name of an interface or ADDRESS/PREFIX")

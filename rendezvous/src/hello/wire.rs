@@ -25,7 +25,7 @@ use crate::run::RunId;
 /// First bytes of every message.
 pub const MAGIC: [u8; 8] = *b"PACELINE";
 /// Version of the handshake and of everything that follows it.
-pub const PROTOCOL_VERSION: u16 = 1;
+pub const PROTOCOL_VERSION: u16 = 2;
 /// Bytes of the first message.
 pub const HELLO_LEN: usize = 80;
 /// Bytes of the second message.
@@ -44,7 +44,7 @@ pub(super) struct Fields {
     pub(super) status: u8,
     pub(super) identity: Identity,
     pub(super) nonce: [u8; NONCE_LEN],
-    /// Whether bits are set that version 1 leaves 0.
+    /// Whether bits are set that this version leaves 0.
     pub(super) reserved_bits: bool,
 }
 

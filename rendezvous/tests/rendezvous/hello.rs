@@ -152,14 +152,14 @@ fn send_to_acceptor(bytes: &[u8], deadline: Instant) -> (HelloError, Vec<u8>) {
 #[test]
 fn versions_are_told_apart_in_both_directions() {
     let mut newer = *initiator().hello();
-    newer[8] = 2;
+    newer[8] = 3;
     // Even if the hello of the other version is shorter than ours.
     for length in [HELLO_LEN, 16] {
         let (error, answer) = send_to_acceptor(&newer[..length], generous());
-        assert!(matches!(error, HelloError::VersionMismatch { theirs: 2 }), "{error}");
+        assert!(matches!(error, HelloError::VersionMismatch { theirs: 3 }), "{error}");
         assert!(error.hint().is_some());
         // The other side finds our version at the same place.
-        assert_eq!((answer.len(), &answer[..10]), (REPLY_LEN, &b"PACELINE\x01\x00"[..]));
+        assert_eq!((answer.len(), &answer[..10]), (REPLY_LEN, &b"PACELINE\x02\x00"[..]));
     }
     let first = initiator();
     let (mut reply, _) = responder().on_hello(first.hello(), |_, _| Ok(())).unwrap();

@@ -281,14 +281,13 @@ impl EarlyFrames {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{FrameKind, flags};
+    use super::super::FrameKind;
     use super::*;
     use crate::Signature;
 
     fn header(tag: u32, length: usize) -> FrameHeader {
         FrameHeader {
-            kind: FrameKind::Data,
-            flags: flags::EAGER,
+            kind: FrameKind::Eager,
             epoch: 0,
             id: MessageId { communicator: 0, tag, op_seq: 0 },
             signature: Signature::default(),
@@ -296,6 +295,7 @@ mod tests {
             message_bytes: length as u64,
             length: u32::try_from(length).unwrap(),
             credit: 0,
+            payload_checksum: 0,
         }
     }
 

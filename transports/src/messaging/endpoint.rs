@@ -1,10 +1,10 @@
 use std::sync::Arc;
 
-use super::stream::{ByteStream, FrameStream, Share, StreamError};
-use super::{DEPTH_MAX, FrameKind, Inbox, Outbox, Receiving};
+use super::stream::{FrameStream, Share};
+use super::{ByteStream, DEPTH_MAX, FrameKind, Inbox, Outbox, Receiving, StreamError, Terms};
 use crate::{
-    Capabilities, ConnectionCounters, Endpoint, EndpointError, Event, MessageId, RecvPost,
-    Rejected, SendPost, Signature, Wakeup,
+    Capabilities, Checksum, ConnectionCounters, Endpoint, EndpointError, Event, MessageId,
+    RecvPost, Rejected, SendPost, Signature, Wakeup,
 };
 
 /// Waits of 5 ms that an endpoint's drop spends at most on letting its peer know; only a peer that
@@ -26,10 +26,11 @@ pub(crate) const fn stream_capabilities(wakeup: bool) -> Capabilities {
 pub(crate) struct StreamEndpoint<S: ByteStream> {
     peer: u32,
     address: String,
-    epoch: u32,
     streams: Vec<Stream<S>>,
     /// How many of them, the first ones, carry messages to the peer.
     used: usize,
+    /// What one takes where it is the only one.
+    alone: Share,
     /// Whose turn it is to take something to send.
     turn: usize,
     inbox: Inbox,
@@ -49,22 +50,22 @@ struct Stream<S> {
 
 impl<S: ByteStream> StreamEndpoint<S> {
     /// An endpoint over `streams`, of which there is at least one.
-    pub(crate) fn new(peer: u32, address: String, epoch: u32, streams: Vec<S>) -> Self {
+    pub(crate) fn new(peer: u32, address: String, terms: Terms, streams: Vec<S>) -> Self {
         let counters = Arc::new(ConnectionCounters::new(peer, S::KIND, streams.len()));
         let used = streams.len();
         let with_frames = |(channel, stream)| {
-            let frames = FrameStream::new(stream, counters.channel(channel));
+            let frames = FrameStream::new(stream, terms, counters.channel(channel));
             Stream { frames, ended: None }
         };
         Self {
             peer,
             address,
-            epoch,
             streams: streams.into_iter().enumerate().map(with_frames).collect(),
             used,
+            alone: if terms.checksum == Checksum::None { Share::ALL } else { Share::IN_PIECES },
             turn: 0,
             inbox: Inbox::new(),
-            outbox: Outbox::new(epoch),
+            outbox: Outbox::new(terms.epoch),
             pending_events: Vec::with_capacity(DEPTH_MAX),
             dead: None,
             counters,
@@ -82,7 +83,7 @@ impl<S: ByteStream> StreamEndpoint<S> {
         let mut ended = false;
         for stream in streams.iter_mut() {
             if stream.ended.is_none() {
-                match stream.frames.receive(outbox, inbox, self.epoch, events) {
+                match stream.frames.receive(outbox, inbox, events) {
                     Ok(received) => moved |= received,
                     Err(StreamError::Closed { orderly }) => stream.ended = Some(orderly),
                     Err(error) => return Err(error),
@@ -105,7 +106,7 @@ impl<S: ByteStream> StreamEndpoint<S> {
         let Self { streams, inbox, outbox, .. } = self;
         if self.used == 1 {
             let Some(stream) = streams.first_mut() else { return Ok(false) };
-            return stream.frames.send(outbox, inbox, Share::ALL, events);
+            return stream.frames.send(outbox, inbox, self.alone, events);
         }
         let (mut moved, mut idle) = (false, 0);
         while idle < self.used {
@@ -161,6 +162,9 @@ impl<S: ByteStream> StreamEndpoint<S> {
                 EndpointError::Io { peer, address, kind: error.kind(), message: error.to_string() }
             }
             StreamError::Protocol(what) => EndpointError::Protocol { peer, address, what },
+            StreamError::Corrupted { part, computed, expected } => {
+                EndpointError::Corrupted { peer, address, part, computed, expected }
+            }
         });
     }
 

@@ -1,7 +1,7 @@
 use std::ops::Range;
 
 use super::early::{EarlyFrames, EarlyPlace};
-use super::{COMMUNICATORS, DEPTH_MAX, FrameHeader, HEADER_BYTES, eager_cost, flags};
+use super::{COMMUNICATORS, DEPTH_MAX, FrameHeader, FrameKind, HEADER_BYTES, eager_cost};
 use crate::copy::copy_slice;
 use crate::{
     EAGER_BYTES_MAX, EAGER_BYTES_OUTSTANDING_MAX, Event, MessageId, OpError, RecvPost, Signature,
@@ -289,7 +289,7 @@ impl Inbox {
         header: &FrameHeader,
         events: &mut Vec<Event>,
     ) -> Result<Landing, String> {
-        if header.flags & flags::EAGER != 0 {
+        if header.kind == FrameKind::Eager {
             self.charge(header)?;
         }
         if let Some(slot) = self.find(header.id) {
@@ -325,7 +325,7 @@ impl Inbox {
         header: &FrameHeader,
         events: &mut Vec<Event>,
     ) -> Result<Landing, String> {
-        if header.flags & flags::EAGER == 0 {
+        if header.kind != FrameKind::Eager {
             // A granted message whose receive is gone: the operation was abandoned here.
             return Ok(Landing::Discard);
         }
@@ -390,7 +390,7 @@ impl Inbox {
         events: &mut Vec<Event>,
     ) {
         let length = header.length as usize;
-        let eager = header.flags & flags::EAGER != 0;
+        let eager = header.kind == FrameKind::Eager;
         match landing {
             Landing::Posted { slot, generation, .. } => {
                 let entry = self.posted.get_mut(slot).and_then(Option::as_mut);

@@ -5,7 +5,7 @@
 //! that a transport has to bring. Sender and receiver keep one account per communicator:
 //!
 //! * up to [`EAGER_BYTES_OUTSTANDING_MAX`] bytes may be under way that no receive was posted for;
-//!   such frames carry [`flags::EAGER`] and their cost ([`eager_cost`]) is the sender's debt;
+//!   such frames are [`FrameKind::Eager`] and their cost ([`eager_cost`]) is the sender's debt;
 //! * the receiver gives the credit back when the bytes have landed in a posted receive: inside the
 //!   header of any frame that it sends anyway, or in a frame of its own before the sender runs dry
 //!   ([`Inbox::credit_due`]);
@@ -19,9 +19,13 @@
 //! So nobody buffers more than the eager limit for a peer, whatever the peer does, and data for
 //! one communicator can always be taken off a connection that another one shares.
 //!
+//! With a [`Checksum`], nothing that a header says is believed before the header has proved right, and
+//! no payload counts as landed before it has: bytes that changed on the way end the connection.
+//!
 //! [`EAGER_BYTES_MAX`]: crate::EAGER_BYTES_MAX
 //! [`EAGER_BYTES_OUTSTANDING_MAX`]: crate::EAGER_BYTES_OUTSTANDING_MAX
 
+mod byte_stream;
 mod early;
 mod endpoint;
 mod header;
@@ -35,13 +39,30 @@ pub(crate) use endpoint::{StreamEndpoint, stream_capabilities};
 #[cfg(any(test, feature = "testing"))]
 pub use hostile::{feed, frames_to_change};
 
-pub(crate) use header::{FrameHeader, FrameKind, HEADER_BYTES, flags};
+pub(crate) use byte_stream::{ByteStream, StreamError};
+pub(crate) use header::{FrameHeader, FrameKind, HEADER_BYTES, HeaderError, LENGTH_MAX};
 pub(crate) use inbox::{Inbox, Landing, Receiving};
 pub(crate) use outbox::{OutFrame, Outbox};
-pub(crate) use stream::ByteStream;
+
+use crate::{Checksum, Group};
 
 #[cfg(test)]
+mod corruption;
+#[cfg(test)]
 mod tests;
+
+/// What the two ends of a connection have agreed on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Terms {
+    pub(crate) epoch: u32,
+    pub(crate) checksum: Checksum,
+}
+
+impl From<&Group<'_>> for Terms {
+    fn from(group: &Group<'_>) -> Self {
+        Self { epoch: group.epoch, checksum: group.checksum }
+    }
+}
 
 /// Sends and receives that may be posted at a time on one connection.
 pub(crate) const DEPTH_MAX: usize = 256;

@@ -1,6 +1,6 @@
 use std::collections::VecDeque;
 
-use super::{COMMUNICATORS, DEPTH_MAX, FrameHeader, FrameKind, eager_cost, flags};
+use super::{COMMUNICATORS, DEPTH_MAX, FrameHeader, FrameKind, eager_cost};
 use crate::{EAGER_BYTES_MAX, EAGER_BYTES_OUTSTANDING_MAX, Event, MessageId, SendPost};
 
 /// Grants that may wait for their send to be posted; more is a protocol violation.
@@ -143,15 +143,15 @@ impl Outbox {
         sending.started = true;
         OutFrame {
             header: FrameHeader {
-                kind: FrameKind::Data,
-                flags: if eager { flags::EAGER } else { 0 },
+                kind: if eager { FrameKind::Eager } else { FrameKind::Data },
                 epoch: self.epoch,
                 id: sending.post.id,
                 signature: sending.post.signature,
                 offset: start as u64,
                 message_bytes: sending.post.slice.len() as u64,
-                length: u32::try_from(length).expect("fragments are below 4 GiB"),
+                length: u32::try_from(length).expect("frames are shorter"),
                 credit: 0,
+                payload_checksum: 0,
             },
             send: sending.number,
             start,
@@ -179,7 +179,6 @@ impl Outbox {
     pub(crate) fn control(&self, kind: FrameKind, id: MessageId) -> FrameHeader {
         FrameHeader {
             kind,
-            flags: 0,
             epoch: self.epoch,
             id,
             signature: crate::Signature::default(),
@@ -187,6 +186,7 @@ impl Outbox {
             message_bytes: 0,
             length: 0,
             credit: 0,
+            payload_checksum: 0,
         }
     }
 

@@ -1,18 +1,18 @@
 //! One byte stream to a peer: what is half-written, what is half-read.
 
 use std::collections::VecDeque;
-use std::fmt::Debug;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-
-use super::{DEPTH_MAX, FrameHeader, FrameKind, HEADER_BYTES, Inbox, Landing, OutFrame, Outbox};
+use super::{
+    ByteStream, DEPTH_MAX, FrameHeader, FrameKind, HEADER_BYTES, Inbox, LENGTH_MAX, Landing,
+    OutFrame, Outbox, StreamError, Terms,
+};
 use crate::copy::copy_slice;
 use crate::counters::ChannelCounters;
-use crate::{Event, TransportKind};
+use crate::{Checksum, Event};
 
 /// Payloads up to this size are copied behind their header: one contiguous `send` costs less than
 /// gathering, and the slice is free at once.
@@ -39,7 +39,11 @@ pub(super) struct Share {
 
 impl Share {
     /// Everything.
-    pub(super) const ALL: Self = Self { fragment_bytes: u32::MAX as usize, is_one: false };
+    pub(super) const ALL: Self = Self { fragment_bytes: LENGTH_MAX, is_one: false };
+
+    /// Everything, in pieces small enough that what is read for a checksum is still in the second-level
+    /// cache when it is sent.
+    pub(super) const IN_PIECES: Self = Self { fragment_bytes: 256 << 10, is_one: false };
 
     /// What several streams share is in pieces small enough that a slow one holds up little, and large
     /// enough that the header and the call are noise.
@@ -56,72 +60,11 @@ const UNREAD_BYTES_MAX: usize = 4 << 20;
 /// How long a goodbye waits for room at a time.
 const GOODBYE_WAIT: Duration = Duration::from_millis(5);
 
-/// A non-blocking, ordered, two-way stream of bytes. "Nothing now" is `WouldBlock`, the end of the
-/// incoming bytes is a read of 0.
-pub(crate) trait ByteStream: Send + Debug {
-    /// The transport to which the stream belongs.
-    const KIND: TransportKind;
-
-    /// Whether what [`ByteStream::wait_on`] returns also becomes readable when there is room to write
-    /// again, so that nobody has to wait for it to become writable.
-    const WAKES_FOR_ROOM: bool = false;
-
-    /// Whether there is something to wait for.
-    const WAKES: bool = true;
-
-    /// Whether written bytes may wait in this process for further calls to move them. Frames are then
-    /// reported as sent once [`ByteStream::flush`] says so.
-    const BUFFERS: bool = false;
-
-    /// Writes from the parts in turn; some of them may be empty. A count below the sum of their
-    /// lengths means that the stream takes no more now.
-    fn write(&mut self, parts: [&[u8]; 3]) -> io::Result<usize>;
-
-    /// Reads into `first`, then into `second`, which may be empty. A count below the sum of their
-    /// lengths means that nothing more is there now.
-    fn read(&mut self, first: &mut [u8], second: &mut [u8]) -> io::Result<usize>;
-
-    /// How many of all bytes ever written need this process no more. Asked only where
-    /// [`ByteStream::BUFFERS`].
-    fn flush(&mut self) -> io::Result<u64> {
-        Ok(u64::MAX)
-    }
-
-    /// What to wait for, where there is such a thing.
-    fn wait_on(&self) -> Option<BorrowedFd<'_>>;
-
-    /// Waits until there may be room to write, at most for `limit`.
-    fn wait_for_room(&mut self, limit: Duration) {
-        if let Some(fd) = self.wait_on() {
-            let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::OUT)];
-            let limit = Timespec::try_from(limit).expect("a short wait fits");
-            // Whatever it says, the next write tells.
-            let _ = poll(&mut fds, Some(&limit));
-        }
-    }
-
-    /// Bytes of this process's memory, or of memory that it shares and alone writes to, that the
-    /// stream holds.
-    fn memory_bytes(&self) -> usize {
-        0
-    }
-}
-
-/// What can go wrong on a stream.
-#[derive(Debug)]
-pub(crate) enum StreamError {
-    /// The peer closed it; `orderly` if it said goodbye.
-    Closed {
-        orderly: bool,
-    },
-    Io(io::Error),
-    Protocol(String),
-}
-
 /// Frames over one stream, in both directions.
 #[derive(Debug)]
 pub(crate) struct FrameStream<S> {
     stream: S,
+    terms: Terms,
     /// Control frames and copied small messages, ready to write, from `queued_sent` on.
     queued: Vec<u8>,
     queued_sent: usize,
@@ -157,18 +100,30 @@ struct Reading {
     header: FrameHeader,
     landing: Landing,
     landed: usize,
+    /// Checksum of what has landed.
+    computed: u32,
 }
 
 impl Reading {
     fn rest(&self) -> usize {
         self.header.length as usize - self.landed
     }
+
+    /// Whether what has landed is what was sent.
+    fn verify(&self) -> Result<(), StreamError> {
+        let (computed, expected) = (self.computed, self.header.payload_checksum);
+        if computed == expected {
+            return Ok(());
+        }
+        Err(StreamError::Corrupted { part: "payload", computed, expected })
+    }
 }
 
 impl<S: ByteStream> FrameStream<S> {
-    pub(super) fn new(stream: S, counters: Arc<ChannelCounters>) -> Self {
+    pub(super) fn new(stream: S, terms: Terms, counters: Arc<ChannelCounters>) -> Self {
         Self {
             stream,
+            terms,
             queued: Vec::with_capacity(QUEUED_BYTES_MAX + COPY_BYTES_MAX + CONTROL_BYTES_MAX),
             queued_sent: 0,
             copied: Vec::with_capacity(QUEUED_BYTES_MAX / HEADER_BYTES),
@@ -208,7 +163,7 @@ impl<S: ByteStream> FrameStream<S> {
 
     /// Queues a header without payload.
     pub(super) fn queue_control(&mut self, header: &FrameHeader) {
-        self.queued.extend_from_slice(&header.encode());
+        self.queued.extend_from_slice(&header.encode(self.terms.checksum));
     }
 
     /// Forgets a frame of the communicator that is not begun yet. Returns whether one is begun:
@@ -335,7 +290,11 @@ impl<S: ByteStream> FrameStream<S> {
         while self.writing.is_none() && self.queued.len() < QUEUED_BYTES_MAX {
             let Some(mut frame) = outbox.next_frame(fragment_max) else { return };
             frame.header.credit = inbox.take_credit(frame.header.id.communicator);
-            let header = frame.header.encode();
+            if self.terms.checksum != Checksum::None {
+                let payload = outbox.payload(&frame, 0);
+                frame.header.payload_checksum = self.terms.checksum.append(0, payload);
+            }
+            let header = frame.header.encode(self.terms.checksum);
             if frame.header.length as usize <= COPY_BYTES_MAX {
                 self.queued.extend_from_slice(&header);
                 self.queued.extend_from_slice(outbox.payload(&frame, 0));
@@ -389,7 +348,6 @@ impl<S: ByteStream> FrameStream<S> {
         &mut self,
         outbox: &mut Outbox,
         inbox: &mut Inbox,
-        epoch: u32,
         events: &mut Vec<Event>,
     ) -> Result<bool, StreamError> {
         let mut taken = 0;
@@ -405,7 +363,7 @@ impl<S: ByteStream> FrameStream<S> {
             }
             taken += read;
             self.counters.received.wire(read);
-            self.consume_staged(outbox, inbox, epoch, events)?;
+            self.consume_staged(outbox, inbox, events)?;
             if read < wanted || taken >= RECEIVE_BYTES_TURN {
                 return Ok(true);
             }
@@ -428,8 +386,10 @@ impl<S: ByteStream> FrameStream<S> {
                 let behind = &mut free[..HEADER_BYTES];
                 let rest = target.len();
                 let read = self.stream.read(target, behind)?;
-                reading.landed += read.min(rest);
-                self.staged.end += read.saturating_sub(rest);
+                let landed = read.min(rest);
+                reading.computed = self.terms.checksum.append(reading.computed, &target[..landed]);
+                reading.landed += landed;
+                self.staged.end += read - landed;
                 return Ok((read, rest + HEADER_BYTES));
             }
         }
@@ -444,7 +404,6 @@ impl<S: ByteStream> FrameStream<S> {
         &mut self,
         outbox: &mut Outbox,
         inbox: &mut Inbox,
-        epoch: u32,
         events: &mut Vec<Event>,
     ) -> Result<(), StreamError> {
         loop {
@@ -453,6 +412,7 @@ impl<S: ByteStream> FrameStream<S> {
                 let take = reading.rest().min(self.staged.len());
                 if take > 0 {
                     let bytes = &self.staging[self.staged.start..self.staged.start + take];
+                    reading.computed = self.terms.checksum.append(reading.computed, bytes);
                     if let Some(target) = inbox.target(reading.landing, reading.landed, length) {
                         copy_slice(&mut target[..take], bytes);
                     }
@@ -462,6 +422,9 @@ impl<S: ByteStream> FrameStream<S> {
                 if reading.rest() > 0 {
                     return Ok(());
                 }
+                if self.terms.checksum != Checksum::None {
+                    reading.verify()?;
+                }
                 self.counters.received.frame(reading.header.offset == 0, reading.header.length);
                 inbox.finish(reading.landing, &reading.header, events);
                 self.reading = None;
@@ -470,8 +433,7 @@ impl<S: ByteStream> FrameStream<S> {
             else {
                 return Ok(());
             };
-            let header = FrameHeader::decode(header, epoch)
-                .map_err(|error| StreamError::Protocol(error.to_string()))?;
+            let header = FrameHeader::decode(header, self.terms.epoch, self.terms.checksum)?;
             self.staged.start += HEADER_BYTES;
             self.begin(header, outbox, inbox, events).map_err(StreamError::Protocol)?;
         }
@@ -488,9 +450,9 @@ impl<S: ByteStream> FrameStream<S> {
             outbox.credited(header.id.communicator, header.credit)?;
         }
         match header.kind {
-            FrameKind::Data => {
+            FrameKind::Data | FrameKind::Eager => {
                 let landing = inbox.begin(&header, events)?;
-                self.reading = Some(Reading { header, landing, landed: 0 });
+                self.reading = Some(Reading { header, landing, landed: 0, computed: 0 });
             }
             FrameKind::Grant => outbox.granted(header.id)?,
             FrameKind::Credit => {}

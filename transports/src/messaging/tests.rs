@@ -10,8 +10,8 @@ use proptest::prelude::*;
 use super::DEPTH_MAX;
 use crate::sim::{LinkProfile, SimConfig, SimNetwork};
 use crate::{
-    EAGER_BYTES_MAX, EAGER_BYTES_OUTSTANDING_MAX, Endpoint, Event, Group, MessageId, Patience,
-    RecvPost, Region, Rejected, SendPost, Signature, Transport,
+    Checksum, EAGER_BYTES_MAX, EAGER_BYTES_OUTSTANDING_MAX, Endpoint, Event, Group, MessageId,
+    Patience, RecvPost, Region, Rejected, SendPost, Signature, Transport,
 };
 
 /// Communicators that the actions use.
@@ -65,13 +65,14 @@ struct Model {
 }
 
 impl Model {
-    fn new(seed: u64, streams_per_peer: u16, profile: LinkProfile) -> Self {
+    fn new(seed: u64, streams_per_peer: u16, checksum: Checksum, profile: LinkProfile) -> Self {
         let network = SimNetwork::new(SimConfig { seed, world_size: 2, streams_per_peer, profile });
         let secret = Secret::from_bytes([1; 32]);
         let addresses = [0, 1].map(|rank| network.transport(rank).address());
         let run_id = RunId::from_bytes([2; 16]);
         let ends = [0, 1].map(|rank| {
-            let group = Group { rank, run_id, epoch: 0, secret: &secret, addresses: &addresses };
+            let group =
+                Group { rank, run_id, epoch: 0, checksum, secret: &secret, addresses: &addresses };
             let ends = Box::new(network.transport(rank))
                 .connect(&group, &Patience::until(Instant::now()))
                 .unwrap();
@@ -339,7 +340,7 @@ fn profiles() -> impl Strategy<Value = LinkProfile> {
 
 #[test]
 fn sends_that_have_ended_make_room_behind_one_that_waits() {
-    let mut model = Model::new(1, 1, LinkProfile::perfect());
+    let mut model = Model::new(1, 1, Checksum::None, LinkProfile::perfect());
     // Nobody receives this one for now.
     let blocked = model.announce(0, 0, 3 * EAGER_BYTES_MAX).unwrap();
     model.post_send(blocked);
@@ -360,11 +361,12 @@ proptest! {
     fn nothing_is_lost_and_everything_ends(
         seed in any::<u64>(),
         streams in 1..5u16,
+        checksum in prop::sample::select(&Checksum::ALL),
         profile in profiles(),
         actions in prop::collection::vec(actions(0), 1..120),
         window in 1..5usize,
     ) {
-        let mut model = Model::new(seed, streams, profile);
+        let mut model = Model::new(seed, streams, checksum, profile);
         for action in &actions {
             model.apply(action);
         }
@@ -376,10 +378,11 @@ proptest! {
     fn what_is_abandoned_is_released_and_the_rest_ends(
         seed in any::<u64>(),
         streams in 1..5u16,
+        checksum in prop::sample::select(&Checksum::ALL),
         profile in profiles(),
         actions in prop::collection::vec(actions(1), 1..120),
     ) {
-        let mut model = Model::new(seed, streams, profile);
+        let mut model = Model::new(seed, streams, checksum, profile);
         for action in &actions {
             model.apply(action);
         }

@@ -106,7 +106,7 @@ impl Transport for MpiTransport {
             group.addresses.iter().map(|_| None).collect();
         for (peer, stream) in streams {
             let address = format!("rank {peer} of the MPI world");
-            let endpoint = StreamEndpoint::new(peer, address, group.epoch, vec![stream]);
+            let endpoint = StreamEndpoint::new(peer, address, group.into(), vec![stream]);
             endpoints[peer as usize] = Some(Box::new(endpoint));
         }
         Ok(endpoints)

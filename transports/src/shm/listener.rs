@@ -159,7 +159,7 @@ fn endpoints(
         let into = pipes.pipe(&memory, theirs, mesh.place);
         let stream = ShmStream::new(stream, out, into, Arc::clone(&ready));
         let address = "this node".to_owned();
-        let endpoint = StreamEndpoint::new(*rank, address, group.epoch, vec![stream]);
+        let endpoint = StreamEndpoint::new(*rank, address, group.into(), vec![stream]);
         endpoints[*rank as usize] = Some(Box::new(endpoint));
     }
     Ok(endpoints)

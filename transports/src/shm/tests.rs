@@ -13,8 +13,8 @@ use super::{ArenaLayout, Counter, Node, ShmTransport};
 use crate::conformance::{Doomed, Harness, doomed_posts};
 use crate::messaging::stream_capabilities;
 use crate::{
-    Capabilities, Endpoint, EndpointError, EstablishError, Event, Group, MessageId, Patience,
-    RecvPost, Region, SendPost, Signature, Transport, Weight,
+    Capabilities, Checksum, Endpoint, EndpointError, EstablishError, Event, Group, MessageId,
+    Patience, RecvPost, Region, SendPost, Signature, Transport, Weight,
 };
 
 const LAYOUT: fn(u32) -> ArenaLayout =
@@ -39,7 +39,14 @@ fn connect(
         let start = |(rank, transport): (u32, ShmTransport)| {
             scope.spawn(move || {
                 let secret = secret_of(rank);
-                let group = Group { rank, run_id, epoch: 3, secret: &secret, addresses };
+                let group = Group {
+                    rank,
+                    run_id,
+                    epoch: 3,
+                    checksum: Checksum::None,
+                    secret: &secret,
+                    addresses,
+                };
                 let patience = Patience::until(deadline);
                 transport.connect_node(&group, members, Some(LAYOUT(world)), &patience)
             })
@@ -103,7 +110,8 @@ fn strangers_are_dropped_and_disturb_nobody() {
         let (addresses, secret) = (&addresses, &secret);
         for (rank, transport) in (0..).zip(transports) {
             scope.spawn(move || {
-                let group = Group { rank, run_id, epoch: 0, secret, addresses };
+                let group =
+                    Group { rank, run_id, epoch: 0, checksum: Checksum::None, secret, addresses };
                 Box::new(transport).connect(&group, &Patience::until(soon())).unwrap()
             });
         }
@@ -129,7 +137,8 @@ fn a_second_process_of_the_same_rank_is_told_so() {
     std::thread::scope(|scope| {
         let (addresses, secret, over) = (&addresses, &secret, &over);
         let join = move |rank, transport: ShmTransport| {
-            let group = Group { rank, run_id, epoch: 0, secret, addresses };
+            let group =
+                Group { rank, run_id, epoch: 0, checksum: Checksum::None, secret, addresses };
             let in_vain = || over.load(Ordering::Relaxed);
             let patience = Patience { deadline: soon(), in_vain: &in_vain };
             Box::new(transport).connect(&group, &patience).unwrap_err()
@@ -161,7 +170,8 @@ fn an_arena_that_cannot_be_had_is_an_error_on_all_members() {
         let (addresses, secret) = (&addresses, &secret);
         for (rank, transport) in (0..).zip(transports) {
             scope.spawn(move || {
-                let group = Group { rank, run_id, epoch: 0, secret, addresses };
+                let group =
+                    Group { rank, run_id, epoch: 0, checksum: Checksum::None, secret, addresses };
                 // Member 1 expects an arena of another form.
                 let mut layout = LAYOUT(3);
                 layout.input_ring_bytes *= if rank == 1 { 2 } else { 1 };
@@ -308,7 +318,8 @@ struct ShmHarness;
 /// The identity of the group that a process of [`ShmHarness::doomed`] joins.
 fn join_doomed(transport: ShmTransport, rank: u32, addresses: &[Vec<u8>]) -> Box<dyn Endpoint> {
     let (run_id, secret) = (RunId::from_bytes([9; 16]), Secret::from_bytes([0x5e; 32]));
-    let group = Group { rank, run_id, epoch: 4, secret: &secret, addresses };
+    let group =
+        Group { rank, run_id, epoch: 4, checksum: Checksum::None, secret: &secret, addresses };
     let mut endpoints = Box::new(transport).connect(&group, &Patience::until(soon())).unwrap();
     endpoints[1 - rank as usize].take().unwrap()
 }

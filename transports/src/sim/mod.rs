@@ -9,7 +9,7 @@
 //!
 //! use paceline_rendezvous::{RunId, Secret};
 //! use paceline_transports::sim::{Fault, LinkProfile, SimConfig, SimNetwork, When};
-//! use paceline_transports::{Group, Patience, Transport};
+//! use paceline_transports::{Checksum, Group, Patience, Transport};
 //!
 //! let network = SimNetwork::new(SimConfig {
 //!     seed: 7,
@@ -26,6 +26,7 @@
 //!         rank,
 //!         run_id: RunId::from_bytes([2; 16]),
 //!         epoch: 0,
+//!         checksum: Checksum::None,
 //!         secret: &secret,
 //!         addresses: &addresses,
 //!     };

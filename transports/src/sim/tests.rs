@@ -5,13 +5,20 @@ use paceline_rendezvous::{RunId, Secret};
 use super::*;
 use crate::conformance::{Doomed, Harness, doomed_posts};
 use crate::{
-    Capabilities, Endpoint, EndpointError, EstablishError, Event, Group, MessageId, Patience,
-    RecvPost, Region, SendPost, Signature, Transport,
+    Capabilities, Checksum, Endpoint, EndpointError, EstablishError, Event, Group, MessageId,
+    Patience, RecvPost, Region, SendPost, Signature, Transport,
 };
 
 /// Connects every rank of a network; the endpoints by rank and peer.
 fn connect_all(network: &SimNetwork) -> Vec<Vec<Option<Box<dyn Endpoint>>>> {
-    let connect = |rank| connect(network, rank, 3, 5).unwrap();
+    connect_all_with(network, Checksum::None)
+}
+
+fn connect_all_with(
+    network: &SimNetwork,
+    checksum: Checksum,
+) -> Vec<Vec<Option<Box<dyn Endpoint>>>> {
+    let connect = |rank| connect_with(network, rank, checksum, 3, 5).unwrap();
     (0..network.world_size()).map(connect).collect()
 }
 
@@ -21,11 +28,21 @@ fn connect(
     epoch: u32,
     secret: u8,
 ) -> Result<Vec<Option<Box<dyn Endpoint>>>, EstablishError> {
+    connect_with(network, rank, Checksum::None, epoch, secret)
+}
+
+fn connect_with(
+    network: &SimNetwork,
+    rank: u32,
+    checksum: Checksum,
+    epoch: u32,
+    secret: u8,
+) -> Result<Vec<Option<Box<dyn Endpoint>>>, EstablishError> {
     let secret = Secret::from_bytes([secret; 32]);
     let addresses: Vec<Vec<u8>> =
         (0..network.world_size()).map(|rank| network.transport(rank).address()).collect();
     let run_id = RunId::from_bytes([8; 16]);
-    let group = Group { rank, run_id, epoch, secret: &secret, addresses: &addresses };
+    let group = Group { rank, run_id, epoch, checksum, secret: &secret, addresses: &addresses };
     Box::new(network.transport(rank)).connect(&group, &Patience::until(Instant::now()))
 }
 
@@ -38,6 +55,7 @@ struct SimHarness {
     seed: u64,
     profile: LinkProfile,
     streams: u16,
+    checksum: Checksum,
     message_bytes_max: usize,
     current: std::cell::RefCell<Option<SimNetwork>>,
 }
@@ -45,7 +63,13 @@ struct SimHarness {
 impl SimHarness {
     fn new(seed: u64, profile: LinkProfile, streams: u16) -> Self {
         let current = std::cell::RefCell::new(None);
-        Self { seed, profile, streams, message_bytes_max: 16 << 20, current }
+        let (checksum, message_bytes_max) = (Checksum::None, 16 << 20);
+        Self { seed, profile, streams, checksum, message_bytes_max, current }
+    }
+
+    fn checked(mut self) -> Self {
+        self.checksum = Checksum::Crc32c;
+        self
     }
 
     fn up_to(mut self, bytes: usize) -> Self {
@@ -60,7 +84,8 @@ impl SimHarness {
             streams_per_peer: self.streams,
             profile: self.profile.clone(),
         });
-        let ends: Vec<_> = connect_all(&network).into_iter().flatten().flatten().collect();
+        let ranks = connect_all_with(&network, self.checksum);
+        let ends: Vec<_> = ranks.into_iter().flatten().flatten().collect();
         *self.current.borrow_mut() = Some(network.clone());
         (network, ends.try_into().unwrap())
     }
@@ -68,8 +93,8 @@ impl SimHarness {
 
 impl Harness for SimHarness {
     fn describe(&self) -> String {
-        let Self { seed, profile, streams, .. } = self;
-        format!("sim, seed {seed}, {streams} streams, {profile:?}")
+        let Self { seed, profile, streams, checksum, .. } = self;
+        format!("sim, seed {seed}, {streams} streams, checksum {checksum}, {profile:?}")
     }
 
     fn capabilities(&self) -> Capabilities {
@@ -111,6 +136,14 @@ crate::conformance_suite!(choppy, SimHarness::new(3, LinkProfile::choppy(), 1).u
 crate::conformance_suite!(choppy_3, SimHarness::new(4, LinkProfile::choppy(), 3).up_to(1 << 20));
 crate::conformance_suite!(slow, SimHarness::new(5, LinkProfile::slow(), 2).up_to(1 << 20));
 crate::conformance_suite!(bytewise, SimHarness::new(6, LinkProfile::bytewise(), 1).up_to(5000));
+crate::conformance_suite!(
+    choppy_3_checked,
+    SimHarness::new(4, LinkProfile::choppy(), 3).up_to(1 << 20).checked()
+);
+crate::conformance_suite!(
+    bytewise_checked,
+    SimHarness::new(6, LinkProfile::bytewise(), 1).up_to(5000).checked()
+);
 
 /// Everybody sends to everybody; the hash of the trace and the ticks that it took.
 fn all_to_all(seed: u64) -> (u64, u64) {
@@ -236,27 +269,29 @@ fn a_stopped_rank_goes_on_when_it_is_resumed() {
 
 #[test]
 fn a_corrupted_header_is_noticed() {
+    // One bit of 64 header bytes: without checksums some change what is opaque to the transport.
+    let plain = first_error_of_corrupted_headers(Checksum::None);
+    assert!(matches!(plain, (EndpointError::Protocol { peer: 1, .. }, _)), "{}", plain.0);
+    let checked = first_error_of_corrupted_headers(Checksum::Crc32c);
+    assert!(matches!(checked, (EndpointError::Corrupted { peer: 1, .. }, 1)), "{checked:?}");
+}
+
+/// How an endpoint dies that receives one corrupted header after the other, and of which.
+fn first_error_of_corrupted_headers(checksum: Checksum) -> (EndpointError, u32) {
     let network = network(5, 2, LinkProfile::perfect());
-    let mut ranks = connect_all(&network);
-    network.inject(Fault::Corrupt { from: 1, to: 0 });
+    let mut ranks = connect_all_with(&network, checksum);
     let region = Region::empty();
-    let mut noticed = 0;
-    // One bit of 64 header bytes: some change what is opaque to the transport.
     for tag in 0..200 {
+        network.inject(Fault::Corrupt { from: 1, to: 0 });
         let id = MessageId { communicator: 0, tag, op_seq: 0 };
         // SAFETY: the slice has no bytes.
         let slice = unsafe { region.slice(0..0) };
         let send = SendPost { token: 0, id, signature: Signature::default(), slice };
-        if ranks[1][0].as_mut().unwrap().post_send(send).is_err() {
-            break;
-        }
+        ranks[1][0].as_mut().unwrap().post_send(send).unwrap();
         let _ = ranks[1][0].as_mut().unwrap().poll(&mut Vec::new());
         if let Err(error) = ranks[0][1].as_mut().unwrap().poll(&mut Vec::new()) {
-            assert!(matches!(error, EndpointError::Protocol { peer: 1, .. }), "{error}");
-            noticed += 1;
-            break;
+            return (error, tag + 1);
         }
-        network.inject(Fault::Corrupt { from: 1, to: 0 });
     }
-    assert_eq!(noticed, 1);
+    panic!("200 bits were turned round and nobody noticed");
 }

@@ -97,7 +97,7 @@ impl Transport for SimTransport {
             };
             let streams = (0..channels).map(stream).collect();
             (peer != self.rank).then(|| {
-                let endpoint = StreamEndpoint::new(peer, describe(peer), group.epoch, streams);
+                let endpoint = StreamEndpoint::new(peer, describe(peer), group.into(), streams);
                 Box::new(endpoint) as Box<dyn Endpoint>
             })
         };

@@ -156,7 +156,7 @@ impl Transport for TcpTransport {
                 .collect::<io::Result<Vec<_>>>()
                 .map_err(|source| EstablishError::Os { what: "set TCP_NODELAY", source })?;
             let at = address::decode(peer, &group.addresses[peer as usize])?;
-            let endpoint = StreamEndpoint::new(peer, at.to_string(), group.epoch, sockets);
+            let endpoint = StreamEndpoint::new(peer, at.to_string(), group.into(), sockets);
             endpoints.push(Some(Box::new(endpoint)));
         }
         Ok(endpoints)

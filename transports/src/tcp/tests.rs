@@ -10,7 +10,7 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 use super::*;
 use crate::conformance::{Doomed, Harness, doomed_posts};
 use crate::messaging::stream_capabilities;
-use crate::{Capabilities, Endpoint, EstablishError, Group, Patience, Transport, Weight};
+use crate::{Capabilities, Checksum, Endpoint, EstablishError, Group, Patience, Transport, Weight};
 
 mod connect;
 
@@ -42,9 +42,19 @@ pub(super) fn join(
     addresses: &[Vec<u8>],
     deadline: Instant,
 ) -> Result<Endpoints, EstablishError> {
+    join_with(transport, rank, addresses, Checksum::None, deadline)
+}
+
+fn join_with(
+    transport: TcpTransport,
+    rank: u32,
+    addresses: &[Vec<u8>],
+    checksum: Checksum,
+    deadline: Instant,
+) -> Result<Endpoints, EstablishError> {
     let secret = Secret::from_bytes(SECRET);
     let run_id = RunId::from_bytes([9; 16]);
-    let group = Group { rank, run_id, epoch: EPOCH, secret: &secret, addresses };
+    let group = Group { rank, run_id, epoch: EPOCH, checksum, secret: &secret, addresses };
     Box::new(transport).connect(&group, &Patience::until(deadline))
 }
 
@@ -53,13 +63,21 @@ pub(super) fn join_all(
     transports: Vec<TcpTransport>,
     deadline: Instant,
 ) -> Vec<Result<Endpoints, EstablishError>> {
+    join_all_with(transports, Checksum::None, deadline)
+}
+
+fn join_all_with(
+    transports: Vec<TcpTransport>,
+    checksum: Checksum,
+    deadline: Instant,
+) -> Vec<Result<Endpoints, EstablishError>> {
     let addresses: Vec<Vec<u8>> = transports.iter().map(Transport::address).collect();
     std::thread::scope(|scope| {
         let joining: Vec<_> = (0..)
             .zip(transports)
             .map(|(rank, transport)| {
                 let addresses = &addresses;
-                scope.spawn(move || join(transport, rank, addresses, deadline))
+                scope.spawn(move || join_with(transport, rank, addresses, checksum, deadline))
             })
             .collect();
         joining.into_iter().map(|thread| thread.join().unwrap()).collect()
@@ -69,11 +87,12 @@ pub(super) fn join_all(
 struct TcpHarness {
     ip: IpAddr,
     sockets: u16,
+    checksum: Checksum,
 }
 
 impl Harness for TcpHarness {
     fn describe(&self) -> String {
-        format!("tcp, {}, {} sockets", self.ip, self.sockets)
+        format!("tcp, {}, {} sockets, checksum {}", self.ip, self.sockets, self.checksum)
     }
 
     fn capabilities(&self) -> Capabilities {
@@ -82,7 +101,7 @@ impl Harness for TcpHarness {
 
     fn pair(&self) -> [Box<dyn Endpoint>; 2] {
         let bind = |_| TcpTransport::bind(&config(self.ip, self.sockets)).unwrap();
-        let joined = join_all((0..2).map(bind).collect(), limit());
+        let joined = join_all_with((0..2).map(bind).collect(), self.checksum, limit());
         let ends: Vec<_> = joined.into_iter().flat_map(Result::unwrap).flatten().collect();
         ends.try_into().unwrap()
     }
@@ -97,9 +116,11 @@ impl Harness for TcpHarness {
             .spawn()
             .unwrap();
         let own = String::from_utf8(address.clone()).unwrap();
-        writeln!(child.stdin.as_mut().unwrap(), "{} {} {own}", self.ip, self.sockets).unwrap();
+        let Self { ip, sockets, checksum } = self;
+        writeln!(child.stdin.as_mut().unwrap(), "{ip} {sockets} {checksum} {own}").unwrap();
         // The caller's listening address is only for messages.
-        let mut endpoints = join(transport, 0, &[address.clone(), address], limit()).unwrap();
+        let addresses = [address.clone(), address];
+        let mut endpoints = join_with(transport, 0, &addresses, *checksum, limit()).unwrap();
         let kill = move || {
             child.kill().unwrap();
             child.wait().unwrap();
@@ -123,13 +144,14 @@ fn doomed_process() {
     set_parent_process_death_signal(Some(Signal::KILL)).unwrap();
     let mut line = String::new();
     BufReader::new(std::io::stdin()).read_line(&mut line).unwrap();
-    let mut words = line.trim_end().splitn(3, ' ');
+    let mut words = line.trim_end().splitn(4, ' ');
     let mut word = || words.next().expect("started by the test that this is part of");
     let (ip, sockets): (IpAddr, u16) = (word().parse().unwrap(), word().parse().unwrap());
+    let checksum: Checksum = word().parse().unwrap();
     let other = word().as_bytes().to_vec();
     let transport = TcpTransport::bind(&config(ip, sockets)).unwrap();
     let own = transport.address();
-    let mut endpoints = join(transport, 1, &[other, own], limit()).unwrap();
+    let mut endpoints = join_with(transport, 1, &[other, own], checksum, limit()).unwrap();
     let endpoint = endpoints[0].as_mut().unwrap();
     doomed_posts(endpoint.as_mut());
     while Instant::now() < limit() {
@@ -142,7 +164,17 @@ fn doomed_process() {
 const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
 
-crate::conformance_suite!(ipv4, TcpHarness { ip: V4, sockets: 1 });
-crate::conformance_suite!(ipv4_4_sockets, TcpHarness { ip: V4, sockets: 4 });
-crate::conformance_suite!(ipv6, TcpHarness { ip: V6, sockets: 1 });
-crate::conformance_suite!(ipv6_4_sockets, TcpHarness { ip: V6, sockets: 4 });
+const fn plain(ip: IpAddr, sockets: u16) -> TcpHarness {
+    TcpHarness { ip, sockets, checksum: Checksum::None }
+}
+
+const fn checked(ip: IpAddr, sockets: u16) -> TcpHarness {
+    TcpHarness { ip, sockets, checksum: Checksum::Crc32c }
+}
+
+crate::conformance_suite!(ipv4, plain(V4, 1));
+crate::conformance_suite!(ipv4_4_sockets, plain(V4, 4));
+crate::conformance_suite!(ipv6, plain(V6, 1));
+crate::conformance_suite!(ipv6_4_sockets, plain(V6, 4));
+crate::conformance_suite!(ipv4_checked, checked(V4, 1));
+crate::conformance_suite!(ipv4_4_sockets_checked, checked(V4, 4));

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use paceline_rendezvous::{RunId, Secret};
 use paceline_transports::mpi::{MpiConfig, MpiTransport, World};
 use paceline_transports::{
-    Endpoint, EndpointError, Event, Group, OpError, Patience, RecvPost, Region, Rejected, SendPost,
-    Transport,
+    Checksum, Endpoint, EndpointError, Event, Group, OpError, Patience, RecvPost, Region, Rejected,
+    SendPost, Transport,
 };
 
 use crate::everybody;
@@ -34,7 +34,8 @@ pub(crate) fn connect(
 ) -> Vec<Option<Box<dyn Endpoint>>> {
     let secret = Secret::from_bytes([1; 32]);
     let run_id = RunId::from_bytes([2; 16]);
-    let group = Group { rank, run_id, epoch: 3, secret: &secret, addresses };
+    let group =
+        Group { rank, run_id, epoch: 3, checksum: Checksum::None, secret: &secret, addresses };
     let patience = Patience::until(Instant::now() + Duration::from_secs(60));
     Box::new(transport).connect(&group, &patience).expect("all ranks are there")
 }

@@ -7,7 +7,7 @@ use paceline_rendezvous::HelloError;
 use paceline_rendezvous::hello::{self, Identity, Purpose, Refusal};
 
 use super::*;
-use crate::{EndpointError, Event};
+use crate::{Checksum, EndpointError, Event};
 
 /// Until when a group waits for somebody who never comes. Tests that expect success wait longer.
 fn soon() -> Instant {
@@ -138,7 +138,14 @@ fn a_wrong_secret_is_named_by_the_caller_and_missed_by_the_listener() {
         let zero = scope.spawn(move || join(zero, 0, addresses, soon()));
         let wrong = Secret::from_bytes([1; 32]);
         let run_id = RunId::from_bytes([9; 16]);
-        let group = Group { rank: 1, run_id, epoch: EPOCH, secret: &wrong, addresses };
+        let group = Group {
+            rank: 1,
+            run_id,
+            epoch: EPOCH,
+            checksum: Checksum::None,
+            secret: &wrong,
+            addresses,
+        };
         let one = Box::new(one).connect(&group, &Patience::until(limit()));
         (zero.join().unwrap().unwrap_err(), one.unwrap_err())
     });
@@ -226,7 +233,14 @@ fn who_waits_in_vain_is_told_so_before_the_deadline() {
     let [zero, _one] = transports;
     let secret = Secret::from_bytes(SECRET);
     let run_id = RunId::from_bytes([9; 16]);
-    let group = Group { rank: 0, run_id, epoch: EPOCH, secret: &secret, addresses: &addresses };
+    let group = Group {
+        rank: 0,
+        run_id,
+        epoch: EPOCH,
+        checksum: Checksum::None,
+        secret: &secret,
+        addresses: &addresses,
+    };
     let patience = Patience { deadline: limit(), in_vain: &|| true };
     let error = Box::new(zero).connect(&group, &patience).unwrap_err();
     assert!(matches!(error, EstablishError::InVain), "{error}");
@@ -246,12 +260,11 @@ fn an_exhausted_port_range_is_named() {
 
 #[test]
 fn bad_frames_after_the_handshake_end_the_connection() {
-    let mut oversize = b"PC\x01\x01".to_vec();
+    let mut oversize = b"P\x02\xff\xff\xff".to_vec();
     oversize.resize(64, 0);
-    // Of this epoch, 4 GiB long, in a message of as much.
-    oversize[8] = 4;
-    oversize[48..52].fill(0xff);
-    oversize[56..60].fill(0xff);
+    // Of this epoch, 16 MiB long, in a message of 4 GiB.
+    oversize[12] = 4;
+    oversize[50..54].fill(0xff);
     for bad in [vec![0xab; 64], oversize] {
         let zero = bind();
         let at = socket_address(&zero);
