@@ -6,13 +6,16 @@ use std::time::Duration;
 use paceline_rendezvous::env;
 use rustix::process::Signal;
 
-use super::{all_running, end_well, failure_of};
+use super::{all_running, end_well, failure_of, until_running};
 use crate::processes::Site;
 
 const WORLD_SIZE: u32 = 3;
 
 /// How long a rank is slow: longer than anything but a deadline.
 const SLOW: Duration = Duration::from_millis(2500);
+
+/// How often ranks stand still.
+const MOMENTS: usize = 200;
 
 fn stop(transport: &str, victim: u32, timeout: Duration) {
     let case = format!("rank {victim} is stopped, over {transport}, {timeout:?}");
@@ -69,5 +72,23 @@ fn a_rank_that_is_merely_slow_loses_nothing() {
             ranks[victim as usize].signal(Signal::CONT);
             end_well(&site, ranks);
         }
+    }
+}
+
+/// Every wait of a start is interrupted then, also those that know nothing of signals.
+#[test]
+fn ranks_that_stand_still_for_moments_while_they_connect_lose_nothing() {
+    for transport in ["tcp", "shm"] {
+        let site = Site::new(WORLD_SIZE).with(&env::TRANSPORT, transport);
+        let mut ranks = site.start_all(|_| "makes contexts");
+        until_running(&mut ranks);
+        for moment in 0..MOMENTS {
+            let rank = &ranks[moment % ranks.len()];
+            rank.signal(Signal::STOP);
+            thread::sleep(Duration::from_millis(1 + moment as u64 % 7));
+            rank.signal(Signal::CONT);
+            thread::sleep(Duration::from_millis(1 + moment as u64 % 5));
+        }
+        end_well(&site, ranks);
     }
 }

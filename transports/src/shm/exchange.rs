@@ -9,7 +9,7 @@ use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::time::{Duration, Instant};
 
 use paceline_rendezvous::hello::Purpose;
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 use rustix::net::sockopt::socket_peercred;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
@@ -195,6 +195,7 @@ fn dial(name: &str, patience: &Patience<'_>) -> io::Result<UnixStream> {
     loop {
         match connect(&socket, &address) {
             Ok(()) => break,
+            Err(Errno::INTR) => {}
             Err(Errno::AGAIN) if Instant::now() < patience.deadline && !(patience.in_vain)() => {
                 std::thread::sleep(Duration::from_millis(1));
             }
@@ -232,7 +233,9 @@ fn send_verdict(
         let fits = control.push(SendAncillaryMessage::ScmRights(&descriptors));
         assert!(fits, "at most two descriptors are sent");
     }
-    sendmsg(&*stream, &[IoSlice::new(&[length])], &mut control, SendFlags::NOSIGNAL)?;
+    retry_on_intr(|| {
+        sendmsg(&*stream, &[IoSlice::new(&[length])], &mut control, SendFlags::NOSIGNAL)
+    })?;
     stream.write_all(&rank.to_le_bytes())?;
     stream.write_all(&reason.as_bytes()[..end])
 }
@@ -269,7 +272,11 @@ fn receive_verdict(
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut length = [0];
     let flags = RecvFlags::CMSG_CLOEXEC;
-    let received = recvmsg(&*stream, &mut [IoSliceMut::new(&mut length)], &mut control, flags)?;
+    // A process that is stopped and continued while it waits on a socket with a time limit is
+    // interrupted without any signal handler.
+    let received = retry_on_intr(|| {
+        recvmsg(&*stream, &mut [IoSliceMut::new(&mut length)], &mut control, flags)
+    })?;
     if received.bytes == 0 {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
