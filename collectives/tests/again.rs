@@ -28,8 +28,8 @@ const TIMES: usize = 50;
 /// Rounds before that, after which everything has been allocated that stays for good.
 const WARM_UP: usize = 4;
 
-/// What the test itself and the standard library may come to hold meanwhile: a hundredth of what the
-/// smallest thing that a job has would add up to.
+/// What the test itself and the standard library may come to hold meanwhile, and by how much queues
+/// differ: far less than anything that a job has, fifty times.
 const SMALL_THINGS: usize = 4096;
 
 /// What a process holds that only grows if somebody forgets something.
@@ -87,6 +87,12 @@ fn work(rank: u32, kind: TransportKind, end: End, meeting: &Path) -> (usize, usi
     held
 }
 
+/// Whether ranks hold what they held before. How long their queues become depends on who is late.
+fn is_alike(now: &[(usize, usize)], before: &[(usize, usize)]) -> bool {
+    let near = |a: usize, b: usize| a.abs_diff(b) <= SMALL_THINGS;
+    now.iter().zip(before).all(|(a, b)| near(a.0, b.0) && near(a.1, b.1))
+}
+
 fn round(kind: TransportKind, end: End) -> Vec<(usize, usize)> {
     let directory = tempfile::tempdir().unwrap();
     let meeting = directory.path().join("meeting");
@@ -108,7 +114,8 @@ fn again_and_again(kind: TransportKind, end: End) {
     let held = round(kind, end);
     let (before, live) = (Holdings::now(), live_bytes());
     for number in 0..TIMES {
-        assert_eq!(round(kind, end), held, "{kind}, {end:?}, round {number}");
+        let now = round(kind, end);
+        assert!(is_alike(&now, &held), "{kind}, {end:?}, round {number}: {held:?}, then {now:?}");
     }
     // A thread that has been joined is in the list for a moment.
     let give_up = Instant::now() + PATIENCE;

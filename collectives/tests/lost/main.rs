@@ -38,7 +38,7 @@ const WATCHED: Duration = Duration::from_millis(50);
 #[test]
 fn rank_program() {
     let Some(role) = role() else { return };
-    let context = match Context::from_environment() {
+    let context = match join() {
         Ok(context) => context,
         Err(error) => return refused(&error),
     };
@@ -56,6 +56,13 @@ fn rank_program() {
         "makes contexts" => strangers::make_contexts(&context),
         other => panic!("a role: {other:?}"),
     }
+}
+
+fn join() -> Result<Context, SetupError> {
+    let options = ContextOptions::from_environment(&ProcessEnvironment)?;
+    let job = Job::from_environment()?;
+    say("joined", "");
+    Context::new(&job, &options)
 }
 
 fn refused(error: &SetupError) {

@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, TcpListener};
 use paceline_rendezvous::env;
 use rustix::process::Signal;
 
-use super::{all_running, end_well, failure_of};
+use super::{all_running, end_well, failure_of, until_running};
 use crate::processes::{Rank, Site, secret_file};
 
 const WORLD_SIZE: u32 = 3;
@@ -58,6 +58,22 @@ fn they_are_told_why_not_and_the_job_goes_on() {
         assert!(other_run.0.contains("the peer belongs to run 5c5c"), "{other_run:?}");
         end_well(&site, ranks);
     }
+}
+
+/// While the ranks meet in a directory, in which rank 0 has left its address.
+#[test]
+fn they_do_not_disturb_a_job_that_begins() {
+    let site = Site::new(WORLD_SIZE).with(&env::TRANSPORT, "tcp");
+    let mut first = [0, 1].map(|rank| site.start(rank, "reduces"));
+    first.iter_mut().for_each(|rank| drop(rank.says("joined")));
+    let second = turned_away(&site, 1, None);
+    assert!(second.0.contains("another process has connected as this rank already"), "{second:?}");
+    let second = turned_away(&site, 0, Some((env::START_TIMEOUT.name, "1")));
+    assert!(second.0.contains("another rank 0 waits for the ranks of the job in "), "{second:?}");
+    assert!(second.1.contains("two processes have rank 0"), "{second:?}");
+    let mut ranks: Vec<Rank> = first.into_iter().chain([site.start(2, "reduces")]).collect();
+    until_running(&mut ranks);
+    end_well(&site, ranks);
 }
 
 #[test]

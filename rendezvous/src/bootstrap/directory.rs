@@ -17,6 +17,7 @@ use crate::control::{ControlClient, ControlError};
 use crate::coordinator::Event;
 use crate::hello::{HelloError, Identity};
 use crate::run::{RunId, Secret};
+use crate::status::observe;
 use crate::store::{FileStore, Store as _, StoreError};
 
 /// The key of the card in the directory.
@@ -105,6 +106,24 @@ impl Drop for JobDirectory {
     fn drop(&mut self) {
         self.clean();
     }
+}
+
+/// Waits until no other rank 0 answers in the directory `path`. Returns false if one still does at
+/// `deadline`: ranks that are on their way have found that one, or will, and must not find another.
+pub(super) fn wait_until_vacant(path: &Path, deadline: Instant) -> Result<bool, StoreError> {
+    while let Some(card) = look(path)? {
+        // Not cut short by the deadline: one that has no time to answer is there all the same.
+        let attempt_deadline = Instant::now() + ATTEMPT_TIMEOUT;
+        if observe(card.address, card.run_id, &card.secret, attempt_deadline).is_err() {
+            // It is stale.
+            break;
+        }
+        if Instant::now() >= deadline {
+            return Ok(false);
+        }
+        std::thread::sleep(PAUSES.1);
+    }
+    Ok(true)
 }
 
 /// Waits for rank 0 in the directory `path` and connects to it.

@@ -82,6 +82,12 @@ pub enum BootstrapError {
         #[source]
         source: Option<Box<ControlError>>,
     },
+    /// Another rank 0 is there, to whom the others come.
+    #[error("another rank 0 waits for the ranks of the job in {}", directory.display())]
+    RankZeroTwice {
+        /// The directory in which the ranks meet.
+        directory: PathBuf,
+    },
     /// The thread that tells the coordinator that this rank runs cannot be started.
     #[error("failed to start the heartbeat thread")]
     Heartbeat {
@@ -119,9 +125,13 @@ impl BootstrapError {
                     .to_owned(),
             ),
             Self::RankZeroAbsent { .. } => Some(
-                "rank 0 has not started, has failed, or was given another rendezvous; set \
-                 PACELINE_RENDEZVOUS on all ranks if the launcher does not name its job"
+                "rank 0 has not started, has failed, or was given another rendezvous, or the job has all \
+                 its ranks already; set PACELINE_RENDEZVOUS on all ranks if the launcher does not name \
+                 its job"
                     .to_owned(),
+            ),
+            Self::RankZeroTwice { .. } => Some(
+                "two processes have rank 0, or an older job of the same name has not ended".to_owned(),
             ),
             Self::Store(StoreError::NotPrivate { path, .. }) => {
                 Some(format!("run `chmod 700 {}` if it is yours", path.display()))

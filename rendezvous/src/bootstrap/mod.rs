@@ -300,6 +300,9 @@ impl Joining<'_> {
             let (run_id, secret) = (card.run_id, card.secret);
             return self.joined(run_id, secret, control.hosted_by(0), None);
         }
+        if !directory::wait_until_vacant(path, self.deadline)? {
+            return Err(BootstrapError::RankZeroTwice { directory: path.to_owned() });
+        }
         let secret = Secret::random()?;
         let run_id = match self.rank_info.run_id {
             Some(run_id) => run_id,
