@@ -24,14 +24,14 @@ fn stop(transport: &str, victim: u32, timeout: Duration) {
         .with(&env::TIMEOUT, timeout.as_secs());
     let mut others = all_running(&site, "reduces");
     let mut stopped = others.remove(victim as usize);
-    stopped.signal(Signal::STOP);
-    for rank in &mut others {
-        let failure = failure_of(rank);
-        assert_eq!(failure.culprit, Some(victim), "{case}: {}", failure.text);
-        assert!(failure.timed_out, "{case}: {}", failure.text);
-        assert!(failure.text.contains(&format!("rank {victim}")), "{case}: {}", failure.text);
-    }
-    stopped.signal(Signal::CONT);
+    stopped.while_stopped(|| {
+        for rank in &mut others {
+            let failure = failure_of(rank);
+            assert_eq!(failure.culprit, Some(victim), "{case}: {}", failure.text);
+            assert!(failure.timed_out, "{case}: {}", failure.text);
+            assert!(failure.text.contains(&format!("rank {victim}")), "{case}: {}", failure.text);
+        }
+    });
     let failure = failure_of(&mut stopped);
     assert!(!failure.text.is_empty(), "{case}");
     stopped.ends_well();
@@ -66,10 +66,8 @@ fn a_rank_that_is_merely_slow_loses_nothing() {
         for victim in 0..WORLD_SIZE {
             let site = Site::new(WORLD_SIZE).with(&env::TRANSPORT, transport);
             let mut ranks = all_running(&site, "reduces");
-            ranks[victim as usize].signal(Signal::STOP);
-            thread::sleep(SLOW);
+            ranks[victim as usize].while_stopped(|| thread::sleep(SLOW));
             assert!(ranks.iter_mut().all(|rank| rank.is_running()), "over {transport}, {victim}");
-            ranks[victim as usize].signal(Signal::CONT);
             end_well(&site, ranks);
         }
     }

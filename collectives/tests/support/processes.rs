@@ -8,8 +8,10 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::OpenOptionsExt;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -208,8 +210,27 @@ impl Rank {
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
-        let pid = i32::try_from(self.pid()).unwrap();
-        kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
+        send(self.pid(), signal);
+    }
+
+    /// Stops it while `body` runs, also if somebody else continues it, as sandboxes do that put all their
+    /// processes to sleep for a while.
+    pub(crate) fn while_stopped(&self, body: impl FnOnce()) {
+        let (is_over, pid) = (AtomicBool::new(false), self.pid());
+        let stop = || {
+            while !is_over.load(Ordering::Relaxed) {
+                send(pid, Signal::STOP);
+                thread::sleep(Duration::from_millis(10));
+            }
+        };
+        thread::scope(|scope| {
+            let stop = thread::Builder::new().name("stop".to_owned()).spawn_scoped(scope, stop);
+            let outcome = catch_unwind(AssertUnwindSafe(body));
+            is_over.store(true, Ordering::Relaxed);
+            stop.unwrap().join().unwrap();
+            self.signal(Signal::CONT);
+            outcome.unwrap_or_else(|panic| resume_unwind(panic));
+        });
     }
 
     /// Whether it still runs.
@@ -235,6 +256,12 @@ impl Rank {
         self.heard.extend(self.lines.try_iter());
         assert!(status.success(), "{status}: {:?}", self.heard);
     }
+}
+
+/// Sends a signal to a child that has not been waited for.
+fn send(pid: u32, signal: Signal) {
+    let pid = i32::try_from(pid).unwrap();
+    kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
 }
 
 impl Drop for Rank {
@@ -272,7 +299,7 @@ pub(crate) fn in_a_network_of_its_own(body: impl FnOnce() + Send) {
     thread::scope(|scope| {
         let host = thread::Builder::new().name("host".to_owned()).spawn_scoped(scope, host);
         if let Err(panic) = host.unwrap().join() {
-            std::panic::resume_unwind(panic);
+            resume_unwind(panic);
         }
     });
 }
