@@ -135,6 +135,16 @@ fn go_on_without(lost: u32) {
     say("went on with ", sum[COUNT - 1]);
 }
 
+/// Where ranks meet that communicate in one way: over `tcp`, in `shm`, or on two `nodes`, between which
+/// they use TCP.
+fn site(way: &str, world_size: u32) -> Site {
+    if way != "nodes" {
+        return Site::new(world_size).with(&env::TRANSPORT, way);
+    }
+    let node_of: Vec<u32> = (0..world_size).map(|rank| rank * 2 / world_size).collect();
+    Site::on_nodes(&node_of).with(&env::RENDEZVOUS, twice::free_address())
+}
+
 /// What a rank says of its failure.
 struct Failure {
     culprit: Option<u32>,

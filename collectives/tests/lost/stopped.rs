@@ -6,8 +6,7 @@ use std::time::Duration;
 use paceline_rendezvous::env;
 use rustix::process::Signal;
 
-use super::{all_running, end_well, failure_of, until_running};
-use crate::processes::Site;
+use super::{all_running, end_well, failure_of, site, until_running};
 
 const WORLD_SIZE: u32 = 3;
 
@@ -17,11 +16,9 @@ const SLOW: Duration = Duration::from_millis(2500);
 /// How often ranks stand still.
 const MOMENTS: usize = 200;
 
-fn stop(transport: &str, victim: u32, timeout: Duration) {
-    let case = format!("rank {victim} is stopped, over {transport}, {timeout:?}");
-    let site = Site::new(WORLD_SIZE)
-        .with(&env::TRANSPORT, transport)
-        .with(&env::TIMEOUT, timeout.as_secs());
+fn stop(way: &str, victim: u32, timeout: Duration) {
+    let case = format!("rank {victim} is stopped, {way}, {timeout:?}");
+    let site = site(way, WORLD_SIZE).with(&env::TIMEOUT, timeout.as_secs());
     let mut others = all_running(&site, "reduces");
     let mut stopped = others.remove(victim as usize);
     stopped.while_stopped(|| {
@@ -40,34 +37,34 @@ fn stop(transport: &str, victim: u32, timeout: Duration) {
 
 #[test]
 fn the_others_name_it_at_their_deadline_and_it_fails_when_it_goes_on() {
-    for transport in ["tcp", "shm"] {
-        stop(transport, 1, Duration::from_secs(5));
+    for way in ["tcp", "shm", "nodes"] {
+        stop(way, 1, Duration::from_secs(5));
     }
 }
 
 /// Its silence is shorter than three heartbeats then.
 #[test]
 fn it_is_named_after_a_short_deadline_too() {
-    for transport in ["tcp", "shm"] {
-        stop(transport, 2, Duration::from_secs(2));
+    for way in ["tcp", "shm", "nodes"] {
+        stop(way, 2, Duration::from_secs(2));
     }
 }
 
 #[test]
 fn a_stopped_coordinator_is_named_too() {
-    for transport in ["tcp", "shm"] {
-        stop(transport, 0, Duration::from_secs(4));
+    for way in ["tcp", "shm", "nodes"] {
+        stop(way, 0, Duration::from_secs(4));
     }
 }
 
 #[test]
 fn a_rank_that_is_merely_slow_loses_nothing() {
-    for transport in ["tcp", "shm"] {
+    for way in ["tcp", "shm", "nodes"] {
         for victim in 0..WORLD_SIZE {
-            let site = Site::new(WORLD_SIZE).with(&env::TRANSPORT, transport);
+            let site = site(way, WORLD_SIZE);
             let mut ranks = all_running(&site, "reduces");
             ranks[victim as usize].while_stopped(|| thread::sleep(SLOW));
-            assert!(ranks.iter_mut().all(|rank| rank.is_running()), "over {transport}, {victim}");
+            assert!(ranks.iter_mut().all(|rank| rank.is_running()), "{way}, {victim}");
             end_well(&site, ranks);
         }
     }
@@ -76,8 +73,8 @@ fn a_rank_that_is_merely_slow_loses_nothing() {
 /// Every wait of a start is interrupted then, also those that know nothing of signals.
 #[test]
 fn ranks_that_stand_still_for_moments_while_they_connect_lose_nothing() {
-    for transport in ["tcp", "shm"] {
-        let site = Site::new(WORLD_SIZE).with(&env::TRANSPORT, transport);
+    for way in ["tcp", "shm", "nodes"] {
+        let site = site(way, WORLD_SIZE);
         let mut ranks = site.start_all(|_| "makes contexts");
         until_running(&mut ranks);
         for moment in 0..MOMENTS {
