@@ -5,10 +5,14 @@ use std::path::Path;
 use paceline_rendezvous::env::XDG_RUNTIME_DIR;
 use rustix::process::Signal;
 
-use crate::support::{Finished, Job, eventually, json, kill, pid_of};
+use crate::support::{Finished, Job, Running, eventually, json, kill, pid_of, while_stopped};
 
-/// What becomes of ranks that all-reduce if rank 1 gets a signal in the middle of it.
-fn struck(options: &[&str], transport: &str, signal: Signal) -> Finished {
+/// What becomes of ranks that all-reduce if something happens to rank 1 in the middle of it.
+fn struck(
+    options: &[&str],
+    transport: &str,
+    strike: impl FnOnce(i32, Running) -> Finished,
+) -> Finished {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path();
     let program = env!("CARGO_BIN_EXE_paceline");
@@ -18,8 +22,7 @@ fn struck(options: &[&str], transport: &str, signal: Signal) -> Finished {
     let job = Job::script(&[&["-np", "3"], options].concat(), &script);
     let running = job.env(XDG_RUNTIME_DIR.name, path.to_str().expect("UTF-8")).start();
     eventually("all are in the middle of it", || (0..3).all(|rank| has_reduced(path, rank)));
-    kill(pid_of(path, 1), signal);
-    running.wait()
+    strike(pid_of(path, 1), running)
 }
 
 /// Whether a rank of the only job below `directory` has told of all-reduces.
@@ -31,7 +34,10 @@ fn has_reduced(directory: &Path, rank: usize) -> bool {
 #[test]
 fn a_killed_rank_is_named_by_the_others() {
     for transport in ["tcp", "shm"] {
-        let ended = struck(&[], transport, Signal::KILL);
+        let ended = struck(&[], transport, |rank, running| {
+            kill(rank, Signal::KILL);
+            running.wait()
+        });
         assert_eq!(ended.code, 137, "{ended:?}");
         assert!(ended.stderr.contains("first failure: rank 1"), "{ended:?}");
         let told: Vec<&str> = ended
@@ -46,7 +52,9 @@ fn a_killed_rank_is_named_by_the_others() {
 #[test]
 fn a_stopped_rank_is_named_within_the_deadline() {
     for transport in ["tcp", "shm"] {
-        let ended = struck(&["--op-timeout", "4"], transport, Signal::STOP);
+        let options = ["--op-timeout", "4", "--grace", "0.5"];
+        let ended =
+            struck(&options, transport, |rank, running| while_stopped(rank, || running.wait()));
         // Also if the first to end is a rank that heard of the time-out before its own.
         assert_eq!(ended.code, 124, "{ended:?}");
         let told = ended.stderr.lines().any(|line| {

@@ -11,9 +11,9 @@ use paceline_collectives::{
 };
 use paceline_rendezvous::RankInfo;
 use paceline_rendezvous::env::{Environment, ProcessEnvironment};
-use rustix::process::{Resource, Rlimit, Signal, setrlimit};
+use rustix::process::{Resource, Rlimit, setrlimit};
 
-use crate::support::{Finished, Job, eventually};
+use crate::support::{Finished, Job, eventually, while_stopped};
 
 const CASE: &str = "PACELINE_TEST_CASE";
 
@@ -158,9 +158,7 @@ fn what_a_launcher_that_was_stopped_did_not_hear_is_nobodys_silence() {
     let file = |name: &str| directory.path().join(name);
     let running = job("late_rank_program", "late", 2).directory(directory.path()).start();
     eventually("rank 0 waits", || file("waiting").exists());
-    running.signal(Signal::STOP);
-    eventually("rank 0 gives up", || file("over").exists());
-    running.signal(Signal::CONT);
+    while_stopped(running.launcher(), || eventually("rank 0 gives up", || file("over").exists()));
     let ended = running.wait();
     let told = ended.stderr.lines().any(|line| {
         line.starts_with("[1] told: barrier #1") && line.contains(") never entered but is alive (")

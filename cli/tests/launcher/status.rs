@@ -13,7 +13,7 @@ use paceline_collectives::{Context, ReduceOp};
 use paceline_rendezvous::env::{Environment, ProcessEnvironment, XDG_RUNTIME_DIR};
 use rustix::process::Signal;
 
-use crate::support::{Job, Running, eventually, json, kill, pid_of, settles, status};
+use crate::support::{Job, Running, eventually, json, pid_of, settles, status, while_stopped};
 
 const DIRECTORY: &str = "DIRECTORY_OF_A_PACELINE_TEST";
 
@@ -128,10 +128,8 @@ fn a_stopped_rank_is_told_from_one_that_is_elsewhere() {
     let running = start(path, &["--transport", "tcp"]);
     let launcher = running.launcher().to_string();
     let pid = pid_of(path, LATE);
-    kill(pid, Signal::STOP);
-    let told = stalls(path, &launcher, "is stopped or unreachable");
+    let told = while_stopped(pid, || stalls(path, &launcher, "is stopped or unreachable"));
     assert!(told.contains("rank 2 on ") && told.contains(&format!("pid {pid}")));
-    kill(pid, Signal::CONT);
     fs::write(path.join("go"), "").unwrap();
     assert_eq!(running.wait().code, 0);
 }
@@ -142,11 +140,12 @@ fn a_launcher_that_is_stopped_or_killed_is_noticed() {
     let path = directory.path();
     let running = start(path, &[]);
     let launcher = running.launcher().to_string();
-    running.signal(Signal::STOP);
-    let silent = status(path, &[&launcher]);
-    assert_eq!(silent.status.code(), Some(124), "{silent:?}");
-    assert!(String::from_utf8_lossy(&silent.stderr).contains("does not answer"), "{silent:?}");
-    assert!(text(&status(path, &[])).contains("no answer"));
+    while_stopped(running.launcher(), || {
+        let silent = status(path, &[&launcher]);
+        assert_eq!(silent.status.code(), Some(124), "{silent:?}");
+        assert!(String::from_utf8_lossy(&silent.stderr).contains("does not answer"), "{silent:?}");
+        assert!(text(&status(path, &[])).contains("no answer"));
+    });
     running.signal(Signal::KILL);
     running.wait_until_all_gone();
     assert_eq!(running.wait().code, 1009);

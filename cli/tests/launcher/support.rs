@@ -2,14 +2,15 @@
 
 use std::fs;
 use std::io::Read;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use paceline_rendezvous::env::XDG_RUNTIME_DIR;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
 
 /// Longer than any machine needs; only a hang reaches it.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -204,6 +205,29 @@ pub(crate) fn kill(pid: i32, signal: Signal) {
     if let Some(pid) = Pid::from_raw(pid).filter(|_| pid > 1) {
         let _ = kill_process(pid, signal);
     }
+}
+
+/// Stops a process while `body` runs, also if somebody else continues it, as sandboxes do that put all
+/// their processes to sleep for a while; continues it afterwards if it is still there.
+pub(crate) fn while_stopped<R>(pid: i32, body: impl FnOnce() -> R) -> R {
+    let pid = Pid::from_raw(pid).expect("a pid is positive");
+    let process = pidfd_open(pid, PidfdFlags::empty()).expect("it runs");
+    let is_over = AtomicBool::new(false);
+    let stop = || {
+        // Once it has ended, nobody else is meant by its handle.
+        while !is_over.load(Ordering::Relaxed) && pidfd_send_signal(&process, Signal::STOP).is_ok()
+        {
+            thread::sleep(Duration::from_millis(10));
+        }
+    };
+    thread::scope(|scope| {
+        let stop = thread::Builder::new().name("stop".to_owned()).spawn_scoped(scope, stop);
+        let outcome = catch_unwind(AssertUnwindSafe(body));
+        is_over.store(true, Ordering::Relaxed);
+        stop.expect("a thread starts").join().expect("it does not panic");
+        let _ = pidfd_send_signal(&process, Signal::CONT);
+        outcome.unwrap_or_else(|panic| resume_unwind(panic))
+    })
 }
 
 /// Waits for a condition; a test fails if it never comes true.
