@@ -2,6 +2,7 @@
 //! processes.
 
 use std::os::fd::AsFd;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use paceline_devices::{DType, Element, ReduceOp, bf16, f16};
@@ -67,6 +68,19 @@ fn signature(kind: u8, count: usize) -> Signature {
     Signature(bytes)
 }
 
+/// Requests only borrow their kernels; those of tests stay for good, each once, and can be found.
+fn kernel(dtype: DType, op: ReduceOp) -> Option<&'static Kernel> {
+    static KERNELS: Mutex<Vec<(DType, ReduceOp, &'static Kernel)>> = Mutex::new(Vec::new());
+    let mut kernels = KERNELS.lock().unwrap();
+    let same = |known: &&(DType, ReduceOp, &'static Kernel)| known.0 == dtype && known.1 == op;
+    if let Some((_, _, kernel)) = kernels.iter().find(same) {
+        return Some(*kernel);
+    }
+    let kernel = &*Box::leak(Box::new(Kernel::new(dtype, op)?));
+    kernels.push((dtype, op, kernel));
+    Some(kernel)
+}
+
 pub(super) fn request<T: Element>(
     kind: NodeKind,
     op: ReduceOp,
@@ -76,8 +90,7 @@ pub(super) fn request<T: Element>(
 ) -> NodeRequest<'static> {
     let input = input.as_ptr().cast();
     let (signature, output) = (signature(0, count), output.cast());
-    // Requests only borrow their kernel; that of a test may stay for good.
-    let kernel = Kernel::new(T::DTYPE, op).map(|kernel| &*Box::leak(Box::new(kernel)));
+    let kernel = kernel(T::DTYPE, op);
     let manner = Manner::preferred(3, count * size_of::<T>());
     NodeRequest {
         kind,
