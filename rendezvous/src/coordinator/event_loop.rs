@@ -239,8 +239,9 @@ impl EventLoop {
             }
             Progress::Messages { rank, messages, end } => {
                 for message in messages {
+                    let was_present = self.coordinator.is_present(rank);
                     let answers = self.coordinator.handle(rank, message, now);
-                    let left = matches!(answers.as_slice(), [(_, ToRank::Farewell)]);
+                    let left = was_present && !self.coordinator.is_present(rank);
                     self.deliver(answers, now);
                     if left {
                         (self.on_event)(Event::Left { rank });

@@ -192,7 +192,8 @@ impl Coordinator {
         }
     }
 
-    /// A rank has said something. Whatever comes from a rank that is not there is ignored.
+    /// A rank has said something. What comes from a rank that is not there is ignored, but for a goodbye:
+    /// one that was taken for dead shall not wait for an answer.
     pub fn handle(
         &mut self,
         rank: u32,
@@ -201,7 +202,9 @@ impl Coordinator {
     ) -> Vec<(u32, ToRank)> {
         let Some(member) = self.members.get_mut(&rank) else { return Vec::new() };
         if member.presence != Presence::Present {
-            return Vec::new();
+            let is_alive =
+                member.presence == Presence::Lost && matches!(message, ToCoordinator::Goodbye);
+            return is_alive.then_some((rank, ToRank::Farewell)).into_iter().collect();
         }
         member.last_heard = now;
         match message {

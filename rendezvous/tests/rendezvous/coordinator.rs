@@ -193,6 +193,16 @@ fn nobody_is_lost_after_goodbye() {
 }
 
 #[test]
+fn who_was_taken_for_dead_may_say_goodbye() {
+    let now = Instant::now();
+    let mut coordinator = with_all_joined(config(2), now);
+    assert_eq!(abort_in(&coordinator.rank_lost(0, "died"), &[1]).culprit, Some(0));
+    assert_eq!(coordinator.handle(0, get(1, "a"), now), []);
+    assert_eq!(coordinator.handle(0, ToCoordinator::Goodbye, now), [(0, ToRank::Farewell)]);
+    assert!(!coordinator.is_present(0) && !coordinator.all_gone());
+}
+
+#[test]
 fn the_grace_waits_for_the_supervisor() {
     let now = Instant::now();
     let grace = Duration::from_millis(200);
@@ -466,7 +476,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 
 proptest! {
     /// C-1 and the addressing of messages: whatever happens, messages go only to ranks that are
-    /// there, and each rank gets at most one abort, always the same.
+    /// there, farewells also to those that were taken for dead, and each rank gets at most one abort, always the same.
     #[test]
     fn whatever_happens(steps in steps(), grace in 0..3_u64) {
         let mut now = Instant::now();
@@ -485,7 +495,8 @@ proptest! {
                 Step::Tick => (coordinator.tick(now), None),
             };
             for (rank, message) in messages {
-                prop_assert!(was_present[rank as usize] || newcomer == Some(rank));
+                let is_farewell = matches!(message, ToRank::Farewell);
+                prop_assert!(was_present[rank as usize] || newcomer == Some(rank) || is_farewell);
                 if let ToRank::Abort { abort } = message {
                     prop_assert_eq!(Some(&abort), coordinator.aborted());
                     prop_assert!(!aborts.contains(&rank), "two aborts for rank {}", rank);

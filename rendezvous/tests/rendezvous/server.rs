@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use paceline_rendezvous::coordinator::{Event, Server};
 use paceline_rendezvous::frame::{Encoder, FrameKind};
-use paceline_rendezvous::hello::{self, COORDINATOR_RANK, HELLO_LEN, Purpose, Refusal};
+use paceline_rendezvous::hello::{
+    self, COORDINATOR_RANK, HELLO_LEN, MAGIC, PROTOCOL_VERSION, Purpose, Refusal,
+};
 use paceline_rendezvous::{
     ControlClient, ControlError, HelloError, OperationReport, OperationState, Secret, Store,
     StoreError,
@@ -152,7 +154,8 @@ fn strangers_do_not_keep_ranks_from_being_served() {
             assert!(matches!(error, HelloError::VersionMismatch { theirs: 7 }), "{error}");
             let mut answer = Vec::new();
             stream.read_to_end(&mut answer).unwrap();
-            assert_eq!(&answer[..10], b"PACELINE\x01\x00");
+            assert_eq!(answer[..8], MAGIC);
+            assert_eq!(answer[8..10], PROTOCOL_VERSION.to_le_bytes());
         } else {
             assert!(matches!(error, HelloError::NotPaceline { .. }), "{error}");
         }
