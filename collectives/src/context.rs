@@ -520,7 +520,7 @@ impl Context {
     /// early, and its part of shared memory. What its communicators hold
     /// ([`Communicator::memory_bytes`]) and the kernel's socket buffers come on top.
     ///
-    /// It is bounded whatever the peers do, and all but constant: at most 128 KiB of early messages
+    /// It is bounded whatever the peers do, and all but constant: at most 1 MiB of early messages
     /// per peer and communicator, and tables for as many messages as may be posted.
     pub fn memory_bytes(&self) -> usize {
         let node = self.inner.node.lock().unwrap_or_else(PoisonError::into_inner);

@@ -40,6 +40,8 @@ pub const EAGER_BYTES_MAX: usize = 64 << 10;
 /// Ungranted payload bytes that a rank may have under way to one peer in one communicator; also
 /// what a rank must be ready to buffer for each (peer, communicator).
 ///
-/// Twice [`EAGER_BYTES_MAX`]: the credit for operation N comes back inside the frames of N+1, so
-/// two full messages must fit for back-to-back operations to run without a separate credit frame.
-pub const EAGER_BYTES_OUTSTANDING_MAX: usize = 2 * EAGER_BYTES_MAX;
+/// At least twice [`EAGER_BYTES_MAX`]: the credit for operation N comes back inside the frames of N+1,
+/// so two full messages must fit for back-to-back operations to run without a separate credit frame.
+/// 1 MiB, because a rank that only sends, as to the root of a gather, costs itself and the root least
+/// when it is far ahead: its messages then leave and arrive many at a time (benches/RESULTS.md).
+pub const EAGER_BYTES_OUTSTANDING_MAX: usize = 16 * EAGER_BYTES_MAX;

@@ -15,7 +15,7 @@ impl Communicator {
     /// Sends `data` to rank `to`, whose receive with the same tag gets it. Messages of one tag
     /// between two ranks are received in the order in which they are sent.
     ///
-    /// Returns when `data` is needed no more: up to 64 KiB (and 112 KiB of all messages to that rank
+    /// Returns when `data` is needed no more: up to 64 KiB (and about 1 MiB of all messages to that rank
     /// that it has not received yet) at once, without waiting for the receiver; longer messages when
     /// it receives them. Two ranks that send each other long messages first and receive them later
     /// wait for each other, until the deadline ends both with an error: send and receive together, by

@@ -4,18 +4,23 @@ use std::collections::VecDeque;
 
 use paceline_transports::{MessageId, Signature};
 
+/// Communicators, and operations of each, for which there is room from the start.
+const COMMUNICATORS: usize = 8;
+const OPERATIONS: usize = 64;
+
 /// The operations that messages came early for, so that whoever calls something else there can say so.
 ///
 /// Ranks may be ahead by thousands of operations and every step asks, so they are kept in order: those
 /// of one communicator come in that of their numbers, nearly, and are asked for in it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct EarlyCalls {
     communicators: Vec<Calls>,
 }
 
 #[derive(Debug)]
 struct Calls {
-    communicator: u32,
+    /// None where the queue waits for one.
+    communicator: Option<u32>,
     /// In ascending order of operations.
     queue: VecDeque<EarlyCall>,
 }
@@ -30,18 +35,24 @@ struct EarlyCall {
     other: Option<(u32, Signature)>,
 }
 
+impl Calls {
+    fn new() -> Self {
+        Self { communicator: None, queue: VecDeque::with_capacity(OPERATIONS) }
+    }
+}
+
 impl EarlyCalls {
+    pub(super) fn new() -> Self {
+        // All at once: who is ahead of whom changes, and an operation shall not allocate for it.
+        Self { communicators: (0..COMMUNICATORS).map(|_| Calls::new()).collect() }
+    }
+
     /// Takes note of the first message of an operation from a peer.
     pub(super) fn note(&mut self, peer: u32, id: MessageId, signature: Signature) {
         let MessageId { communicator, op_seq, .. } = id;
         let first = (peer, signature);
         let call = EarlyCall { op_seq, first, other: None };
-        let known = self.communicators.iter_mut().find(|of| of.communicator == communicator);
-        let Some(Calls { queue, .. }) = known else {
-            let queue = VecDeque::from([call]);
-            self.communicators.push(Calls { communicator, queue });
-            return;
-        };
+        let Calls { queue, .. } = self.calls_of(communicator);
         if queue.back().is_none_or(|last| last.op_seq < op_seq) {
             return queue.push_back(call);
         }
@@ -60,7 +71,8 @@ impl EarlyCalls {
         op_seq: u64,
         signature: Signature,
     ) -> Option<(u32, Signature)> {
-        let calls = self.communicators.iter_mut().find(|of| of.communicator == communicator)?;
+        let calls =
+            self.communicators.iter_mut().find(|of| of.communicator == Some(communicator))?;
         while calls.queue.pop_front_if(|call| call.op_seq < op_seq).is_some() {}
         let call = calls.queue.front().filter(|call| call.op_seq == op_seq)?;
         [Some(call.first), call.other]
@@ -69,8 +81,23 @@ impl EarlyCalls {
             .find(|(_, theirs)| *theirs != signature)
     }
 
+    fn calls_of(&mut self, communicator: u32) -> &mut Calls {
+        let place = |owner| self.communicators.iter().position(|of| of.communicator == owner);
+        let at = place(Some(communicator)).or_else(|| place(None)).unwrap_or_else(|| {
+            self.communicators.push(Calls::new());
+            self.communicators.len() - 1
+        });
+        let calls = &mut self.communicators[at];
+        calls.communicator = Some(communicator);
+        calls
+    }
+
     pub(super) fn abandon(&mut self, communicator: u32) {
-        self.communicators.retain(|of| of.communicator != communicator);
+        let ours = |of: &&mut Calls| of.communicator == Some(communicator);
+        if let Some(calls) = self.communicators.iter_mut().find(ours) {
+            calls.communicator = None;
+            calls.queue.clear();
+        }
     }
 
     /// Bytes of memory held.
@@ -94,7 +121,7 @@ mod tests {
 
     #[test]
     fn whoever_called_something_else_is_named_in_whatever_order_ranks_come() {
-        let mut early = EarlyCalls::default();
+        let mut early = EarlyCalls::new();
         early.note(1, of(0, 5), OURS);
         early.note(1, of(0, 7), OURS);
         early.note(2, of(0, 6), THEIRS);

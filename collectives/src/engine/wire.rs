@@ -141,7 +141,7 @@ impl Wire {
         Self {
             boards: vec![Board::default(); BOARDS],
             events: Vec::with_capacity(4 * WINDOW_MAX),
-            early: EarlyCalls::default(),
+            early: EarlyCalls::new(),
             sleep: Sleep::new(wakeups),
             doze: is_blind.then_some(DOZE.0),
             trace: None,

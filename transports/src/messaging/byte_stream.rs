@@ -44,6 +44,11 @@ pub(crate) trait ByteStream: Send + Debug {
     /// What to wait for, where there is such a thing.
     fn wait_on(&self) -> Option<BorrowedFd<'_>>;
 
+    /// Whether all written bytes are on their way to the peer, or where it finds them.
+    fn has_left(&self) -> bool {
+        true
+    }
+
     /// Waits until there may be room to write, at most for `limit`.
     fn wait_for_room(&mut self, limit: Duration) {
         if let Some(fd) = self.wait_on() {

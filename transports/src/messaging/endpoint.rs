@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use super::stream::{FrameStream, Share};
+use super::stream::{FrameStream, Share, Until};
 use super::{ByteStream, DEPTH_MAX, FrameKind, Inbox, Outbox, Receiving, StreamError, Terms};
 use crate::{
     Capabilities, Checksum, ConnectionCounters, Endpoint, EndpointError, Event, MessageId,
@@ -73,6 +73,10 @@ impl<S: ByteStream> StreamEndpoint<S> {
     }
 
     fn move_bytes(&mut self, events: &mut Vec<Event>) -> Result<bool, StreamError> {
+        let until = match Until::NothingIsPosted.is_reached(&self.outbox, &self.inbox) {
+            true => Until::NothingIsThere,
+            false => Until::NothingIsPosted,
+        };
         let mut moved = self.send(events)?;
         if moved && self.outbox.len() == 0 && !self.inbox.has_posted() {
             // All is sent and nothing is expected: what may have come all the same is taken when
@@ -82,8 +86,8 @@ impl<S: ByteStream> StreamEndpoint<S> {
         let Self { streams, inbox, outbox, .. } = self;
         let mut ended = false;
         for stream in streams.iter_mut() {
-            if stream.ended.is_none() {
-                match stream.frames.receive(outbox, inbox, events) {
+            if stream.ended.is_none() && !until.is_reached(outbox, inbox) {
+                match stream.frames.receive(outbox, inbox, until, events) {
                     Ok(received) => moved |= received,
                     Err(StreamError::Closed { orderly }) => stream.ended = Some(orderly),
                     Err(error) => return Err(error),

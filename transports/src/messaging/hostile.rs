@@ -299,9 +299,13 @@ mod tests {
 
     #[test]
     fn more_than_the_eager_limit_is_refused() {
-        let frame = |index: u64| eager(index * 60_000, 60_000, 1 << 20);
-        assert!(feed_plain(&[&[frame(0), frame(1)].concat()], 1 << 20));
-        assert!(!feed_plain(&[&[frame(0), frame(1), frame(2)].concat()], 1 << 20));
+        let frames = |count: u64| -> Vec<u8> {
+            let frame = |index| eager(index * 60_000, 60_000, 1 << 21);
+            (0..count).map(frame).collect::<Vec<_>>().concat()
+        };
+        let allowed = EAGER_BYTES_OUTSTANDING_MAX as u64 / 60_000;
+        assert!(feed_plain(&[&frames(allowed)], 1 << 20));
+        assert!(!feed_plain(&[&frames(allowed + 1)], 1 << 20));
         // An announced length alone allocates nothing.
         assert!(!feed_plain(&[&eager(0, 0, 10)[..64], &oversize()], 1 << 20));
     }

@@ -1,7 +1,7 @@
 use std::ops::Range;
 
 use super::early::{EarlyFrames, EarlyPlace};
-use super::{COMMUNICATORS, DEPTH_MAX, FrameHeader, FrameKind, HEADER_BYTES, eager_cost};
+use super::{COMMUNICATORS, DEPTH_MAX, EAGER_COST_MIN, FrameHeader, FrameKind, eager_cost};
 use crate::copy::copy_slice;
 use crate::{
     EAGER_BYTES_MAX, EAGER_BYTES_OUTSTANDING_MAX, Event, MessageId, OpError, RecvPost, Signature,
@@ -15,7 +15,7 @@ const COMMUNICATORS_MAX: usize = 1024;
 const PIECES_MAX: usize = 64;
 
 /// What credit may be owed to a peer that has used all of it, as long as nothing is waited for.
-const CREDIT_WITHHELD_MAX: usize = EAGER_BYTES_OUTSTANDING_MAX / 8;
+const CREDIT_WITHHELD_MAX: usize = 16 << 10;
 
 /// Short frames after which their credit is given back, however little it is: a sender that only sends
 /// can go on while what it sent is worked on.
@@ -126,7 +126,7 @@ struct Account {
 impl Account {
     /// Whether early frames hold so much that the peer cannot send even the smallest frame.
     fn is_full(&self) -> bool {
-        self.held + HEADER_BYTES > EAGER_BYTES_OUTSTANDING_MAX
+        self.held + EAGER_COST_MIN > EAGER_BYTES_OUTSTANDING_MAX
     }
 
     /// Three quarters of what is not held: back-to-back 64 KiB exchanges never reach it (their
@@ -146,7 +146,7 @@ impl Account {
 
     /// Whether the peer cannot send even the smallest frame before it gets credit that is owed to it.
     fn is_starved(&self) -> bool {
-        self.owed > 0 && self.outstanding + HEADER_BYTES > EAGER_BYTES_OUTSTANDING_MAX
+        self.owed > 0 && self.outstanding + EAGER_COST_MIN > EAGER_BYTES_OUTSTANDING_MAX
     }
 }
 

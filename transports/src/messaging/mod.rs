@@ -70,8 +70,11 @@ pub(crate) const DEPTH_MAX: usize = 256;
 /// Communicators whose accounts there is room for from the start.
 pub(crate) const COMMUNICATORS: usize = 8;
 
-/// What an eager frame costs: its payload, but at least its header, so that empty messages are
+/// The least that an eager frame costs: more than what is remembered of one, so that empty messages are
 /// bounded too.
+pub(crate) const EAGER_COST_MIN: usize = 256;
+
+/// What an eager frame costs: its payload, but at least [`EAGER_COST_MIN`].
 pub(crate) fn eager_cost(payload: usize) -> usize {
-    payload.max(HEADER_BYTES)
+    payload.max(EAGER_COST_MIN)
 }

@@ -50,12 +50,31 @@ impl Share {
     pub(super) const ONE_OF_SEVERAL: Self = Self { fragment_bytes: 256 << 10, is_one: true };
 }
 
+/// How far to read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Until {
+    /// As long as there is anything.
+    NothingIsThere,
+    /// Until nothing is posted any more. What a peer that is ahead has sent beyond that is best left where
+    /// it is: it goes straight to where it belongs once that is known.
+    NothingIsPosted,
+}
+
+impl Until {
+    pub(super) fn is_reached(self, outbox: &Outbox, inbox: &Inbox) -> bool {
+        self == Self::NothingIsPosted && !inbox.has_posted() && outbox.len() == 0
+    }
+}
+
 /// Payload bytes that one call of [`FrameStream::receive`] takes before it lets others have a
 /// turn: what is received is then still in the second-level cache when it is reduced.
 const RECEIVE_BYTES_TURN: usize = 512 << 10;
 
 /// Unread bytes that are thrown away before a stream is closed.
 const UNREAD_BYTES_MAX: usize = 4 << 20;
+
+/// Waits for what is written to leave, at most: only a peer that does not read costs any.
+const DEPARTURE_WAITS_MAX: u32 = 400;
 
 /// How long a goodbye waits for room at a time.
 const GOODBYE_WAIT: Duration = Duration::from_millis(5);
@@ -203,16 +222,29 @@ impl<S: ByteStream> FrameStream<S> {
                     *patience -= 1;
                     self.stream.wait_for_room(GOODBYE_WAIT);
                 }
-                Err(_) => break,
+                Err(_) => return,
             }
         }
-        // What lies unread when the stream is closed makes the kernel reset the connection, and
-        // the peer could lose what is still on its way to it.
-        for _ in 0..UNREAD_BYTES_MAX / STAGING_BYTES {
-            if !self.stream.read(&mut self.staging, &mut []).is_ok_and(|read| read > 0) {
+        // What lies unread when the stream is closed, or comes afterwards, makes the kernel reset the
+        // connection, and the peer would lose what has not left by then.
+        for _ in 0..DEPARTURE_WAITS_MAX {
+            if !self.read_away() || self.stream.has_left() {
                 return;
             }
+            std::thread::sleep(GOODBYE_WAIT);
         }
+    }
+
+    /// Throws away what has arrived. Returns whether more may come.
+    fn read_away(&mut self) -> bool {
+        for _ in 0..UNREAD_BYTES_MAX / STAGING_BYTES {
+            match self.stream.read(&mut self.staging, &mut []) {
+                Ok(0) => return false,
+                Ok(_) => {}
+                Err(error) => return would_block(&error),
+            }
+        }
+        false
     }
 
     /// Writes as much as the stream takes, making frames from the outbox as it goes.
@@ -348,13 +380,19 @@ impl<S: ByteStream> FrameStream<S> {
         &mut self,
         outbox: &mut Outbox,
         inbox: &mut Inbox,
+        until: Until,
         events: &mut Vec<Event>,
     ) -> Result<bool, StreamError> {
-        let mut taken = 0;
+        let (mut taken, staged) = (0, self.staged.len());
+        self.consume_staged(outbox, inbox, until, events)?;
+        let consumed = self.staged.len() < staged;
         loop {
+            if until.is_reached(outbox, inbox) {
+                return Ok(true);
+            }
             let (read, wanted) = match self.read_once(inbox) {
                 Ok(done) => done,
-                Err(error) if would_block(&error) => return Ok(taken > 0),
+                Err(error) if would_block(&error) => return Ok(consumed || taken > 0),
                 Err(error) if is_hang_up(&error) => (0, 0),
                 Err(error) => return Err(StreamError::Io(error)),
             };
@@ -363,7 +401,7 @@ impl<S: ByteStream> FrameStream<S> {
             }
             taken += read;
             self.counters.received.wire(read);
-            self.consume_staged(outbox, inbox, events)?;
+            self.consume_staged(outbox, inbox, until, events)?;
             if read < wanted || taken >= RECEIVE_BYTES_TURN {
                 return Ok(true);
             }
@@ -399,11 +437,12 @@ impl<S: ByteStream> FrameStream<S> {
         Ok((read, wanted))
     }
 
-    /// Parses and places everything in staging, and ends the frame that is complete.
+    /// Parses and places what is in staging, and ends the frame that is complete.
     fn consume_staged(
         &mut self,
         outbox: &mut Outbox,
         inbox: &mut Inbox,
+        until: Until,
         events: &mut Vec<Event>,
     ) -> Result<(), StreamError> {
         loop {
@@ -428,6 +467,9 @@ impl<S: ByteStream> FrameStream<S> {
                 self.counters.received.frame(reading.header.offset == 0, reading.header.length);
                 inbox.finish(reading.landing, &reading.header, events);
                 self.reading = None;
+            }
+            if until.is_reached(outbox, inbox) {
+                return Ok(());
             }
             let Some(header) = self.staging[self.staged.clone()].first_chunk::<HEADER_BYTES>()
             else {

@@ -1,9 +1,11 @@
 //! One non-blocking socket as a stream of bytes.
 
+use std::ffi::c_int;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::TcpStream;
 use std::os::fd::{AsFd, BorrowedFd};
 
+use rustix::ioctl::{Getter, Opcode, ioctl};
 use rustix::net::sockopt::set_tcp_congestion;
 use rustix::net::{
     RecvAncillaryBuffer, RecvFlags, SendAncillaryBuffer, SendFlags, recv, recvmsg, send, sendmsg,
@@ -16,6 +18,9 @@ use crate::messaging::ByteStream;
 /// any algorithm will do that does not pace: BBR's pacing costs a third of the bandwidth
 /// (benches/RESULTS.md). Every kernel has Reno, and everybody may choose it.
 const LOCAL_CONGESTION_CONTROL: &str = "reno";
+
+/// Asks for the bytes that the kernel has not sent yet (linux/sockios.h).
+const SIOCOUTQNSD: Opcode = 0x894B;
 
 /// A connected socket. The flags of every call make it non-blocking whatever its mode.
 #[derive(Debug)]
@@ -59,5 +64,13 @@ impl ByteStream for Socket {
 
     fn wait_on(&self) -> Option<BorrowedFd<'_>> {
         Some(self.0.as_fd())
+    }
+
+    fn has_left(&self) -> bool {
+        // SAFETY: the request writes one int.
+        let request = unsafe { Getter::<SIOCOUTQNSD, c_int>::new() };
+        // SAFETY: as above, and the socket is open.
+        let unsent = unsafe { ioctl(&self.0, request) };
+        unsent.is_ok_and(|bytes| bytes == 0)
     }
 }
