@@ -39,7 +39,7 @@ pub mod tcp;
 pub use messaging::{feed as feed_frames, frames_to_change as data_frames_to_change};
 
 pub use checksum::Checksum;
-pub use copy::{copy_bytes, copy_slice};
+pub use copy::{SharedWriter, Way, copy_bytes, copy_slice, stream_bytes, stream_fence};
 pub use counters::{ConnectionCounters, Traffic, TwoWay};
 pub use endpoint::{Endpoint, Event, RecvPost, Rejected, SendPost, Wakeup};
 pub use error::{EndpointError, EstablishError, OpError, Weight};

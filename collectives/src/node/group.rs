@@ -1,11 +1,11 @@
 use std::time::Duration;
 
-use paceline_transports::Signature;
 use paceline_transports::shm::{Arena, Counter};
+use paceline_transports::{SharedWriter, Signature};
 
 use super::error::NodeError;
 use super::one_shot::OneShot;
-use super::plan::{Plan, Tuning};
+use super::plan::{PIECE_BYTES, Plan, Tuning};
 use super::request::NodeRequest;
 use super::rounds::Rounds;
 use crate::kernels::Kernel;
@@ -52,6 +52,8 @@ pub(super) enum Wait {
 #[derive(Debug)]
 pub struct NodeGroup {
     pub(super) arena: Arena,
+    /// For what other members read.
+    pub(super) writer: SharedWriter,
     pub(super) tuning: Tuning,
     /// Number of the next operation.
     next_op_seq: u64,
@@ -69,6 +71,8 @@ pub struct NodeGroup {
     pub(super) shown_before: usize,
     /// Room for the operands of a fold.
     pub(super) operands: Vec<*const u8>,
+    /// A piece of memory of our own.
+    pub(super) scratch: Box<[u64; PIECE_BYTES / size_of::<u64>()]>,
 }
 
 // SAFETY: the pointers in `operands` are only valid, and only used, within one call of a step.
@@ -81,11 +85,12 @@ impl NodeGroup {
         Self::with_tuning(arena, tuning)
     }
 
-    /// The same with other numbers than those chosen by measurement. All members must use the same.
+    /// The same with other choices than those that measurement led to.
     pub fn with_tuning(arena: Arena, tuning: Tuning) -> Self {
         let operands = Vec::with_capacity(arena.members());
         Self {
             arena,
+            writer: SharedWriter::with_way(tuning.shared_stores),
             tuning,
             next_op_seq: 0,
             unfinished: None,
@@ -95,6 +100,7 @@ impl NodeGroup {
             result_cursor: 0,
             shown_before: 0,
             operands,
+            scratch: Box::new([0; PIECE_BYTES / size_of::<u64>()]),
         }
     }
 

@@ -32,7 +32,7 @@ impl OneShot {
         bytes: usize,
         inline: bool,
     ) -> Self {
-        let arena = &group.arena;
+        let NodeGroup { arena, writer, .. } = group;
         let member = arena.member();
         group.shown_before = if inline { 0 } else { bytes.next_multiple_of(LINE) };
         let (place, ring_offset) = if inline {
@@ -51,7 +51,7 @@ impl OneShot {
         if shown > 0 {
             // SAFETY: the plan reserved room for the longest contribution, which nobody reads as
             // argued above; the caller lends the input.
-            unsafe { copy(place, call.request.input, shown, Stores::Cached) };
+            unsafe { writer.copy(place, call.request.input, shown) };
         }
         arena.announce(call.op_seq, call.request.signature);
         Self { ring_offset }

@@ -1,5 +1,6 @@
 //! How an operation is carried out, from what all members know.
 
+use paceline_transports::Way;
 use paceline_transports::shm::ArenaLayout;
 
 use super::request::{Manner, NodeKind, NodeRequest};
@@ -33,7 +34,7 @@ const RINGS_BYTES: usize = 2 << 20;
 /// The same for all members together.
 const RINGS_BYTES_TOTAL_MAX: usize = 16 << 20;
 
-/// Numbers that were chosen by measurement; all members must have the same.
+/// What was chosen by measurement; all members must have the same numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tuning {
     /// Largest block in bytes. A chunk that is no longer is not cut: the hand-overs between cores
@@ -41,12 +42,18 @@ pub struct Tuning {
     pub block_bytes_max: usize,
     /// Results are stored past the caches from so many bytes per member on.
     pub streaming_bytes_min: usize,
+    /// How a member stores what others read, or `None` to measure it. Members may differ.
+    pub shared_stores: Option<Way>,
 }
 
 impl Tuning {
     /// For `members` members.
     pub fn new(members: usize) -> Self {
-        Self { block_bytes_max: 128 << 10, streaming_bytes_min: (16 << 20) / members.max(2) * 2 }
+        Self {
+            block_bytes_max: 128 << 10,
+            streaming_bytes_min: (16 << 20) / members.max(2) * 2,
+            shared_stores: None,
+        }
     }
 }
 

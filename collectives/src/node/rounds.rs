@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use paceline_transports::shm::{Arena, Counter};
+use paceline_transports::{stream_bytes, stream_fence};
 
 use super::chain::fold_chain;
 use super::copy::{Stores, copy, streamed};
@@ -156,8 +157,8 @@ impl Rounds {
     }
 
     /// Copies what others own of our input into the input ring.
-    fn stage(&mut self, group: &NodeGroup, call: &Call<'_>) {
-        let arena = &group.arena;
+    fn stage(&mut self, group: &mut NodeGroup, call: &Call<'_>) {
+        let NodeGroup { arena, writer, .. } = group;
         let (member, members) = (arena.member(), arena.members());
         if stages(&call.request, member) {
             for distance in 1..members {
@@ -166,9 +167,7 @@ impl Rounds {
                 let (start, bytes) = extent(&block, call);
                 let to = self.staged_block(arena, member, owner, self.staged);
                 // SAFETY: the slot is free as argued on `Rounds`; the caller lends the input.
-                unsafe {
-                    copy(to, call.request.input.wrapping_add(start), bytes, Stores::Cached);
-                }
+                unsafe { writer.copy(to, call.request.input.wrapping_add(start), bytes) };
             }
         }
         self.staged += 1;
@@ -256,12 +255,12 @@ impl Rounds {
     }
 
     /// Puts elements as they are, found at byte `at` of the input, into the result ring.
-    fn show(&self, group: &NodeGroup, call: &Call<'_>, block: &Range<usize>, at: usize) {
+    fn show(&self, group: &mut NodeGroup, call: &Call<'_>, block: &Range<usize>, at: usize) {
         let (_, bytes) = extent(block, call);
         let from = call.request.input.wrapping_add(at);
         let shown = self.result_block(&group.arena, group.member(), self.reduced);
         // SAFETY: the slot is free as argued on `Rounds`; the caller lends the input.
-        unsafe { copy(shown, from, bytes, Stores::Cached) };
+        unsafe { group.writer.copy(shown, from, bytes) };
     }
 
     /// Puts elements as they are, found at byte `at` of the input, into the output.
@@ -311,6 +310,10 @@ impl Rounds {
             }
             _ => None,
         };
+        // Stores of the fold would wait for each line like all others.
+        let is_taken = (1..members)
+            .any(|distance| takes_result(request.kind, (member + distance) % members, member));
+        let streams = is_taken && group.writer.streams(block.len() * size);
         let piece = PIECE_BYTES / size;
         let mut done = 0;
         while done < block.len() {
@@ -322,15 +325,24 @@ impl Rounds {
                 group.operands.push(staged.wrapping_add(done * size));
             }
             group.operands.push(request.input.wrapping_add((block.start + done) * size));
-            let reduced = result.wrapping_add(done * size);
+            let shown = result.wrapping_add(done * size);
+            let reduced = if streams { group.scratch.as_mut_ptr().cast() } else { shown };
             // SAFETY: the peers have staged this round and leave it alone until we publish it as
-            // reduced; the result's slot is free as argued on `Rounds`; the caller lends the input.
+            // reduced; the result's slot is free as argued on `Rounds`, and the scratch ours; the
+            // caller lends the input.
             unsafe { fold_chain(kernel, reduced, reduced, &group.operands, count) };
+            if streams {
+                // SAFETY: the slot is free, and another place than the scratch.
+                unsafe { stream_bytes(shown, reduced, count * size) };
+            }
             if let Some(to) = to {
                 // SAFETY: the caller lends the output; the own input there was just read.
                 unsafe { copy(to.wrapping_add(done * size), reduced, count * size, self.stores) };
             }
             done += count;
+        }
+        if streams {
+            stream_fence();
         }
     }
 

@@ -6,8 +6,8 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use paceline_devices::{DType, Element, ReduceOp, bf16, f16};
-use paceline_transports::Signature;
 use paceline_transports::shm::Arena;
+use paceline_transports::{Signature, Way};
 
 use super::*;
 use crate::kernels::Kernel;
@@ -171,7 +171,7 @@ fn counts(size: usize) -> Vec<usize> {
 
 /// Small rings and blocks: many rounds, many wraps, also for short vectors.
 fn fine_grained() -> Tuning {
-    Tuning { block_bytes_max: 1024, streaming_bytes_min: 5000 }
+    Tuning { block_bytes_max: 1024, streaming_bytes_min: 5000, shared_stores: Some(Way::Streaming) }
 }
 
 fn check_all_reduce<T: Sample>(members: u32, op: ReduceOp, tuning: Option<Tuning>, most: usize) {

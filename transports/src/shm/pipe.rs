@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::handoff;
 use super::memory::SharedMemory;
-use crate::copy::copy_bytes;
+use crate::copy::{SharedWriter, copy_bytes};
 
 /// Bytes of one pipe: several pieces of 16 KiB, so that some are written while others are read, and
 /// the reader finds them in the cache that both share.
@@ -133,16 +133,16 @@ impl Pipe {
     /// Copies bytes into the ring. Nobody sees them before [`Pipe::publish_written`].
     ///
     /// `position` and the length must lie within what [`Pipe::room`] said.
-    pub(super) fn put(&self, position: u64, bytes: &[u8]) {
+    pub(super) fn put(&self, writer: &mut SharedWriter, position: u64, bytes: &[u8]) {
         assert!(bytes.len() <= self.bytes, "no more than the ring holds");
         let (place, before_wrap) = self.place(position);
         let (first, second) = bytes.split_at(bytes.len().min(before_wrap));
         // SAFETY: up to the wrap; the reader leaves alone what `room` counted.
-        unsafe { copy_bytes(place, first.as_ptr(), first.len()) };
+        unsafe { writer.copy(place, first.as_ptr(), first.len()) };
         if !second.is_empty() {
             let (start, _) = self.place(0);
             // SAFETY: after the wrap; as above.
-            unsafe { copy_bytes(start, second.as_ptr(), second.len()) };
+            unsafe { writer.copy(start, second.as_ptr(), second.len()) };
         }
     }
 
@@ -207,7 +207,7 @@ mod tests {
             let (position, room) = writer.room().unwrap();
             assert_eq!(room, writer.capacity());
             let sent: Vec<u8> = (0..=250).cycle().take(step).map(|at: u8| at ^ round).collect();
-            writer.put(position, &sent);
+            writer.put(&mut SharedWriter::default(), position, &sent);
             assert_eq!(reader.filled().unwrap().1, 0);
             writer.publish_written(position + step as u64);
             let (position, filled) = reader.filled().unwrap();

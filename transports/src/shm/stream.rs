@@ -9,6 +9,7 @@ use rustix::net::{RecvFlags, SendFlags, recv, send};
 
 use super::pipe::Pipe;
 use crate::TransportKind;
+use crate::copy::SharedWriter;
 use crate::messaging::ByteStream;
 
 /// Bytes after which the other side may start on what is being copied.
@@ -24,6 +25,7 @@ const LOOK_INTERVAL: u32 = 1024;
 pub(super) struct ShmStream {
     socket: UnixStream,
     out: Pipe,
+    writer: SharedWriter,
     into: Pipe,
     /// Always readable: what to wait for when there is nothing to wait for.
     ready: Arc<OwnedFd>,
@@ -41,6 +43,7 @@ impl ShmStream {
         Self {
             socket,
             out,
+            writer: SharedWriter::default(),
             into,
             ready,
             ended: false,
@@ -100,7 +103,7 @@ impl ByteStream for ShmStream {
         let mut position = start;
         for part in parts {
             for piece in part[..part.len().min(left)].chunks(PIECE_BYTES) {
-                self.out.put(position, piece);
+                self.out.put(&mut self.writer, position, piece);
                 position += piece.len() as u64;
                 left -= piece.len();
                 self.out.publish_written(position);

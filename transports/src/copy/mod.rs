@@ -1,6 +1,12 @@
 //! Copies that are fast wherever the bytes lie.
 
+mod shared;
+mod streaming;
+
 use std::ptr;
+
+pub use shared::{SharedWriter, Way};
+pub use streaming::{stream_bytes, stream_fence};
 
 /// Shorter copies are left to the standard library, whose vector loops are as good.
 const LOOP_BYTES_MIN: usize = 2 << 10;
