@@ -16,6 +16,7 @@ use paceline_transports::{Checksum, TransportKind};
 use crate::communicator::Communicator;
 use crate::connect::{Connected, connect};
 use crate::counters::Counters;
+use crate::courier::Courier;
 use crate::engine::{IdlePolicy, Wire, WireTrace};
 use crate::error::{AGREEMENT_COMMUNICATOR, SetupError};
 use crate::job::Job;
@@ -236,7 +237,9 @@ pub(crate) struct ContextInner {
     pub(crate) timeout: Duration,
     pub(crate) meters: Arc<Meters>,
     timeline: OnceLock<Arc<Timeline>>,
-    wire: Mutex<Wire>,
+    wire: Arc<Mutex<Wire>>,
+    /// Absent as long as nothing was held back, `None` if there cannot be one.
+    courier: OnceLock<Option<Courier>>,
     waiting: AtomicU32,
     /// Shared memory for the first communicator that is made.
     node: Mutex<Option<NodeGroup>>,
@@ -268,6 +271,13 @@ impl ContextInner {
             Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
             Err(TryLockError::WouldBlock) => None,
         }
+    }
+
+    /// Who sends what this rank has held back, if it may hold back anything: not in a simulated world,
+    /// which has no clock but its own.
+    pub(crate) fn courier(&self) -> Option<&Courier> {
+        let start = || matches!(self.pace, Pace::Real).then(|| Courier::start(&self.wire).ok());
+        self.courier.get_or_init(|| start().flatten()).as_ref()
     }
 
     /// Whether another thread wants the wire.
@@ -360,7 +370,8 @@ impl Context {
             timeout: options.timeout,
             meters,
             timeline: OnceLock::new(),
-            wire: Mutex::new(wire),
+            wire: Arc::new(Mutex::new(wire)),
+            courier: OnceLock::new(),
             waiting: AtomicU32::new(0),
             node: Mutex::new(node),
             communicators: AtomicU32::new(0),

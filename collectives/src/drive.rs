@@ -72,6 +72,9 @@ pub(crate) trait Steps {
     /// Posts and moves what it can. Never blocks. Returns whether anything moved.
     fn step(&mut self, wire: &mut Wire) -> Result<bool, StepError>;
 
+    /// Whether it receives nothing, so that nobody waits for anything of this rank but in his own time.
+    fn only_sends(&self) -> bool;
+
     /// Whether nothing is left to do.
     fn is_done(&self, wire: &mut Wire) -> bool;
 
@@ -102,10 +105,13 @@ pub(crate) type Crossing<'a> = Running<'a, Operation<'a>>;
 impl<'a, S: Steps> Running<'a, S> {
     pub(crate) fn new(
         context: &'a ContextInner,
-        wire: MutexGuard<'a, Wire>,
+        mut wire: MutexGuard<'a, Wire>,
         operation: S,
         waiting: Waiting<'a>,
     ) -> Self {
+        if !operation.only_sends() {
+            wire.stop_holding_back();
+        }
         Self { context, operation, wire: Some(wire), waiting, complete: false }
     }
 
@@ -121,6 +127,9 @@ impl<'a, S: Steps> Running<'a, S> {
             let wire = held(wire);
             if moved {
                 waiting.moved(|| operation.waiting_on(wire))?;
+                continue;
+            }
+            if wire.stop_holding_back() {
                 continue;
             }
             waiting.rename(operation.waits_in(wire));
@@ -197,6 +206,19 @@ impl<S: Steps> Drop for Running<'_, S> {
     fn drop(&mut self) {
         let mut wire = self.wire.take().unwrap_or_else(|| self.context.wire());
         self.operation.end(&mut wire, self.complete);
+        if !self.operation.only_sends() || !wire.ended_send() || !wire.hold_back() {
+            return;
+        }
+        let Some(courier) = self.context.courier() else {
+            // Nothing may wait if nobody can be trusted to send it.
+            wire.stop_holding_back();
+            return;
+        };
+        if wire.holds_any_back() {
+            // He does not wait for the wire: whoever has it then calls again, or sends all himself.
+            drop(wire);
+            courier.call();
+        }
     }
 }
 

@@ -51,6 +51,7 @@ mod communicator;
 mod connect;
 mod context;
 mod counters;
+mod courier;
 mod drive;
 mod engine;
 mod error;

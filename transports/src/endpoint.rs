@@ -145,6 +145,18 @@ pub trait Endpoint: Send + std::fmt::Debug {
     /// to look again before long.
     fn wakeups_max(&self) -> usize;
 
+    /// From now on short messages may wait for more of them, or not any more. What waits has been reported
+    /// as sent; it goes when there is enough of it, and by the first [`Endpoint::poll`] after this was
+    /// taken back. Returns whether the endpoint does so; most do not.
+    fn hold_back(&mut self, _wanted: bool) -> bool {
+        false
+    }
+
+    /// Whether messages wait for more of them.
+    fn holds_any_back(&self) -> bool {
+        false
+    }
+
     /// Sends what follows on the first `count` channels alone, at least one: which of its own bytes take
     /// which way is nobody else's business. Without effect where there are no more.
     fn use_channels(&mut self, _count: usize) {}

@@ -237,6 +237,10 @@ fn is_dead<P>(rejected: &Rejected<P>) -> bool {
 }
 
 impl Steps for Exchange<'_> {
+    fn only_sends(&self) -> bool {
+        self.mail.under_way.iter().all(|message| !message.receives)
+    }
+
     fn step(&mut self, wire: &mut Wire) -> Result<bool, StepError> {
         let posted = !self.all_posted && self.post(wire)?;
         let moved = wire.poll().map_err(StepError::Endpoint)?;

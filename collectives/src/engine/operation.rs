@@ -210,6 +210,10 @@ impl<'a> Operation<'a> {
 }
 
 impl Steps for Operation<'_> {
+    fn only_sends(&self) -> bool {
+        self.recvs == 0
+    }
+
     fn is_done(&self, wire: &mut Wire) -> bool {
         let board = wire.board(self.board);
         board.applied() == self.recvs && board.sent() == self.sends

@@ -13,6 +13,9 @@ pub(crate) const BOARDS: usize = 64;
 /// Sends or receives of one operation that may be posted at a time: one bit each in a word.
 pub(crate) const WINDOW_MAX: usize = 64;
 
+/// Operations in a row in which a rank sent without waiting, after which it is taken to do nothing else.
+const STREAK_MIN: u32 = 16;
+
 /// What a token means: board, direction and number of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Token {
@@ -111,6 +114,10 @@ pub(crate) struct Wire {
     sleep: Sleep,
     /// How long to sleep next where a connection cannot wake, else `None`.
     doze: Option<Duration>,
+    /// Operations since this rank last did anything but send.
+    streak: u32,
+    /// Whether short messages wait for more of them.
+    holds_back: bool,
     /// Present while there is a timeline.
     pub(crate) trace: Option<Box<WireTrace>>,
 }
@@ -144,6 +151,8 @@ impl Wire {
             early: EarlyCalls::new(),
             sleep: Sleep::new(wakeups),
             doze: is_blind.then_some(DOZE.0),
+            streak: 0,
+            holds_back: false,
             trace: None,
             endpoints,
         }
@@ -158,6 +167,59 @@ impl Wire {
         }
         let wakeups = self.endpoints.iter().flatten().map(|endpoint| endpoint.wakeups_max()).sum();
         self.sleep = Sleep::new(wakeups);
+    }
+
+    /// An operation is over in which this rank only sends. Returns whether there have been many in a row,
+    /// without waiting: a system call for each message is what limits it then.
+    pub(crate) fn ended_send(&mut self) -> bool {
+        self.streak = self.streak.saturating_add(1);
+        self.streak > STREAK_MIN
+    }
+
+    /// Lets short messages wait for more of them until this rank [waits](Wire::stop_holding_back) itself, or
+    /// is in an operation for which others may wait.
+    /// Somebody has to [deliver](Wire::deliver) them before long. Returns whether any connection does so.
+    pub(crate) fn hold_back(&mut self) -> bool {
+        if !self.holds_back {
+            for endpoint in self.endpoints.iter_mut().flatten() {
+                self.holds_back |= endpoint.hold_back(true);
+            }
+        }
+        self.holds_back
+    }
+
+    /// Messages do not wait any more. Returns whether they did until now: the next poll sends them.
+    pub(crate) fn stop_holding_back(&mut self) -> bool {
+        self.streak = 0;
+        if self.holds_back {
+            self.endpoints.iter_mut().flatten().for_each(|endpoint| {
+                endpoint.hold_back(false);
+            });
+        }
+        std::mem::take(&mut self.holds_back)
+    }
+
+    /// Whether messages wait for more of them.
+    pub(crate) fn holds_any_back(&self) -> bool {
+        self.holds_back && self.endpoints.iter().flatten().any(|endpoint| endpoint.holds_any_back())
+    }
+
+    /// Sends the messages that wait for more of them. Returns whether there were any. A connection that
+    /// is dead says so to the next operation that needs it.
+    pub(crate) fn deliver(&mut self) -> bool {
+        let mut any = false;
+        for peer in 0..self.endpoints.len() {
+            let Some(endpoint) = &mut self.endpoints[peer] else { continue };
+            if endpoint.holds_any_back() {
+                any = true;
+                endpoint.hold_back(false);
+                let _ = self.poll_endpoint(peer);
+                if let Some(endpoint) = &mut self.endpoints[peer] {
+                    endpoint.hold_back(self.holds_back);
+                }
+            }
+        }
+        any
     }
 
     /// Sends on so many channels of each connection alone.

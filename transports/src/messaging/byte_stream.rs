@@ -27,6 +27,10 @@ pub(crate) trait ByteStream: Send + Debug {
     /// reported as sent once [`ByteStream::flush`] says so.
     const BUFFERS: bool = false;
 
+    /// Whether a write costs so much that small frames may wait for more of them, when those who send
+    /// them want it so.
+    const MAY_WAIT: bool = false;
+
     /// Writes from the parts in turn; some of them may be empty. A count below the sum of their
     /// lengths means that the stream takes no more now.
     fn write(&mut self, parts: [&[u8]; 3]) -> io::Result<usize>;

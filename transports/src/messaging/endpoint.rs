@@ -31,6 +31,8 @@ pub(crate) struct StreamEndpoint<S: ByteStream> {
     used: usize,
     /// What one takes where it is the only one.
     alone: Share,
+    /// Whether small messages may wait for more of them.
+    holds_back: bool,
     /// Whose turn it is to take something to send.
     turn: usize,
     inbox: Inbox,
@@ -63,6 +65,7 @@ impl<S: ByteStream> StreamEndpoint<S> {
             streams: streams.into_iter().enumerate().map(with_frames).collect(),
             used,
             alone: if terms.checksum == Checksum::None { Share::ALL } else { Share::IN_PIECES },
+            holds_back: false,
             turn: 0,
             inbox: Inbox::new(),
             outbox: Outbox::new(terms.epoch),
@@ -110,12 +113,14 @@ impl<S: ByteStream> StreamEndpoint<S> {
         let Self { streams, inbox, outbox, .. } = self;
         if self.used == 1 {
             let Some(stream) = streams.first_mut() else { return Ok(false) };
-            return stream.frames.send(outbox, inbox, self.alone, events);
+            let share = self.alone.waiting(self.holds_back);
+            return stream.frames.send(outbox, inbox, share, events);
         }
+        let share = Share::ONE_OF_SEVERAL.waiting(self.holds_back);
         let (mut moved, mut idle) = (false, 0);
         while idle < self.used {
             let stream = &mut streams[self.turn % self.used];
-            if stream.frames.send(outbox, inbox, Share::ONE_OF_SEVERAL, events)? {
+            if stream.frames.send(outbox, inbox, share, events)? {
                 (moved, idle) = (true, 0);
             } else {
                 idle += 1;
@@ -269,6 +274,15 @@ impl<S: ByteStream> Endpoint for StreamEndpoint<S> {
 
     fn wakeups_max(&self) -> usize {
         if S::WAKES { self.streams.len() } else { 0 }
+    }
+
+    fn hold_back(&mut self, wanted: bool) -> bool {
+        self.holds_back = wanted && S::MAY_WAIT;
+        self.holds_back
+    }
+
+    fn holds_any_back(&self) -> bool {
+        self.holds_back && self.streams.iter().any(|stream| stream.frames.has_unsent())
     }
 
     fn use_channels(&mut self, count: usize) {

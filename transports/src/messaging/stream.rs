@@ -19,11 +19,19 @@ use crate::{Checksum, Event};
 const COPY_BYTES_MAX: usize = 4 << 10;
 
 /// Bytes of small frames gathered before a send; beyond it new frames wait for the stream.
-const QUEUED_BYTES_MAX: usize = 32 << 10;
+const QUEUED_BYTES_MAX: usize = 48 << 10;
 
-/// Staging for headers and small messages. A longer payload is read straight into its slice
-/// except for what arrived behind its header, so staging is kept small.
-const STAGING_BYTES: usize = 8 << 10;
+/// Staging for headers and small messages, several of which one read takes. A longer payload is read
+/// straight into its slice except for what arrived behind its header, so staging is kept small.
+const STAGING_BYTES: usize = 32 << 10;
+
+/// Behind the rest of a payload of up to so many bytes, a read takes what else is there: more of the
+/// kind. Behind a longer one it takes a header, since the payload that follows is best left where it
+/// is until its slice is known.
+const SHORT_BYTES_MAX: usize = COPY_BYTES_MAX;
+
+/// Bytes of small frames that are held back at most: as many as the peer reads at a time.
+const HELD_BYTES_MAX: usize = STAGING_BYTES;
 
 /// Control frames that may be queued besides: a grant for each posted receive, and some for credit.
 const CONTROL_BYTES_MAX: usize = (DEPTH_MAX + 16) * HEADER_BYTES;
@@ -35,19 +43,27 @@ pub(super) struct Share {
     fragment_bytes: usize,
     /// Whether it takes no more after a frame that is too long to be copied.
     is_one: bool,
+    /// Whether small frames may wait for more of them.
+    may_wait: bool,
 }
 
 impl Share {
     /// Everything.
-    pub(super) const ALL: Self = Self { fragment_bytes: LENGTH_MAX, is_one: false };
+    pub(super) const ALL: Self =
+        Self { fragment_bytes: LENGTH_MAX, is_one: false, may_wait: false };
 
     /// Everything, in pieces small enough that what is read for a checksum is still in the second-level
     /// cache when it is sent.
-    pub(super) const IN_PIECES: Self = Self { fragment_bytes: 256 << 10, is_one: false };
+    pub(super) const IN_PIECES: Self = Self { fragment_bytes: 256 << 10, ..Self::ALL };
 
     /// What several streams share is in pieces small enough that a slow one holds up little, and large
     /// enough that the header and the call are noise.
-    pub(super) const ONE_OF_SEVERAL: Self = Self { fragment_bytes: 256 << 10, is_one: true };
+    pub(super) const ONE_OF_SEVERAL: Self = Self { is_one: true, ..Self::IN_PIECES };
+
+    /// The same, where small frames may wait for more of them, or may not.
+    pub(super) const fn waiting(self, may_wait: bool) -> Self {
+        Self { may_wait, ..self }
+    }
 }
 
 /// How far to read.
@@ -87,6 +103,8 @@ pub(crate) struct FrameStream<S> {
     /// Control frames and copied small messages, ready to write, from `queued_sent` on.
     queued: Vec<u8>,
     queued_sent: usize,
+    /// Whether a control frame is among them, which does not wait.
+    urgent: bool,
     /// The frames whose payload was copied into `queued`. They are not reported as sent before
     /// they are: an operation that is over may not be followed by another poll.
     copied: Vec<OutFrame>,
@@ -145,6 +163,7 @@ impl<S: ByteStream> FrameStream<S> {
             terms,
             queued: Vec::with_capacity(QUEUED_BYTES_MAX + COPY_BYTES_MAX + CONTROL_BYTES_MAX),
             queued_sent: 0,
+            urgent: false,
             copied: Vec::with_capacity(QUEUED_BYTES_MAX / HEADER_BYTES),
             unflushed: VecDeque::new(),
             position: 0,
@@ -183,6 +202,7 @@ impl<S: ByteStream> FrameStream<S> {
     /// Queues a header without payload.
     pub(super) fn queue_control(&mut self, header: &FrameHeader) {
         self.queued.extend_from_slice(&header.encode(self.terms.checksum));
+        self.urgent = true;
     }
 
     /// Forgets a frame of the communicator that is not begun yet. Returns whether one is begun:
@@ -267,6 +287,11 @@ impl<S: ByteStream> FrameStream<S> {
             if !self.has_unwritten() {
                 return Ok(moved);
             }
+            if share.may_wait && self.can_wait() {
+                moved |= !self.copied.is_empty();
+                self.copied.drain(..).for_each(|frame| outbox.written(&frame, events));
+                return Ok(moved);
+            }
             let (written, wanted) = match self.write_once(outbox) {
                 Ok(done) => done,
                 Err(error) if would_block(&error) => return Ok(moved),
@@ -301,6 +326,14 @@ impl<S: ByteStream> FrameStream<S> {
                 return Ok(moved);
             }
         }
+    }
+
+    /// Whether all that is to be written is a few small frames that nothing makes urgent.
+    fn can_wait(&self) -> bool {
+        S::MAY_WAIT
+            && !self.urgent
+            && self.writing.is_none()
+            && self.queued.len() - self.queued_sent < HELD_BYTES_MAX
     }
 
     fn report_flushed(
@@ -365,6 +398,7 @@ impl<S: ByteStream> FrameStream<S> {
             if self.queued_sent == self.queued.len() {
                 self.queued.clear();
                 self.queued_sent = 0;
+                self.urgent = false;
             }
         }
         let writing = self.writing.as_mut()?;
@@ -408,8 +442,8 @@ impl<S: ByteStream> FrameStream<S> {
         }
     }
 
-    /// One read: the rest of a payload straight into its slice and the next header behind it, or
-    /// whatever comes into staging.
+    /// One read: the rest of a payload straight into its slice and what follows it into staging, or
+    /// everything into staging.
     fn read_once(&mut self, inbox: &mut Inbox) -> io::Result<(usize, usize)> {
         if self.staged.is_empty() {
             self.staged = 0..0;
@@ -421,14 +455,15 @@ impl<S: ByteStream> FrameStream<S> {
         if let Some(reading) = &mut self.reading {
             let length = reading.header.length as usize;
             if let Some(target) = inbox.target(reading.landing, reading.landed, length) {
-                let behind = &mut free[..HEADER_BYTES];
                 let rest = target.len();
+                let more = if rest <= SHORT_BYTES_MAX { free.len() } else { HEADER_BYTES };
+                let behind = &mut free[..more];
                 let read = self.stream.read(target, behind)?;
                 let landed = read.min(rest);
                 reading.computed = self.terms.checksum.append(reading.computed, &target[..landed]);
                 reading.landed += landed;
                 self.staged.end += read - landed;
-                return Ok((read, rest + HEADER_BYTES));
+                return Ok((read, rest + more));
             }
         }
         let wanted = free.len();

@@ -7,7 +7,7 @@ use std::time::Instant;
 use paceline_rendezvous::{RunId, Secret};
 use proptest::prelude::*;
 
-use super::DEPTH_MAX;
+use super::{DEPTH_MAX, HEADER_BYTES};
 use crate::sim::{LinkProfile, SimConfig, SimNetwork};
 use crate::{
     Checksum, EAGER_BYTES_MAX, EAGER_BYTES_OUTSTANDING_MAX, Endpoint, Event, Group, MessageId,
@@ -32,6 +32,8 @@ enum Action {
     Poll(usize),
     Tick,
     Abandon(u32),
+    /// Whether a side's short messages may wait for more of them.
+    HoldBack(usize, bool),
 }
 
 #[derive(Debug)]
@@ -112,6 +114,9 @@ impl Model {
             }
             Action::Tick => self.network.tick(),
             Action::Abandon(communicator) => self.abandon(*communicator),
+            Action::HoldBack(side, wanted) => {
+                self.ends[*side].hold_back(*wanted);
+            }
         }
     }
 
@@ -245,6 +250,10 @@ impl Model {
     /// Posts what is missing and drives to the end. Receives are posted from the newest message
     /// to the oldest, `window` at a time: the order that needs credit most.
     fn finish(&mut self, window: usize) {
+        // As whoever waits for something must.
+        self.ends.iter_mut().for_each(|end| {
+            end.hold_back(false);
+        });
         let numbers: Vec<u32> = self.messages.keys().copied().collect();
         for number in &numbers {
             self.until(|model| {
@@ -322,6 +331,7 @@ fn actions(abandon: u32) -> impl Strategy<Value = Action> {
         8 => (0..2usize).prop_map(Action::Poll),
         2 => Just(Action::Tick),
         abandon => communicator().prop_map(Action::Abandon),
+        2 => (0..2usize, any::<bool>()).prop_map(|(s, wanted)| Action::HoldBack(s, wanted)),
     ]
 }
 
@@ -352,6 +362,69 @@ fn sends_that_have_ended_make_room_behind_one_that_waits() {
         model.until(|model| model.messages[&number].sent && model.messages[&number].received);
     }
     model.finish(1);
+}
+
+/// Sends short messages from side 0 to side 1, whose receives are posted.
+fn send_short(model: &mut Model, count: usize) -> Vec<u32> {
+    let numbers: Vec<u32> = (0..count).map(|_| model.announce(0, 0, 100).unwrap()).collect();
+    for number in &numbers {
+        model.post_receive(*number);
+        model.post_send(*number);
+        model.poll(0);
+        assert!(model.messages[number].sent, "what is held back has been sent for its sender");
+    }
+    for _ in 0..1000 {
+        model.network.tick();
+        model.poll(1);
+    }
+    numbers
+}
+
+fn received(model: &Model, numbers: &[u32]) -> usize {
+    numbers.iter().filter(|number| model.messages[number].received).count()
+}
+
+#[test]
+fn messages_that_are_held_back_go_when_that_ends() {
+    let mut model = Model::new(1, 1, Checksum::None, LinkProfile::perfect());
+    assert!(model.ends[0].hold_back(true));
+    assert!(!model.ends[0].holds_any_back());
+    let numbers = send_short(&mut model, 3);
+    assert_eq!(received(&model, &numbers), 0);
+    assert!(model.ends[0].holds_any_back());
+    model.ends[0].hold_back(false);
+    model.until(|model| received(model, &numbers) == numbers.len());
+}
+
+#[test]
+fn messages_that_are_held_back_go_when_there_are_enough() {
+    let mut model = Model::new(1, 1, Checksum::None, LinkProfile::perfect());
+    model.ends[0].hold_back(true);
+    let numbers: Vec<u32> = (0..450).map(|_| model.announce(0, 0, 100).unwrap()).collect();
+    for number in &numbers {
+        model.post_send(*number);
+        model.poll(0);
+        model.network.tick();
+        model.poll(1);
+    }
+    let there = model.ends[1].wire_bytes().1;
+    let all = numbers.len() as u64 * (HEADER_BYTES as u64 + 100);
+    assert!(there > 0 && there < all, "{there} of {all} bytes");
+    assert!(model.ends[0].holds_any_back());
+    model.finish(20);
+    assert_eq!(received(&model, &numbers), numbers.len());
+}
+
+#[test]
+fn a_message_that_is_no_short_one_takes_along_what_was_held_back() {
+    let mut model = Model::new(1, 1, Checksum::None, LinkProfile::perfect());
+    model.ends[0].hold_back(true);
+    let numbers = send_short(&mut model, 3);
+    let long = model.announce(0, 0, 20_000).unwrap();
+    model.post_receive(long);
+    model.post_send(long);
+    model.until(|model| received(model, &numbers) == 3 && model.messages[&long].received);
+    assert!(!model.ends[0].holds_any_back());
 }
 
 proptest! {

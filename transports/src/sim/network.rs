@@ -284,7 +284,7 @@ impl State {
         Ok(())
     }
 
-    fn pipe(&mut self, id: PipeId) -> &mut Pipe {
+    pub(super) fn pipe(&mut self, id: PipeId) -> &mut Pipe {
         let ranks = self.config.world_size as usize;
         let link = id.from as usize * ranks + id.to as usize;
         let at = link * usize::from(self.config.streams_per_peer) + usize::from(id.channel);

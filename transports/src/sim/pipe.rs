@@ -77,6 +77,8 @@ pub(super) struct Pipe {
     spent: (u64, usize),
     /// Bytes ever written.
     pub(super) carried: u64,
+    /// The writer stands still until there is room.
+    pub(super) writer_waits: bool,
     /// The writing end is closed: what is under way still arrives.
     pub(super) ended: bool,
     /// The reading end is closed.
@@ -99,6 +101,7 @@ impl Pipe {
             arrived: 0,
             spent: (0, 0),
             carried: 0,
+            writer_waits: false,
             ended: false,
             deaf: false,
             reset: false,
@@ -125,7 +128,9 @@ impl Pipe {
         if self.deaf || self.ended {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
-        let mut room = self.profile.capacity_bytes.saturating_sub(self.bytes.len());
+        // Where all ranks take turns in one thread, the reader cannot make any meanwhile.
+        let capacity = if self.writer_waits { usize::MAX } else { self.profile.capacity_bytes };
+        let mut room = capacity.saturating_sub(self.bytes.len());
         if let Some(per_tick) = self.profile.bytes_per_tick {
             if self.spent.0 != now {
                 self.spent = (now, 0);

@@ -1,5 +1,6 @@
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::time::Duration;
 
 use paceline_rendezvous::hello::{Admission, HelloError, Identity, Initiator, Purpose, Responder};
 use paceline_rendezvous::{RunId, Secret};
@@ -141,14 +142,21 @@ struct SimStream {
     channel: u16,
 }
 
+impl SimStream {
+    fn outgoing(&self) -> PipeId {
+        PipeId { from: self.rank, to: self.peer, channel: self.channel }
+    }
+}
+
 impl ByteStream for SimStream {
     const KIND: TransportKind = TransportKind::Sim;
+
+    const MAY_WAIT: bool = true;
 
     const WAKES: bool = false;
 
     fn write(&mut self, parts: [&[u8]; 3]) -> io::Result<usize> {
-        let id = PipeId { from: self.rank, to: self.peer, channel: self.channel };
-        self.network.lock().write(id, parts)
+        self.network.lock().write(self.outgoing(), parts)
     }
 
     fn read(&mut self, first: &mut [u8], second: &mut [u8]) -> io::Result<usize> {
@@ -158,6 +166,10 @@ impl ByteStream for SimStream {
 
     fn wait_on(&self) -> Option<BorrowedFd<'_>> {
         None
+    }
+
+    fn wait_for_room(&mut self, _limit: Duration) {
+        self.network.lock().pipe(self.outgoing()).writer_waits = true;
     }
 }
 

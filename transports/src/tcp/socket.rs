@@ -41,6 +41,8 @@ impl Socket {
 impl ByteStream for Socket {
     const KIND: TransportKind = TransportKind::Tcp;
 
+    const MAY_WAIT: bool = true;
+
     #[inline]
     fn write(&mut self, parts: [&[u8]; 3]) -> io::Result<usize> {
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
