@@ -57,6 +57,7 @@ fn rank_program() {
 /// The victim joins, and has no memory to stand in for itself in what the others submit.
 fn without_memory(queue: &Queue) -> QueueError {
     if queue.rank() == VICTIM {
+        until_its_thread_sleeps();
         let used = std::fs::read_to_string("/proc/self/statm").unwrap();
         let pages: u64 = used.split(' ').next().unwrap().parse().unwrap();
         let most = Some(pages * 4096 + LEFT);
@@ -66,6 +67,20 @@ fn without_memory(queue: &Queue) -> QueueError {
     } else {
         let large = vec![1f32; (LARGE / 4) as usize];
         queue.all_reduce("embedding", large, ReduceOp::Sum).wait().unwrap_err().error
+    }
+}
+
+/// A thread that is still starting would take memory after the limit was computed, and die of it.
+fn until_its_thread_sleeps() {
+    let sleeps = |task: &std::path::Path| {
+        let read = |file| std::fs::read_to_string(task.join(file)).unwrap_or_default();
+        let stat = read("stat");
+        let state = stat.rsplit(')').next().unwrap_or_default().trim_start();
+        read("comm").trim() == "paceline-queue" && state.starts_with('S')
+    };
+    let tasks = || std::fs::read_dir("/proc/self/task").unwrap().map(|task| task.unwrap().path());
+    while !tasks().any(|task| sleeps(&task)) {
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 
