@@ -16,7 +16,7 @@ use crate::engine::Wire;
 /// How long a message waits for the courier, at most, if a core is free.
 const ROUND: Duration = Duration::from_micros(100);
 
-/// The same while another thread has the wire.
+/// The same while another thread has the wire, or a peer takes nothing.
 const ROUND_MAX: Duration = Duration::from_millis(10);
 
 /// Rounds without anything to send after which the courier sleeps until it is called.
@@ -78,9 +78,9 @@ fn make_rounds(calls: &Calls, wire: &Mutex<Wire>) {
         let (mut in_vain, mut round) = (0, ROUND);
         while in_vain < ROUNDS_IN_VAIN_MAX && !stops() {
             thread::park_timeout(round);
-            let delivered = match wire.try_lock() {
-                Ok(mut wire) => wire.deliver(),
-                Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner().deliver(),
+            let mut wire = match wire.try_lock() {
+                Ok(wire) => wire,
+                Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
                 Err(TryLockError::WouldBlock) => {
                     // Whoever has it is in an operation, most likely, which holds nothing back or calls
                     // again. Still, nothing is taken for delivered that was not seen to be.
@@ -88,7 +88,9 @@ fn make_rounds(calls: &Calls, wire: &Mutex<Wire>) {
                     continue;
                 }
             };
-            (in_vain, round) = (if delivered { 0 } else { in_vain + 1 }, ROUND);
+            in_vain = if wire.deliver() { 0 } else { in_vain + 1 };
+            // A peer that takes nothing, since it is stopped, say, is not asked all the time.
+            round = if wire.holds_any_back() { (round * 2).min(ROUND_MAX) } else { ROUND };
         }
     }
 }

@@ -72,7 +72,7 @@ pub(crate) trait Steps {
     /// Posts and moves what it can. Never blocks. Returns whether anything moved.
     fn step(&mut self, wire: &mut Wire) -> Result<bool, StepError>;
 
-    /// Whether it receives nothing, so that nobody waits for anything of this rank but in his own time.
+    /// Whether it receives nothing: after many of that kind in a row, messages may wait for more of them.
     fn only_sends(&self) -> bool;
 
     /// Whether nothing is left to do.

@@ -6,8 +6,12 @@ mod support;
 
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
 
-use paceline_collectives::{Communicator, ReduceOp, TransportKind};
+use paceline_collectives::{
+    Communicator, ContextOptions, ReduceOp, TransportChoice, TransportKind,
+};
 use support::{nodes, over, world};
 
 /// More operations than it takes until messages are held back, and than fit into what is.
@@ -43,10 +47,7 @@ fn a_rank_that_goes_on_with_something_else_leaves_nothing_behind() {
 #[test]
 fn a_rank_that_waits_in_another_operation_leaves_nothing_behind() {
     for sockets in [1, 3] {
-        let options = paceline_collectives::ContextOptions {
-            sockets: Some(sockets),
-            ..over(TransportKind::Tcp)
-        };
+        let options = ContextOptions { sockets: Some(sockets), ..over(TransportKind::Tcp) };
         world(3, &options, |communicator| {
             gather_many(communicator, OPERATIONS);
             let mut sum = [communicator.rank()];
@@ -86,11 +87,7 @@ fn a_rank_that_leaves_leaves_nothing_behind() {
 
 #[test]
 fn ranks_that_wait_in_shared_memory_leave_nothing_behind() {
-    let options = over(TransportKind::Tcp);
-    let options = paceline_collectives::ContextOptions {
-        transport: paceline_collectives::TransportChoice::Auto,
-        ..options
-    };
+    let options = ContextOptions { transport: TransportChoice::Auto, ..over(TransportKind::Tcp) };
     nodes(&[0, 0, 1, 1], &options, |communicator| {
         for round in 0..200_u32 {
             for _ in 0..20 {
@@ -115,7 +112,7 @@ fn every_message_leaves_also_when_they_come_one_by_one() {
             assert_eq!(data, [operation]);
             done.wait();
             if operation % 7 == 0 {
-                std::thread::sleep(std::time::Duration::from_millis(10));
+                thread::sleep(Duration::from_millis(10));
             }
         }
     });
