@@ -47,9 +47,12 @@ impl Call {
 
 /// Calls `calls[rank]` after an operation that all agree on; rank `late` comes later than the others.
 fn at_odds(jobs: Vec<Arc<Job>>, calls: &[Call], late: usize) -> Vec<CollectiveError> {
+    let all_agreed = Barrier::new(jobs.len());
     run(jobs, &over(TransportKind::Shm), |context| {
         let communicator = context.communicator().unwrap();
-        communicator.barrier().unwrap();
+        let agreed = communicator.barrier();
+        all_agreed.wait();
+        agreed.unwrap();
         let rank = communicator.rank() as usize;
         if rank == late {
             // Long enough for the others to sleep in their wait, as a rule.

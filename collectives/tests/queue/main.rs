@@ -14,6 +14,7 @@ mod random;
 mod several;
 mod steady;
 
+use std::sync::Barrier;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -29,15 +30,18 @@ fn options() -> QueueOptions {
     QueueOptions::default()
 }
 
-/// Runs `body` as every rank, each with a queue.
+/// Runs `body` as every rank, once all have their queue.
 fn queues<R: Send>(
     world_size: u32,
     context_options: &ContextOptions,
     options: &QueueOptions,
     body: impl Fn(&Queue) -> R + Sync,
 ) -> Vec<R> {
+    let all_have_one = Barrier::new(world_size as usize);
     contexts(world_size, context_options, |context| {
-        body(&Queue::new(context.communicator().unwrap(), options).unwrap())
+        let queue = Queue::new(context.communicator().unwrap(), options);
+        all_have_one.wait();
+        body(&queue.unwrap())
     })
 }
 

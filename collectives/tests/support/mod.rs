@@ -3,7 +3,7 @@
 #![allow(dead_code, reason = "each test program uses some of it")]
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -18,13 +18,14 @@ use paceline_rendezvous::{ControlClient, RankInfo, Rendezvous, RunId, Secret};
 /// How long a rank may take to find a coordinator that is there: longer than any machine needs.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Runs `body` as every rank of a world and returns what each returned.
+/// Runs `body` as every rank of a world, once all have their communicator, and returns what each
+/// returned.
 pub(crate) fn world<R: Send>(
     world_size: u32,
     options: &ContextOptions,
     body: impl Fn(&Communicator) -> R + Sync,
 ) -> Vec<R> {
-    contexts(world_size, options, |context| body(&context.communicator().unwrap()))
+    run(Job::in_process(world_size).unwrap(), options, together(world_size as usize, body))
 }
 
 /// The same before a communicator is made.
@@ -42,7 +43,21 @@ pub(crate) fn nodes<R: Send>(
     options: &ContextOptions,
     body: impl Fn(&Communicator) -> R + Sync,
 ) -> Vec<R> {
-    node_contexts(node_of, options, |context| body(&context.communicator().unwrap()))
+    run(Job::in_process_on(node_of).unwrap(), options, together(node_of.len(), body))
+}
+
+/// A rank may fail in `body` while another still agrees on the communicator, which would then end
+/// with the first one's error.
+fn together<R>(
+    ranks: usize,
+    body: impl Fn(&Communicator) -> R + Sync,
+) -> impl Fn(&Context) -> R + Sync {
+    let all_have_one = Barrier::new(ranks);
+    move |context| {
+        let communicator = context.communicator();
+        all_have_one.wait();
+        body(&communicator.unwrap())
+    }
 }
 
 /// The same before a communicator is made.
