@@ -7,8 +7,9 @@ use std::sync::Arc;
 use paceline_rendezvous::message::MESSAGE_BIT;
 use paceline_transports::{MessageId, OpError, RecvPost, Region, Rejected, SendPost};
 
+use super::board::{Token, WINDOW_MAX};
 use super::operation::StepError;
-use super::wire::{Token, WINDOW_MAX, Wire};
+use super::wire::Wire;
 use crate::batch::{Batch, Message};
 use crate::drive::Steps;
 use crate::error::OperationName;

@@ -1,5 +1,6 @@
 //! Carries out schedules: posts their messages, reduces what arrives, never blocks in a step.
 
+mod board;
 mod early;
 mod exchange;
 mod idle;
@@ -8,10 +9,11 @@ mod slots;
 mod trace;
 mod wire;
 
+pub(crate) use board::BOARDS;
 pub(crate) use exchange::{Exchange, Mail};
 pub(crate) use idle::{Idle, IdleAction, IdlePolicy};
 pub(crate) use operation::{
     Operands, Operation, OperationId, OperationParts, StepError, Workspace, scratch_bytes_min,
 };
 pub(crate) use trace::WireTrace;
-pub(crate) use wire::{BOARDS, Wire};
+pub(crate) use wire::Wire;

@@ -10,8 +10,9 @@ use paceline_transports::{
     Signature,
 };
 
+use super::board::{Token, WINDOW_MAX};
 use super::slots::{SLOTS_MAX, Slots};
-use super::wire::{Token, WINDOW_MAX, Wire};
+use super::wire::Wire;
 use crate::drive::Steps;
 use crate::error::OperationName;
 use crate::kernels::Kernel;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::wire::{BOARDS, Token, WINDOW_MAX};
+use super::board::{BOARDS, Token, WINDOW_MAX};
 use crate::timeline::{OperationLabel, Timeline, Track, What};
 
 /// What the wire remembers of posted messages while there is a timeline.

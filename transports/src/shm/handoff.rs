@@ -1,5 +1,5 @@
 //! The words by which ranks hand memory to each other, and go to sleep and are woken, apart from where
-//! the words lie. `transports/loom` runs this very file under loom, which tries every order.
+//! the words lie. `loom/` runs this very file under loom, which tries every order.
 
 use super::sync::{AtomicU32, AtomicU64, Ordering, fence};
 

@@ -5,13 +5,22 @@
 //! messages wait for more of them ([`Wire::hold_back`]), until there is a bufferful or the rank waits for
 //! something itself. It may also leave for a long computation instead; then a thread sends what is left.
 
+mod calls;
+
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, TryLockError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use crate::engine::Wire;
+
+use calls::Calls;
+
+/// What [`calls`] is made of; under loom it is made of loom's.
+mod sync {
+    pub(super) use std::sync::atomic::{AtomicBool, Ordering};
+    pub(super) use std::thread::{Thread, park};
+}
 
 /// How long a message waits for the courier, at most, if a core is free.
 const ROUND: Duration = Duration::from_micros(100);
@@ -29,17 +38,11 @@ pub(crate) struct Courier {
     thread: Option<JoinHandle<()>>,
 }
 
-#[derive(Debug, Default)]
-struct Calls {
-    called: AtomicBool,
-    stop: AtomicBool,
-}
-
 impl Courier {
     /// # Errors
     /// When there can be no further thread.
     pub(crate) fn start(wire: &Arc<Mutex<Wire>>) -> io::Result<Self> {
-        let calls = Arc::new(Calls::default());
+        let calls = Arc::new(Calls::new());
         let (orders, wire) = (Arc::clone(&calls), Arc::clone(wire));
         let rounds = move || make_rounds(&orders, &wire);
         let thread = thread::Builder::new().name("paceline-courier".to_owned()).spawn(rounds)?;
@@ -49,19 +52,16 @@ impl Courier {
     /// Something was held back. The caller must not have the wire any more.
     #[inline]
     pub(crate) fn call(&self) {
-        if !self.calls.called.swap(true, Ordering::Release)
-            && let Some(thread) = &self.thread
-        {
-            thread.thread().unpark();
+        if let Some(thread) = &self.thread {
+            self.calls.call(thread.thread());
         }
     }
 }
 
 impl Drop for Courier {
     fn drop(&mut self) {
-        self.calls.stop.store(true, Ordering::Release);
         if let Some(thread) = self.thread.take() {
-            thread.thread().unpark();
+            self.calls.stop(thread.thread());
             // It cannot panic, and nothing depends on it any more.
             let _ = thread.join();
         }
@@ -69,14 +69,9 @@ impl Drop for Courier {
 }
 
 fn make_rounds(calls: &Calls, wire: &Mutex<Wire>) {
-    let stops = || calls.stop.load(Ordering::Acquire);
-    while !stops() {
-        if !calls.called.swap(false, Ordering::Acquire) {
-            thread::park();
-            continue;
-        }
+    while calls.wait() {
         let (mut in_vain, mut round) = (0, ROUND);
-        while in_vain < ROUNDS_IN_VAIN_MAX && !stops() {
+        while in_vain < ROUNDS_IN_VAIN_MAX && !calls.are_over() {
             thread::park_timeout(round);
             let mut wire = match wire.try_lock() {
                 Ok(wire) => wire,
