@@ -5,7 +5,7 @@ mod tuning;
 
 use std::fmt;
 
-use paceline_transports::{EAGER_BYTES_MAX, TransportKind};
+use paceline_transports::TransportKind;
 
 use crate::node::Manner;
 use crate::signature::Collective;
@@ -238,9 +238,10 @@ impl PlanFacts {
             }
             // Nothing happens to the bytes on the way, so every block is one message.
             Algorithm::Pairwise => (bytes.max(1), others.min(PAIRS_ABREAST)),
+            // Long slices: the root reduces faster than it receives, so that little is gained by its
+            // beginning early, and each message costs both sides system calls and short segments.
             Algorithm::Direct if collective == Collective::Reduce => {
-                let slice = bytes.div_ceil(2 * SLICES_WANTED);
-                (slice.max(EAGER_BYTES_MAX).min(self.tuning.slice_bytes_max), self.tuning.window)
+                (self.tuning.slice_bytes_max, self.tuning.window)
             }
             Algorithm::Direct => (bytes.max(1), others),
             Algorithm::TwoLevel => {
