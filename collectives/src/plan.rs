@@ -89,11 +89,15 @@ impl PlanFacts {
     /// Whether the group and the size permit an algorithm at all.
     fn allows(&self, algorithm: Algorithm, collective: Collective, bytes: usize) -> bool {
         match algorithm {
-            Algorithm::OneShot | Algorithm::Star => {
+            // A barrier of any number of ranks is one, too.
+            Algorithm::Dissemination if !collective.reduces() => true,
+            Algorithm::OneShot | Algorithm::Star | Algorithm::Dissemination => {
                 self.world_size <= DIRECT_RANKS_MAX && bytes <= ONE_SHOT_BYTES_MAX
             }
             Algorithm::TwoShot => self.world_size <= DIRECT_RANKS_MAX,
-            Algorithm::RecursiveDoubling | Algorithm::HalvingDoubling => !self.any_plan,
+            Algorithm::RecursiveDoubling | Algorithm::HalvingDoubling => {
+                !self.any_plan || !collective.reduces()
+            }
             Algorithm::TwoLevel => self.carries_in_levels(collective),
             Algorithm::Direct if collective == Collective::Reduce => {
                 self.world_size <= DIRECT_RANKS_MAX
@@ -159,6 +163,9 @@ impl PlanFacts {
         match collective {
             Collective::AllReduce => self.preferred_all_reduce(bytes),
             Collective::AllGather | Collective::AllGatherV if few_messages => Algorithm::Star,
+            Collective::AllGather | Collective::AllGatherV if self.gathers_by_doubling(bytes) => {
+                Algorithm::RecursiveDoubling
+            }
             Collective::ReduceScatter
             | Collective::ReduceScatterV
             | Collective::AllGather
@@ -192,6 +199,21 @@ impl PlanFacts {
         }
     }
 
+    /// Whether few messages in a row beat many at once, each of which costs both sides a system call, for
+    /// ranks with cores of their own.
+    fn gathers_by_doubling(&self, bytes: usize) -> bool {
+        !self.oversubscribed && self.world_size > 2 && bytes <= DOUBLING_BYTES
+    }
+
+    /// The same for all-reduces, which gather all inputs then: a third more bytes than one-shot is good for.
+    fn spreads(&self, bytes: usize) -> bool {
+        let sent = bytes.saturating_mul(self.world_size.max(1) as usize - 1);
+        !self.oversubscribed
+            && self.world_size > 3
+            && bytes <= ONE_SHOT_BYTES_MAX
+            && sent <= self.tuning.one_shot_bytes_sent.saturating_mul(4) / 3
+    }
+
     /// Whether the root can reduce alone as fast as all could together: two ranks move half as much
     /// again if they share the work, more of them need a second crossing.
     fn reduces_straight(&self, bytes: usize) -> bool {
@@ -213,6 +235,8 @@ impl PlanFacts {
         }
         if self.oversubscribed && bytes <= tuning.star_bytes.min(ONE_SHOT_BYTES_MAX) {
             Algorithm::Star
+        } else if self.spreads(bytes) {
+            Algorithm::Dissemination
         } else if bytes.saturating_mul(world_size - 1) <= tuning.one_shot_bytes_sent
             && bytes <= ONE_SHOT_BYTES_MAX
         {
@@ -232,7 +256,9 @@ impl PlanFacts {
     ) -> (usize, usize) {
         let others = self.world_size.max(2) as usize - 1;
         match algorithm {
-            Algorithm::OneShot | Algorithm::Star => (ONE_SHOT_BYTES_MAX, 1),
+            Algorithm::OneShot | Algorithm::Star | Algorithm::Dissemination => {
+                (ONE_SHOT_BYTES_MAX, 1)
+            }
             Algorithm::RecursiveDoubling | Algorithm::HalvingDoubling => {
                 (self.tuning.slice_bytes_max, 1)
             }
@@ -289,6 +315,9 @@ impl PlanFacts {
 /// Ranks that share cores: up to it the fewest messages win for collectives that only move data, and
 /// for barriers.
 const FEW_MESSAGES_BYTES: usize = 32 << 10;
+/// All-gather of more than two ranks with cores of their own: bytes of the whole vector up to which the
+/// fewest messages of each rank win (measured with 4 to 16 ranks on loopback, benches/RESULTS.md).
+const DOUBLING_BYTES: usize = 64 << 10;
 /// More ranks than two: up to so many bytes into the root it reduces alone, in one crossing.
 const STRAIGHT_BYTES_RECEIVED: usize = 96 << 10;
 /// Slices into which a chunk falls if they do not get too short or too long.
@@ -346,16 +375,41 @@ mod tests {
         let choice = |oversubscribed, collective, bytes| {
             PlanFacts { oversubscribed, ..facts(4) }.choose(collective, bytes).algorithm
         };
-        for (collective, shared, apart) in [
-            (Collective::Barrier, Algorithm::Star, Algorithm::Dissemination),
-            (Collective::AllGather, Algorithm::Star, Algorithm::TwoShot),
-            (Collective::Broadcast, Algorithm::Direct, Algorithm::BinomialTree),
+        use Algorithm::{BinomialTree, Direct, Dissemination, RecursiveDoubling, Star, TwoShot};
+        for (collective, shared, apart, long) in [
+            (Collective::Barrier, Star, Dissemination, Dissemination),
+            (Collective::AllGather, Star, RecursiveDoubling, TwoShot),
+            (Collective::Broadcast, Direct, BinomialTree, BinomialTree),
         ] {
             assert_eq!(choice(true, collective, 32 << 10), shared);
             assert_eq!(choice(false, collective, 32 << 10), apart);
-            let large = choice(true, collective, (32 << 10) + 1);
-            assert!(large == apart, "{large}");
+            assert_eq!(choice(true, collective, (32 << 10) + 1), long);
         }
+    }
+
+    #[test]
+    fn little_is_reduced_in_rounds_where_cores_are_not_shared() {
+        let choice = |world_size, oversubscribed, bytes| {
+            let facts = PlanFacts { oversubscribed, ..facts(world_size) };
+            facts.choose(Collective::AllReduce, bytes).algorithm
+        };
+        for (world_size, bytes) in [(4, 16 << 10), (5, 16 << 10), (16, 4 << 10)] {
+            assert_eq!(choice(world_size, false, bytes), Algorithm::Dissemination);
+            assert_ne!(choice(world_size, false, 2 * bytes), Algorithm::Dissemination);
+            assert_eq!(choice(world_size, true, bytes), Algorithm::Star);
+        }
+        assert_eq!(choice(3, false, 1 << 10), Algorithm::OneShot);
+    }
+
+    #[test]
+    fn little_is_gathered_by_doubling() {
+        let choice =
+            |world_size, bytes| facts(world_size).choose(Collective::AllGather, bytes).algorithm;
+        for world_size in [3, 16, 33] {
+            assert_eq!(choice(world_size, 64 << 10), Algorithm::RecursiveDoubling);
+            assert_ne!(choice(world_size, (64 << 10) + 1), Algorithm::RecursiveDoubling);
+        }
+        assert_eq!(choice(2, 4), Algorithm::TwoShot, "there is one other");
     }
 
     #[test]

@@ -3,8 +3,9 @@
 use crate::call::Call;
 use crate::plan::{Algorithm, Choice};
 use crate::schedule::{
-    Barrier, Broadcast, Collect, Direct, HalvingDoubling, OneShot, Pairwise, Partition, Phases,
-    Rally, RecursiveDoubling, Ring, Schedule, Shift, Star, Tree, TwoShot, Way,
+    Barrier, Broadcast, Collect, Direct, DoublingGather, HalvingDoubling, OneShot, Pairwise,
+    Partition, Phases, Rally, RecursiveDoubling, Ring, Schedule, Shift, Spread, Star, Tree,
+    TwoShot, Way,
 };
 use crate::signature::Collective;
 
@@ -12,9 +13,11 @@ use crate::signature::Collective;
 pub(crate) enum Program {
     Ring(Ring),
     OneShot(OneShot),
+    Spread(Spread),
     Star(Star),
     TwoShot(TwoShot),
     RecursiveDoubling(RecursiveDoubling),
+    DoublingGather(DoublingGather),
     HalvingDoubling(HalvingDoubling),
     Broadcast(Broadcast),
     Barrier(Barrier),
@@ -75,10 +78,14 @@ impl Program {
         let (partition, window) = (call.partition.clone(), choice.window);
         match choice.algorithm {
             Algorithm::OneShot => Self::OneShot(OneShot::new(rank, world_size, count)),
+            Algorithm::Dissemination => Self::Spread(Spread::new(rank, world_size, count)),
             Algorithm::Star if phases == Phases::AllGather => {
                 Self::Rally(Rally::new(rank, world_size, partition))
             }
             Algorithm::Star => Self::Star(Star::new(rank, world_size, count)),
+            Algorithm::RecursiveDoubling if phases == Phases::AllGather => {
+                Self::DoublingGather(DoublingGather::new(rank, world_size, &partition, slice))
+            }
             Algorithm::RecursiveDoubling => {
                 Self::RecursiveDoubling(RecursiveDoubling::new(rank, world_size, count, slice))
             }
@@ -96,9 +103,11 @@ impl Program {
         match self {
             Self::Ring(schedule) => schedule,
             Self::OneShot(schedule) => schedule,
+            Self::Spread(schedule) => schedule,
             Self::Star(schedule) => schedule,
             Self::TwoShot(schedule) => schedule,
             Self::RecursiveDoubling(schedule) => schedule,
+            Self::DoublingGather(schedule) => schedule,
             Self::HalvingDoubling(schedule) => schedule,
             Self::Broadcast(schedule) => schedule,
             Self::Barrier(schedule) => schedule,

@@ -125,7 +125,9 @@ fn assert_free(communicator: &Communicator, what: &str, mut round: impl FnMut(&C
 }
 
 fn ways() -> Vec<(&'static str, ContextOptions)> {
-    use Algorithm::{HalvingDoubling, OneShot, RecursiveDoubling, Ring, Star, TwoShot};
+    use Algorithm::{
+        Dissemination, HalvingDoubling, OneShot, RecursiveDoubling, Ring, Star, TwoShot,
+    };
     let (tcp, shm) = (TransportKind::Tcp, TransportKind::Shm);
     let mut ways = vec![
         ("tcp", over(tcp)),
@@ -135,7 +137,9 @@ fn ways() -> Vec<(&'static str, ContextOptions)> {
         ("one-shot in shared memory", forced(shm, Algorithm::NodeOneShot)),
         ("two-shot in shared memory", forced(shm, Algorithm::NodeTwoShot)),
     ];
-    for algorithm in [Ring, OneShot, Star, TwoShot, RecursiveDoubling, HalvingDoubling] {
+    for algorithm in
+        [Ring, OneShot, Dissemination, Star, TwoShot, RecursiveDoubling, HalvingDoubling]
+    {
         ways.push((algorithm.name(), forced(tcp, algorithm)));
         ways.push((algorithm.name(), forced(shm, algorithm)));
     }

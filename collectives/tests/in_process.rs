@@ -90,8 +90,12 @@ fn check_all_reduce<T: Number>(communicator: &Communicator, count: usize, op: Re
 
 #[test]
 fn all_reduce_by_every_algorithm_and_raggedness() {
-    use Algorithm::{HalvingDoubling, OneShot, RecursiveDoubling, Ring, Star, TwoShot};
-    for algorithm in [Ring, OneShot, Star, TwoShot, RecursiveDoubling, HalvingDoubling] {
+    use Algorithm::{
+        Dissemination, HalvingDoubling, OneShot, RecursiveDoubling, Ring, Star, TwoShot,
+    };
+    for algorithm in
+        [Ring, OneShot, Dissemination, Star, TwoShot, RecursiveDoubling, HalvingDoubling]
+    {
         for world_size in [2, 3, 4, 7] {
             world(world_size, &tcp(Some(algorithm)), |communicator| {
                 for count in [0, 1, 2, 6, 7, 8, 17, 16_383, 16_385, 200_003] {

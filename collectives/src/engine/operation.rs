@@ -1,5 +1,6 @@
 //! One operation under way: a schedule carried out over the wire by non-blocking steps.
 
+use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::time::Instant;
@@ -345,6 +346,9 @@ impl Operation<'_> {
             if step.after > applied {
                 break;
             }
+            if step.source == Source::Gathered && index == 0 {
+                self.gather_own();
+            }
             let token = Token { board: self.board, receive: false, index };
             let post = SendPost {
                 token: token.encode(),
@@ -379,10 +383,24 @@ impl Operation<'_> {
             // SAFETY: a slot is given out again only after its bytes have been reduced, or sent.
             return unsafe { self.workspace.scratch.slice_mut(start..start + bytes) };
         }
+        if matches!(step.action, Action::Gather | Action::FoldGathered) {
+            let start = step.range.start * self.element_bytes;
+            // SAFETY: every input has a place of its own, which is sent only once it is there.
+            return unsafe { self.workspace.scratch.slice_mut(start..start + bytes) };
+        }
         let start = self.output_offset(step.range.start);
         // SAFETY: the caller lends the output exclusively, and by the schedule's contract the
         // bytes of a range come only after our own last use of it.
         unsafe { self.workspace.output.slice_mut(start..start + bytes) }
+    }
+
+    /// Copies the input to where those of the others are gathered.
+    fn gather_own(&self) {
+        let bytes = self.operands.input.bytes();
+        let own = self.workspace.scratch.as_ptr().as_ptr();
+        // SAFETY: scratch has room for the inputs of all ranks, and nothing of it is posted yet; it is
+        // not the caller's memory.
+        unsafe { std::ptr::copy_nonoverlapping(self.input_at(0), own, bytes) };
     }
 
     fn outgoing(&self, step: &SendStep) -> BufSlice {
@@ -394,6 +412,7 @@ impl Operation<'_> {
                 let slot = self.slots.next_result() as usize;
                 (&self.workspace.scratch, slot * self.slot_bytes)
             }
+            Source::Gathered => (&self.workspace.scratch, step.range.start * size),
         };
         let length = step.range.len() * size;
         // An empty range may lie anywhere, also outside an output that begins later.
@@ -419,7 +438,7 @@ impl Operation<'_> {
             let started = wire.trace.as_ref().map(|_| Instant::now());
             self.carry_out(&step, index);
             if let (Some(started), Some(trace)) = (started, &wire.trace)
-                && !matches!(step.action, Action::Store | Action::Hold)
+                && !matches!(step.action, Action::Store | Action::Hold | Action::Gather)
             {
                 let bytes = (step.range.len() * self.element_bytes) as u64;
                 let what = What::Kernel { label: self.label(), bytes };
@@ -435,7 +454,7 @@ impl Operation<'_> {
     fn carry_out(&mut self, step: &RecvStep, index: usize) {
         let first = step.range.start;
         match step.action {
-            Action::Store | Action::Hold => {}
+            Action::Store | Action::Hold | Action::Gather => {}
             Action::Reduce { last, target } => {
                 let (out, received) = (self.target_at(target, first, index), self.slot_at(index));
                 self.combine(out, received, self.input_at(first), step.range.len(), last);
@@ -451,17 +470,19 @@ impl Operation<'_> {
             }
             Action::Fold { held, target } => {
                 let out = self.target_at(target, first, index);
-                self.fold(out, step.range.clone(), first, index, held, self.rank);
+                let piece = |nth| self.slot_at(index - held + nth - 1);
+                self.fold(out, step.range.clone(), held + 2, self.rank, piece);
                 self.free_slots(index, held, target);
             }
             Action::FoldChunks { held } => {
-                for chunk in 0..self.world_size {
-                    let chunk_range = self.partition.range(chunk);
-                    let range = first.max(chunk_range.start)..step.range.end.min(chunk_range.end);
-                    let out = self.output_at(range.start);
-                    self.fold(out, range, first, index, held, chunk);
-                }
+                self.fold_chunks(&step.range, |nth| self.slot_at(index - held + nth - 1));
                 self.free_slots(index, held, Target::Output);
+            }
+            Action::FoldGathered => {
+                let gathered = self.workspace.scratch.as_ptr().as_ptr().cast_const();
+                let bytes = self.operands.input.bytes();
+                let all = 0..self.partition.count();
+                self.fold_chunks(&all, |nth| gathered.wrapping_add(nth * bytes));
             }
         }
     }
@@ -491,31 +512,36 @@ impl Operation<'_> {
         }
     }
 
-    /// Folds the inputs of all ranks over `range` in the canonical order of the owner `chunk`. The
-    /// received pieces begin at element `pieces_start` of the vector.
+    /// Folds what `range` has of every chunk in its canonical order; `piece(k)` has that range of the input
+    /// of rank r+k.
+    fn fold_chunks(&self, range: &Range<usize>, piece: impl Fn(usize) -> *const u8) {
+        for chunk in 0..self.world_size {
+            let chunk_range = self.partition.range(chunk);
+            let part = range.start.max(chunk_range.start)..range.end.min(chunk_range.end);
+            let skip = part.start.saturating_sub(range.start) * self.element_bytes;
+            let out = self.output_at(part.start);
+            self.fold(out, part, self.world_size, chunk, |nth| piece(nth).wrapping_add(skip));
+        }
+    }
+
+    /// Folds the inputs of all ranks over `range` in the canonical order of the owner `chunk`; `piece(k)`
+    /// has that range of the input of rank r+k.
     fn fold(
         &self,
         out: *mut u8,
-        range: std::ops::Range<usize>,
-        pieces_start: usize,
-        index: usize,
-        held: usize,
+        range: Range<usize>,
+        ranks: usize,
         chunk: usize,
+        piece: impl Fn(usize) -> *const u8,
     ) {
         if range.is_empty() {
             return;
         }
-        let skip = (range.start - pieces_start) * self.element_bytes;
         let mut inputs = [std::ptr::null(); WINDOW_MAX];
-        let ranks = held + 2;
         for (place, input) in inputs[..ranks].iter_mut().enumerate() {
             let rank = (chunk + 1 + place) % self.world_size;
             let nth = (rank + self.world_size - self.rank) % self.world_size;
-            *input = if nth == 0 {
-                self.input_at(range.start)
-            } else {
-                self.slot_at(index - held + nth - 1).wrapping_add(skip)
-            };
+            *input = if nth == 0 { self.input_at(range.start) } else { piece(nth) };
         }
         let kernel = self.kernel.as_ref().expect("a reducing schedule comes with a kernel");
         // SAFETY: every input holds the range's elements, as in `combine`; the output is the memory

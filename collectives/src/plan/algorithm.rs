@@ -17,7 +17,7 @@ pub enum Algorithm {
     OneShot = 2,
     /// Every chunk straight to its owner, every result straight to everybody.
     TwoShot = 3,
-    /// Whole vectors are exchanged at doubling distances.
+    /// Whole vectors, or what has been gathered of them, are exchanged at doubling distances.
     RecursiveDoubling = 4,
     /// Halves are exchanged at halving, then doubling distances.
     HalvingDoubling = 5,
@@ -25,7 +25,7 @@ pub enum Algorithm {
     BinomialTree = 6,
     /// Along a chain.
     Chain = 7,
-    /// Rounds of telling a rank twice as far away.
+    /// Rounds of telling a rank twice as far away all that one knows.
     Dissemination = 8,
     /// A block to and from every other rank, some ranks at a time.
     Pairwise = 16,
@@ -83,16 +83,11 @@ impl Algorithm {
     /// Whether a collective can be carried out this way.
     pub const fn supports(self, collective: Collective) -> bool {
         match self {
+            // The others' places in shared memory follow from what all ranks know.
             Self::NodeOneShot => {
-                // The others' places in shared memory follow from what all ranks know.
+                use Collective::{Agreement, Receive, Send, Shift};
                 collective.shares_counts()
-                    && !matches!(
-                        collective,
-                        Collective::Shift
-                            | Collective::Agreement
-                            | Collective::Send
-                            | Collective::Receive
-                    )
+                    && !matches!(collective, Shift | Agreement | Send | Receive)
             }
             Self::NodeTwoShot => {
                 Self::NodeOneShot.supports(collective) && !matches!(collective, Collective::Barrier)
@@ -144,12 +139,15 @@ impl Algorithm {
                     | Collective::AllGatherV
                     | Collective::Barrier
             ),
-            Self::OneShot | Self::RecursiveDoubling | Self::HalvingDoubling => {
-                matches!(collective, Collective::AllReduce)
-            }
+            Self::RecursiveDoubling => matches!(
+                collective,
+                Collective::AllReduce | Collective::AllGather | Collective::AllGatherV
+            ),
+            Self::OneShot | Self::HalvingDoubling => matches!(collective, Collective::AllReduce),
             Self::BinomialTree | Self::Chain => matches!(collective, Collective::Broadcast),
             Self::Dissemination => {
-                matches!(collective, Collective::Barrier | Collective::Agreement)
+                use Collective::{Agreement, AllReduce, Barrier};
+                matches!(collective, Barrier | Agreement | AllReduce)
             }
         }
     }

@@ -64,7 +64,7 @@ struct Combine {
 
 /// A program of exchanges, each cut into slices.
 ///
-/// Both doubling schedules are such a program; they differ in its list. The list lives in the
+/// All doubling schedules are such programs; they differ in the list. The list lives in the
 /// value itself, so that making one allocates nothing.
 #[derive(Clone, Debug)]
 struct Program {
@@ -343,6 +343,70 @@ impl HalvingDoubling {
 
 schedule_of_program!(HalvingDoubling);
 
+/// All-gather by doubling: in each of lg p steps a pair of ranks, twice as far apart, exchanges the chunks
+/// that each has.
+///
+/// lg p crossings where exchanging chunks directly takes p−1 messages of each rank, and, like that,
+/// (p−1)/p·n bytes out of each; but nothing goes on before all of it is there.
+#[derive(Clone, Debug)]
+pub struct DoublingGather(Program);
+
+impl DoublingGather {
+    /// For rank `rank` of `world_size` ≥ 2, whose chunk of the output holds what it contributes; messages
+    /// of at most `slice` elements.
+    pub fn new(rank: usize, world_size: usize, partition: &Partition, slice: usize) -> Self {
+        assert!(partition.is_whole(), "what comes back is the whole vector");
+        let core = Core::new(rank, world_size);
+        let mut program = Program::new(slice);
+        if rank < 2 * core.surplus {
+            // Pairs of neighbours: what the right one has goes first, and all comes back to it last.
+            let is_left = core.folds_in();
+            let right = partition.range(if is_left { rank + 1 } else { rank });
+            program.push(Exchange {
+                partner: if is_left { rank + 1 } else { rank - 1 },
+                send: right.clone(),
+                recv: right,
+                has_send: !is_left,
+                has_recv: is_left,
+                ..Exchange::default()
+            });
+            if !is_left {
+                let whole = 0..partition.count();
+                program.push(Exchange {
+                    partner: rank - 1,
+                    recv: whole,
+                    has_recv: true,
+                    ..Exchange::default()
+                });
+                return Self(program);
+            }
+        }
+        let number = core.number().expect("the others are done");
+        // The chunks of ranks that are neighbours in the core, or fold into those, are neighbours too.
+        let chunks = |from: usize, len: usize| {
+            let end = core.rank_of(from + len);
+            partition.range(core.rank_of(from)).start..partition.range(end - 1).end
+        };
+        let mut distance = 1;
+        while distance < core.size {
+            let (kept, given) = halves(number, distance);
+            program.push(Exchange {
+                partner: core.rank_of(number ^ distance),
+                send: chunks(kept, distance),
+                recv: chunks(given, distance),
+                has_send: true,
+                has_recv: true,
+                ..Exchange::default()
+            });
+            distance *= 2;
+        }
+        program.fold_out(core, partition.count());
+        Self(program)
+    }
+}
+
+schedule_of_program!(DoublingGather);
+
 /// The first chunks of the half that `number` keeps and of the half that it gives away, when
 /// ranges of 2·`distance` chunks are split.
 fn halves(number: usize, distance: usize) -> (usize, usize) {
@@ -353,6 +417,7 @@ fn halves(number: usize, distance: usize) -> (usize, usize) {
 #[cfg(test)]
 mod tests {
     use super::super::simulate::{Buffers, simulate};
+    use super::super::{Phases, TwoShot};
     use super::*;
 
     const COUNTS: [usize; 8] = [0, 1, 2, 3, 7, 16, 17, 50];
@@ -384,6 +449,29 @@ mod tests {
                         HalvingDoubling::new(rank, world_size, count, slice)
                     });
                     buffers.assert_same_everywhere();
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn doubling_brings_chunks_of_any_lengths_to_everybody() {
+        for world_size in 2..=17 {
+            let uneven: Vec<usize> = (0..world_size).map(|rank| rank * 7 % 5).collect();
+            let even = COUNTS.map(|count| Partition::new(count, world_size));
+            for partition in even.into_iter().chain([Partition::explicit(&uneven)]) {
+                for (slice, in_place) in [(3, false), (64, true)] {
+                    let count = partition.count();
+                    let buffers = Buffers::new(world_size, count, in_place);
+                    let mut buffers = buffers.cut(partition.clone());
+                    let phases = Phases::ReduceScatter;
+                    simulate(&mut buffers, |rank| {
+                        TwoShot::new(rank, world_size, partition.clone(), phases, 64, 2)
+                    });
+                    simulate(&mut buffers, |rank| {
+                        DoublingGather::new(rank, world_size, &partition, slice)
+                    });
+                    buffers.assert_canonical();
                 }
             }
         }

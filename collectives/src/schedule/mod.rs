@@ -28,16 +28,18 @@ mod ring;
 mod rooted;
 #[cfg(test)]
 mod simulate;
+mod spread;
 mod straight;
 
 use std::ops::Range;
 
 pub use direct::{OneShot, Star, TwoShot};
-pub use doubling::{HalvingDoubling, RecursiveDoubling};
+pub use doubling::{DoublingGather, HalvingDoubling, RecursiveDoubling};
 pub use exchange::{Direct, Pairwise, Way};
 pub use partition::Partition;
 pub use ring::Ring;
 pub use rooted::{Barrier, Broadcast, Shift, Tree};
+pub use spread::Spread;
 pub use straight::{Collect, Rally};
 
 /// Which part of an all-reduce a ring or a direct exchange carries out.
@@ -76,6 +78,8 @@ pub enum Source {
     /// The next of the results that lie in scratch ([`Target::Scratch`]); they are sent in the order
     /// in which they were made. Its slot is free when the send has completed.
     Scratch,
+    /// The inputs that have been gathered in scratch ([`Action::Gather`]), this rank's own first.
+    Gathered,
 }
 
 /// Where a reduction leaves its result.
@@ -130,6 +134,11 @@ pub enum Action {
         /// How many held receives come first.
         held: usize,
     },
+    /// They land in scratch, where the inputs of all ranks lie one after the other: that of rank r+k at k
+    /// times the number of elements.
+    Gather,
+    /// The same, and then all inputs are folded, every chunk in its canonical order.
+    FoldGathered,
     /// `output[range] = left op right`, where `left` is the received value if `received_first` and
     /// the running value otherwise. The running value is the output, or the input if `first`.
     Combine {
@@ -143,9 +152,9 @@ pub enum Action {
 }
 
 impl Action {
-    /// Whether the bytes need a scratch slot.
+    /// Whether the bytes need a scratch slot of their own.
     pub fn needs_scratch(&self) -> bool {
-        *self != Self::Store
+        !matches!(self, Self::Store | Self::Gather | Self::FoldGathered)
     }
 }
 
@@ -175,7 +184,7 @@ pub trait Schedule {
     fn recv_count(&self) -> usize;
     /// The receive number `index`, `index < recv_count()`.
     fn recv(&self, index: usize) -> RecvStep;
-    /// Elements of the longest message that lands in scratch.
+    /// Elements of the longest message that lands in scratch, or of all that is gathered there.
     fn scratch_elements(&self) -> usize;
     /// The most receives that may sit in scratch at once, held or waiting to be sent on, before
     /// one more slot lets the operation go on.

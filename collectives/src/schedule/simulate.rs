@@ -108,6 +108,8 @@ struct Rank {
     next_recv: usize,
     free_slots: usize,
     scratch: HashMap<usize, Vec<Element>>,
+    /// The inputs of this rank and of those after it.
+    gathered: Vec<Element>,
     /// The receives whose results lie in scratch, no send being posted yet.
     results: VecDeque<usize>,
     arrived: Vec<bool>,
@@ -163,7 +165,15 @@ fn run<S: Schedule>(buffers: &mut Buffers, programs: &[S], seed: u64) {
         usize::try_from(random % bound as u64).unwrap()
     };
     let slots = |program: &S| program.held_max() + 1;
-    let mut ranks: Vec<Rank> = programs.iter().map(Rank::new).collect();
+    let gathered = |own: &Vec<Element>| {
+        let others = vec![Vec::new(); (programs.len() - 1) * own.len()];
+        own.iter().cloned().chain(others).collect()
+    };
+    let mut ranks: Vec<Rank> = programs
+        .iter()
+        .zip(&buffers.input)
+        .map(|(program, own)| Rank { gathered: gathered(own), ..Rank::new(program) })
+        .collect();
     let mut idle = 0;
     loop {
         let rank = next(programs.len());
@@ -242,12 +252,17 @@ fn deliver<S: Schedule>(
     let payload = match send.source {
         Source::Input => buffers.input[from][send.range].to_vec(),
         Source::Output => buffers.output(from)[send.range].to_vec(),
+        Source::Gathered => ranks[from].gathered[send.range].to_vec(),
         Source::Scratch => ranks[from].release(result.expect("bound when it was posted")),
     };
-    if recv.action == Action::Store {
-        buffers.output_mut(to)[recv.range].clone_from_slice(&payload);
-    } else {
-        ranks[to].scratch.insert(matching[0], payload);
+    match recv.action {
+        Action::Store => buffers.output_mut(to)[recv.range].clone_from_slice(&payload),
+        Action::Gather | Action::FoldGathered => {
+            ranks[to].gathered[recv.range].clone_from_slice(&payload);
+        }
+        _ => {
+            ranks[to].scratch.insert(matching[0], payload);
+        }
     }
     assert!(!ranks[to].arrived[matching[0]], "no message arrives twice");
     ranks[to].arrived[matching[0]] = true;
@@ -264,7 +279,14 @@ fn apply(buffers: &mut Buffers, program: &impl Schedule, state: &mut Rank, rank:
         return false;
     }
     match recv.action {
-        Action::Store | Action::Hold => {}
+        Action::Store | Action::Hold | Action::Gather => {}
+        Action::FoldGathered => {
+            let count = buffers.input[rank].len();
+            let inputs: Vec<_> = (1..buffers.input.len())
+                .map(|nth| state.gathered[nth * count..(nth + 1) * count].to_vec())
+                .collect();
+            fold_chunks(buffers, rank, &(0..count), &inputs);
+        }
         Action::Reduce { target, .. } => fold(buffers, rank, state, &recv, index..=index, target),
         Action::Fold { held, target } => {
             fold(buffers, rank, state, &recv, index - held..=index, target);
