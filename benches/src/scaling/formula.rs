@@ -3,8 +3,8 @@
 use paceline_collectives::Collective;
 use paceline_collectives::plan::{Algorithm, PlanFacts};
 use paceline_collectives::schedule::{
-    Barrier, Broadcast, Collect, Direct, HalvingDoubling, OneShot, Pairwise, Partition, Phases,
-    Rally, RecursiveDoubling, Ring, Schedule, Star, Tree, TwoShot, Way,
+    Barrier, Broadcast, Collect, Direct, DoublingGather, HalvingDoubling, OneShot, Pairwise,
+    Partition, Phases, Rally, RecursiveDoubling, Ring, Schedule, Spread, Star, Tree, TwoShot, Way,
 };
 
 use super::Cost;
@@ -78,6 +78,9 @@ impl Case {
                 Box::new(Rally::new(rank, ranks, Partition::new(0, ranks)))
             }
             (Algorithm::Star, _) => Box::new(Rally::new(rank, ranks, partition())),
+            (Algorithm::RecursiveDoubling, Collective::AllGather) => {
+                Box::new(DoublingGather::new(rank, ranks, &partition(), slice))
+            }
             (Algorithm::RecursiveDoubling, _) => {
                 Box::new(RecursiveDoubling::new(rank, ranks, count, slice))
             }
@@ -92,6 +95,9 @@ impl Case {
             }
             (Algorithm::Direct, Collective::Gather) => straight(Way::ToRoot),
             (Algorithm::Direct, _) => straight(Way::FromRoot),
+            (Algorithm::Dissemination, Collective::AllReduce) => {
+                Box::new(Spread::new(rank, ranks, count))
+            }
             (Algorithm::Dissemination, _) => Box::new(Barrier::new(rank, ranks)),
             (Algorithm::Pairwise, _) => {
                 Box::new(Pairwise::new(rank, ranks, partition(), partition(), window))
@@ -136,6 +142,7 @@ impl Formula {
             (Algorithm::Star, Collective::AllReduce) => new(2.0, 2.0 * others * n, others * n),
             (Algorithm::Star, Collective::Barrier) => new(2.0, 0.0, 0.0),
             (Algorithm::Star, _) => new(2.0, share + others * n, 0.0),
+            (Algorithm::RecursiveDoubling, Collective::AllGather) => new(rounds, share, 0.0),
             (Algorithm::RecursiveDoubling, _) => new(rounds, rounds * n, rounds * n),
             (Algorithm::HalvingDoubling, _) => new(2.0 * rounds, 2.0 * share, share),
             // The tree is one level less deep than its root has children, but for powers of two.
@@ -146,6 +153,9 @@ impl Formula {
             (Algorithm::Chain, _) => new(others, (p - 2.0 + slices) / slices * n, 0.0),
             (Algorithm::Direct, Collective::Broadcast) => new(1.0, others * n, 0.0),
             (Algorithm::Direct, Collective::Reduce) => new(1.0, others * n, others * n),
+            (Algorithm::Dissemination, Collective::AllReduce) => {
+                new(rounds, others * n, others * n)
+            }
             (Algorithm::Dissemination, _) => new(rounds, 0.0, 0.0),
             (Algorithm::Pairwise, _) => {
                 let window = case.window.max(1);

@@ -46,6 +46,7 @@ impl Cost {
 /// One rank of the model.
 struct Rank<'a> {
     schedule: &'a dyn Schedule,
+    world_size: usize,
     /// The number of the receive that a message from a rank with a tag is for.
     expected: HashMap<(u32, u32), usize>,
     next_send: usize,
@@ -59,7 +60,7 @@ struct Rank<'a> {
 }
 
 impl<'a> Rank<'a> {
-    fn new(schedule: &'a dyn Schedule) -> Self {
+    fn new(schedule: &'a dyn Schedule, world_size: usize) -> Self {
         let receives = schedule.recv_count();
         let step = |index| {
             let step = schedule.recv(index);
@@ -67,6 +68,7 @@ impl<'a> Rank<'a> {
         };
         Self {
             schedule,
+            world_size,
             expected: (0..receives).map(step).collect(),
             next_send: 0,
             sent: Vec::new(),
@@ -96,12 +98,15 @@ impl<'a> Rank<'a> {
             }
             let sent = self.sent[..step.after_sends].iter().copied().fold(0.0, f64::max);
             let ready = self.applied.last().copied().unwrap_or(0.0).max(*arrived).max(sent);
-            let folds = match step.action {
-                Action::Store | Action::Hold => 0,
-                Action::Reduce { .. } | Action::Combine { .. } => 1,
-                Action::Fold { held, .. } | Action::FoldChunks { held } => held + 1,
+            let length = step.range.len();
+            let folded = match step.action {
+                Action::Store | Action::Hold | Action::Gather => 0,
+                Action::Reduce { .. } | Action::Combine { .. } => length,
+                Action::Fold { held, .. } | Action::FoldChunks { held } => (held + 1) * length,
+                // What comes last lies where the inputs of all ranks end.
+                Action::FoldGathered => step.range.end - step.range.end / self.world_size,
             };
-            let bytes = as_f64(as_u64(folds * step.range.len() * element_bytes));
+            let bytes = as_f64(as_u64(folded * element_bytes));
             self.applied.push(ready + bytes * cost.reduced_byte);
         }
     }
@@ -119,7 +124,8 @@ impl<'a> Rank<'a> {
 /// # Panics
 /// If the schedules do not fit together.
 pub fn evaluate(schedules: &[Box<dyn Schedule>], element_bytes: usize, cost: Cost) -> f64 {
-    let mut ranks: Vec<_> = schedules.iter().map(|schedule| Rank::new(schedule.as_ref())).collect();
+    let mut ranks: Vec<_> =
+        schedules.iter().map(|schedule| Rank::new(schedule.as_ref(), schedules.len())).collect();
     // Of the sends that may start the earliest goes first; what it enables starts later.
     while let Some((from, start)) = ranks
         .iter()
