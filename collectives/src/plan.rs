@@ -133,10 +133,17 @@ impl PlanFacts {
     }
 
     /// The choice for what crosses between the ranks of a stream. They do not share cores, so that
-    /// sparing messages is not worth bytes on the link.
-    pub(crate) fn choose_across(&self, collective: Collective, bytes: usize) -> Choice {
+    /// sparing messages is not worth bytes on the link. Chunks with others' elements between them (not
+    /// `is_whole`) take a message each.
+    pub(crate) fn choose_across(
+        &self,
+        collective: Collective,
+        bytes: usize,
+        is_whole: bool,
+    ) -> Choice {
         let oversubscribed = self.oversubscribed && collective == Collective::AllReduce;
-        Self { oversubscribed, ..self.clone() }.choose(collective, bytes)
+        let forced = if is_whole { self.forced } else { Some(self.by_chunks()) };
+        Self { oversubscribed, forced, ..self.clone() }.choose(collective, bytes)
     }
 
     /// Into how many chunks an all-reduce cuts its vector if it is carried out so.
@@ -169,13 +176,7 @@ impl PlanFacts {
             Collective::ReduceScatter
             | Collective::ReduceScatterV
             | Collective::AllGather
-            | Collective::AllGatherV => {
-                if few {
-                    Algorithm::TwoShot
-                } else {
-                    Algorithm::Ring
-                }
-            }
+            | Collective::AllGatherV => self.by_chunks(),
             Collective::AllToAll | Collective::AllToAllV => Algorithm::Pairwise,
             Collective::Gather | Collective::GatherV => Algorithm::Direct,
             Collective::Scatter | Collective::ScatterV => Algorithm::Direct,
@@ -199,19 +200,26 @@ impl PlanFacts {
         }
     }
 
+    /// The way to move many bytes, with a message for each chunk.
+    fn by_chunks(&self) -> Algorithm {
+        if self.world_size <= DIRECT_RANKS_MAX { Algorithm::TwoShot } else { Algorithm::Ring }
+    }
+
     /// Whether few messages in a row beat many at once, each of which costs both sides a system call, for
     /// ranks with cores of their own.
     fn gathers_by_doubling(&self, bytes: usize) -> bool {
         !self.oversubscribed && self.world_size > 2 && bytes <= DOUBLING_BYTES
     }
 
-    /// The same for all-reduces, which gather all inputs then: a third more bytes than one-shot is good for.
+    /// The same for all-reduces, which gather all inputs then: a quarter of the bytes that one-shot is
+    /// good for, which has them under way at once, and two messages instead of three or fewer.
     fn spreads(&self, bytes: usize) -> bool {
-        let sent = bytes.saturating_mul(self.world_size.max(1) as usize - 1);
+        let others = self.world_size.max(2) as usize - 1;
+        let rounds = self.world_size.next_power_of_two().ilog2() as usize;
         !self.oversubscribed
-            && self.world_size > 3
+            && 3 * rounds <= 2 * others
             && bytes <= ONE_SHOT_BYTES_MAX
-            && sent <= self.tuning.one_shot_bytes_sent.saturating_mul(4) / 3
+            && bytes.saturating_mul(others) <= self.tuning.one_shot_bytes_sent / 4
     }
 
     /// Whether the root can reduce alone as fast as all could together: two ranks move half as much
@@ -393,12 +401,13 @@ mod tests {
             let facts = PlanFacts { oversubscribed, ..facts(world_size) };
             facts.choose(Collective::AllReduce, bytes).algorithm
         };
-        for (world_size, bytes) in [(4, 16 << 10), (5, 16 << 10), (16, 4 << 10)] {
+        for (world_size, bytes) in [(4, 8 << 10), (6, 4 << 10), (16, 2 << 10)] {
             assert_eq!(choice(world_size, false, bytes), Algorithm::Dissemination);
             assert_ne!(choice(world_size, false, 2 * bytes), Algorithm::Dissemination);
             assert_eq!(choice(world_size, true, bytes), Algorithm::Star);
         }
         assert_eq!(choice(3, false, 1 << 10), Algorithm::OneShot);
+        assert_eq!(choice(5, false, 1 << 10), Algorithm::OneShot, "three rounds for four messages");
     }
 
     #[test]

@@ -49,7 +49,7 @@ impl Tuning {
     /// two slices abreast would only push the bytes out of the caches before they are used again.
     pub const BUILT_IN: Self = Self {
         pair_one_shot_bytes: 256 << 10,
-        one_shot_bytes_sent: 48 << 10,
+        one_shot_bytes_sent: 128 << 10,
         star_bytes: 256 << 10,
         two_shot_bytes: 1 << 20,
         recursive_doubling_bytes: 64 << 10,

@@ -1,7 +1,7 @@
 //! Results against the definition: every call, type, operator, world size, way and algorithm, for
 //! awkward counts.
 
-use paceline_collectives::plan::Algorithm;
+use paceline_collectives::plan::{Algorithm, Tuning};
 use paceline_collectives::{Collective, Communicator, DType, ReduceOp, TransportKind};
 
 use super::task::{Call, Task, Verdict};
@@ -123,8 +123,9 @@ fn every_algorithm() {
 
 /// Bytes at which plans, slices or grants change.
 fn limits(ranks: usize) -> Vec<usize> {
-    let one_shot = (48 << 10) / (ranks - 1).max(1);
-    vec![4 << 10, 8 << 10, 16 << 10, one_shot, 32 << 10, 64 << 10, 128 << 10, 256 << 10]
+    let one_shot = Tuning::BUILT_IN.one_shot_bytes_sent / (ranks - 1).max(1);
+    let powers = [4 << 10, 8 << 10, 16 << 10, 32 << 10, 64 << 10, 128 << 10, 256 << 10];
+    [one_shot / 4, one_shot].into_iter().chain(powers).collect()
 }
 
 #[test]

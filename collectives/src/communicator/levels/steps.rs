@@ -136,8 +136,9 @@ impl<'a> Across<'a> {
         if stage.partition.count() == 0 && self.shape.place() > 0 {
             return None;
         }
+        let is_whole = stage.partition.is_whole();
         let call = self.whole.call.stage(stage, self.shape.node());
-        let choice = self.facts.choose_across(call.collective, call.agreed_bytes());
+        let choice = self.facts.choose_across(call.collective, call.agreed_bytes(), is_whole);
         call.place_own();
         let program = Program::new(&call, choice, self.shape.node(), self.shape.nodes());
         Some(Leg { call, program })
