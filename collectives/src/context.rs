@@ -95,7 +95,12 @@ impl ContextInner {
 
     /// Whether another thread wants the wire.
     pub(crate) fn is_contended(&self) -> bool {
-        self.waiting.load(Ordering::Relaxed) > 0
+        self.waiting_for_wire() > 0
+    }
+
+    /// How many threads want the wire.
+    pub(crate) fn waiting_for_wire(&self) -> u32 {
+        self.waiting.load(Ordering::Relaxed)
     }
 
     /// Where events are recorded, if anywhere.

@@ -26,6 +26,10 @@ const DOZE: Duration = Duration::from_micros(200);
 /// with it.
 const SCRATCH_BYTES: usize = 4 << 20;
 
+/// Yields after which a thread that wants the wire has had the time to wake up and take it: some tens of
+/// microseconds.
+const YIELDS_PER_TURN: usize = 64;
+
 /// One operation to run.
 pub(crate) struct Run<'a> {
     pub(crate) context: &'a ContextInner,
@@ -127,6 +131,10 @@ impl<'a, S: Steps> Running<'a, S> {
             let wire = held(wire);
             if moved {
                 waiting.moved(|| operation.waiting_on(wire))?;
+                // Not even a long stream of bytes may keep others from theirs.
+                if context.is_contended() {
+                    self.take_turns();
+                }
                 continue;
             }
             if wire.stop_holding_back() {
@@ -178,14 +186,15 @@ impl<'a, S: Steps> Running<'a, S> {
 
     fn step(&mut self, node: Option<Neighbours<'_>>) -> Result<bool, CollectiveError> {
         let Self { operation, wire, waiting, .. } = self;
-        let wire = held(wire);
-        match operation.step(wire) {
+        match operation.step(held(wire)) {
             Ok(moved) => {
-                self.complete = operation.is_done(wire);
+                self.complete = operation.is_done(held(wire));
                 Ok(moved)
             }
             Err(error) => {
-                waiting.rename(operation.waits_in(wire));
+                waiting.rename(operation.waits_in(held(wire)));
+                // Other threads' operations go on while this one finds out who is to blame.
+                *wire = None;
                 // Who is lost may have left because it did something else.
                 let lost = matches!(error, StepError::Endpoint(_));
                 let elsewhere = node.filter(|_| lost).and_then(|node| waiting.look_at_node(node));
@@ -194,10 +203,16 @@ impl<'a, S: Steps> Running<'a, S> {
         }
     }
 
-    /// Lets a thread that wants the wire have it.
+    /// Lets a thread that wants the wire have it. It may have to wake up first.
     fn take_turns(&mut self) {
+        let waiting = self.context.waiting_for_wire();
         self.wire = None;
-        std::thread::yield_now();
+        for _ in 0..YIELDS_PER_TURN {
+            std::thread::yield_now();
+            if self.context.waiting_for_wire() < waiting {
+                break;
+            }
+        }
         self.wire = Some(self.context.wire());
     }
 }
@@ -206,15 +221,17 @@ impl<S: Steps> Drop for Running<'_, S> {
     fn drop(&mut self) {
         let mut wire = self.wire.take().unwrap_or_else(|| self.context.wire());
         self.operation.end(&mut wire, self.complete);
-        if !self.operation.only_sends() || !wire.ended_send() || !wire.hold_back() {
-            return;
-        }
-        let Some(courier) = self.context.courier() else {
+        let sends_in_a_row = self.operation.only_sends() && wire.ended_send();
+        if sends_in_a_row && wire.hold_back() && self.context.courier().is_none() {
             // Nothing may wait if nobody can be trusted to send it.
             wire.stop_holding_back();
             return;
-        };
-        if wire.holds_any_back() {
+        }
+        // Whatever operation this was: a peer may not have taken what was held back before it, or another
+        // thread's may have begun to hold back while this one sent.
+        if wire.holds_any_back()
+            && let Some(courier) = self.context.courier()
+        {
             // He does not wait for the wire: whoever has it then calls again, or sends all himself.
             drop(wire);
             courier.call();
@@ -385,6 +402,7 @@ unsafe fn run_in_group(
 #[cfg(test)]
 mod tests {
     use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::sync::Barrier;
     use std::thread;
 
     use paceline_devices::Buffer;
@@ -393,7 +411,7 @@ mod tests {
     use super::*;
     use crate::context::{Context, ContextOptions, TransportChoice};
     use crate::job::Job;
-    use crate::schedule::{Action, RecvStep, SendStep, Shift, Target};
+    use crate::schedule::{Action, Rally, RecvStep, SendStep, Shift, Target};
     use crate::signature::{Collective, OperationKind};
 
     const COUNT: usize = 1 << 20;
@@ -449,6 +467,58 @@ mod tests {
         };
         // SAFETY: the bytes live until the end of this function.
         unsafe { super::run(run, None, workspace) }
+    }
+
+    #[test]
+    fn an_operation_that_receives_leaves_nothing_behind_either() {
+        let transport = TransportChoice::Only(TransportKind::Tcp);
+        let options = ContextOptions { transport, ..ContextOptions::default() };
+        let has_all = Barrier::new(2);
+        let part = |context: &Context, holds_back: bool| {
+            let rank = context.rank() as usize;
+            let mut bytes = [0u8; 16];
+            bytes[rank * 8..][..8].fill([1, 2][rank]);
+            let all = Buffer::of_mut(&mut bytes);
+            let members = Members::everybody(context.rank(), 2);
+            let partition = Partition::new(16, 2);
+            let kind = OperationKind { count: 16, ..OperationKind::bare(Collective::AllGather) };
+            let run = Run {
+                context: context.inner(),
+                parties: Parties::all(&members, Duration::from_secs(60)),
+                operation: OperationName { kind, communicator: 7, op_seq: 0 },
+                first_tag: 0,
+                schedule: &Rally::new(rank, 2, partition.clone()),
+                kernel: None,
+                partition,
+                operands: Operands { input: all, output: all, output_start: 0 },
+            };
+            let mut workspace = Workspace::new(Region::allocate(1 << 20).unwrap());
+            // SAFETY: the bytes live until the end of this function.
+            let mut running = unsafe { begin(run, &mut workspace) }.unwrap();
+            if holds_back {
+                held(&mut running.wire).hold_back();
+            }
+            running.finish(None).unwrap();
+            assert_eq!(bytes, [1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2]);
+        };
+        thread::scope(|scope| {
+            for job in Job::in_process(2).unwrap() {
+                let (options, has_all, part) = (&options, &has_all, &part);
+                let run = move || {
+                    let context = Context::new(&job, options).unwrap();
+                    if context.rank() == 0 {
+                        // Another thread of this rank did nothing but send, while what this one
+                        // waits for arrived.
+                        thread::sleep(Duration::from_millis(200));
+                        part(&context, true);
+                    } else {
+                        part(&context, false);
+                    }
+                    has_all.wait();
+                };
+                thread::Builder::new().spawn_scoped(scope, run).unwrap();
+            }
+        });
     }
 
     #[test]

@@ -67,6 +67,11 @@ impl Members {
         }
     }
 
+    /// Whether a rank of the world is one of them.
+    pub(crate) fn include(&self, world_rank: u32) -> bool {
+        self.group.as_ref().is_none_or(|group| group.contains(&world_rank))
+    }
+
     /// Says what the next operations are about.
     pub(crate) fn set_label(&self, label: Option<Label>) {
         *self.label.lock().unwrap_or_else(PoisonError::into_inner) = label;
@@ -93,6 +98,7 @@ mod tests {
         assert_eq!((members.rank, members.world_size), (1, 3));
         assert_eq!([0, 1, 2].map(|rank| members.in_world(rank)), [5, 2, 9]);
         assert_eq!(members.of_group(), Some(&[5, 2, 9][..]));
+        assert_eq!([0, 2, 9].map(|rank| members.include(rank)), [false, true, true]);
         let members = Members::everybody(3, 7);
         assert_eq!((members.rank, members.world_size, members.in_world(6)), (3, 7, 6));
         assert_eq!(members.of_group(), None);

@@ -4,7 +4,7 @@
 
 mod support;
 
-use std::sync::Arc;
+use std::sync::{Arc, Barrier};
 use std::thread;
 
 use paceline_collectives::{
@@ -224,6 +224,35 @@ fn a_failed_group_leaves_its_siblings_alone() {
             // And a new group takes the failed one's place.
             let half = communicator.split(Some(communicator.rank() / 2), 0).unwrap().unwrap();
             check(&half, 1_000, 2);
+        });
+    }
+}
+
+#[test]
+fn a_rank_that_leaves_concerns_only_the_groups_that_it_is_in() {
+    for _ in 0..10 {
+        let lost = Barrier::new(2);
+        contexts(3, &over(TransportKind::Tcp), |context| {
+            let communicator = context.communicator().unwrap();
+            let rank = communicator.rank();
+            let [first, last] = [1, 2].map(|peer| communicator.group(&[0, peer]).unwrap());
+            match rank {
+                0 => thread::scope(|scope| {
+                    scope.spawn(|| {
+                        let error = last.unwrap().recv(&mut [0u8; 3], 1, 0).unwrap_err();
+                        assert_eq!(error.culprit(), Some(2), "{error}");
+                        lost.wait();
+                    });
+                    let mut data = [0u8; 3];
+                    first.unwrap().recv(&mut data, 1, 0).unwrap();
+                    assert_eq!(data, [7; 3]);
+                }),
+                1 => {
+                    lost.wait();
+                    first.unwrap().send(&[7u8; 3], 0, 0).unwrap();
+                }
+                _ => {}
+            }
         });
     }
 }

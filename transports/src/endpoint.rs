@@ -146,13 +146,14 @@ pub trait Endpoint: Send + std::fmt::Debug {
     fn wakeups_max(&self) -> usize;
 
     /// From now on short messages may wait for more of them, or not any more. What waits has been reported
-    /// as sent; it goes when there is enough of it, and by the first [`Endpoint::poll`] after this was
-    /// taken back. Returns whether the endpoint does so; most do not.
+    /// as sent; it goes when there is enough of it, and with [`Endpoint::poll`] after this was taken back, as
+    /// soon as the peer takes it. Returns whether the endpoint does so; most do not.
     fn hold_back(&mut self, _wanted: bool) -> bool {
         false
     }
 
-    /// Whether messages wait for more of them.
+    /// Whether there is something to send that may have been reported as sent, be it because messages wait
+    /// for more of them or because the peer has not taken them yet: somebody has to poll until there is not.
     fn holds_any_back(&self) -> bool {
         false
     }

@@ -45,9 +45,9 @@ impl fmt::Display for TransportKind {
 pub struct Capabilities {
     /// Largest message, in bytes.
     pub message_bytes_max: usize,
-    /// Sends that may be posted to one endpoint at a time.
+    /// Sends that each communicator may have posted to one endpoint at a time.
     pub send_depth_max: usize,
-    /// Receives that may be posted to one endpoint at a time.
+    /// Receives that each communicator may have posted to one endpoint at a time.
     pub recv_depth_max: usize,
     /// Whether an endpoint has a descriptor to sleep on.
     pub wakeup: bool,

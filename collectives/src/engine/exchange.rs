@@ -244,7 +244,8 @@ impl Steps for Exchange<'_> {
 
     fn step(&mut self, wire: &mut Wire) -> Result<bool, StepError> {
         let posted = !self.all_posted && self.post(wire)?;
-        let moved = wire.poll().map_err(StepError::Endpoint)?;
+        let concerns = |peer| self.mail.under_way.iter().any(|message| message.peer == peer);
+        let moved = wire.poll(concerns).map_err(StepError::Endpoint)?;
         self.check(wire)?;
         Ok(posted || moved)
     }

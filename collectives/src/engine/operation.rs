@@ -174,7 +174,7 @@ impl Steps for Operation<'_> {
     /// Posts what can be posted, moves bytes, applies what has arrived.
     fn step(&mut self, wire: &mut Wire) -> Result<bool, StepError> {
         let posted = self.post_receives(wire)? | self.post_sends(wire)?;
-        let moved = wire.poll().map_err(StepError::Endpoint)?;
+        let moved = wire.poll(|peer| self.members.include(peer)).map_err(StepError::Endpoint)?;
         self.check(wire)?;
         let applied = self.apply(wire);
         Ok(posted || moved || applied)

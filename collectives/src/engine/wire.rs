@@ -25,6 +25,8 @@ pub(crate) struct Wire {
     streak: u32,
     /// Whether short messages wait for more of them.
     holds_back: bool,
+    /// Whether they have done since all that had been reported as sent was seen to be sent.
+    has_held_back: bool,
     /// Present while there is a timeline.
     pub(crate) trace: Option<Box<WireTrace>>,
 }
@@ -60,6 +62,7 @@ impl Wire {
             doze: is_blind.then_some(DOZE.0),
             streak: 0,
             holds_back: false,
+            has_held_back: false,
             trace: None,
             endpoints,
         }
@@ -92,10 +95,12 @@ impl Wire {
                 self.holds_back |= endpoint.hold_back(true);
             }
         }
+        self.has_held_back |= self.holds_back;
         self.holds_back
     }
 
-    /// Messages do not wait any more. Returns whether they did until now: the next poll sends them.
+    /// Messages do not wait any more. Returns whether they did until now: the next poll sends them, as far
+    /// as the peers take them.
     pub(crate) fn stop_holding_back(&mut self) -> bool {
         self.streak = 0;
         if self.holds_back {
@@ -106,9 +111,13 @@ impl Wire {
         std::mem::take(&mut self.holds_back)
     }
 
-    /// Whether messages wait for more of them.
-    pub(crate) fn holds_any_back(&self) -> bool {
-        self.holds_back && self.endpoints.iter().flatten().any(|endpoint| endpoint.holds_any_back())
+    /// Whether messages that were reported as sent are still here: since they wait for more of them, or
+    /// since a peer has not taken them yet.
+    pub(crate) fn holds_any_back(&mut self) -> bool {
+        let mut endpoints = self.endpoints.iter().flatten();
+        let any = self.has_held_back && endpoints.any(|endpoint| endpoint.holds_any_back());
+        self.has_held_back = any || self.holds_back;
+        any
     }
 
     /// Sends the messages that wait for more of them. Returns whether there were any. A connection that
@@ -182,15 +191,21 @@ impl Wire {
     /// Moves bytes on every connection that has something to do.
     ///
     /// # Errors
-    /// The first connection found dead.
-    pub(crate) fn poll(&mut self) -> Result<bool, EndpointError> {
+    /// The first one that is found dead among those that concern the caller, by rank of the world. Others
+    /// say so to whoever needs them.
+    pub(crate) fn poll(&mut self, concerns: impl Fn(u32) -> bool) -> Result<bool, EndpointError> {
         let mut moved = false;
+        let mut dead = None;
         for peer in 0..self.endpoints.len() {
             if self.endpoints[peer].as_ref().is_some_and(|endpoint| endpoint.is_active()) {
-                moved |= self.poll_endpoint(peer)?;
+                match self.poll_endpoint(peer) {
+                    Ok(any) => moved |= any,
+                    Err(error) if dead.is_none() && concerns(error.peer()) => dead = Some(error),
+                    Err(_) => {}
+                }
             }
         }
-        Ok(moved)
+        dead.map_or(Ok(moved), Err)
     }
 
     /// Moves bytes on all connections, also on those that nothing is expected from. One that is dead
@@ -273,8 +288,10 @@ impl Wire {
 
     /// How the connection to a peer died, after it has refused a post.
     pub(crate) fn death_of(&mut self, peer: u32) -> EndpointError {
-        let mut events = Vec::new();
-        self.endpoint(peer).poll(&mut events).err().unwrap_or_else(|| EndpointError::Closed {
+        // What ended before the connection did comes first.
+        let mut looks = (0..2).filter_map(|_| self.poll_endpoint(peer as usize).err());
+        let death = looks.next();
+        death.unwrap_or_else(|| EndpointError::Closed {
             peer,
             address: self.endpoint(peer).peer_description(),
             orderly: false,

@@ -11,6 +11,9 @@ use crate::{
 /// does not read costs any.
 const GOODBYE_WAITS_MAX: u32 = 20;
 
+/// The same while messages are queued that were reported as sent.
+const DELIVERY_WAITS_MAX: u32 = 400;
+
 /// What endpoints over streams can do; `wakeup` says whether the streams have descriptors.
 pub(crate) const fn stream_capabilities(wakeup: bool) -> Capabilities {
     Capabilities {
@@ -197,7 +200,7 @@ impl<S: ByteStream> Endpoint for StreamEndpoint<S> {
         if self.dead.is_some() {
             return Err(Rejected::Dead(post));
         }
-        if self.outbox.len() >= DEPTH_MAX {
+        if self.outbox.is_full_for(post.id.communicator) {
             return Err(Rejected::QueueFull(post));
         }
         self.outbox.post(post);
@@ -209,7 +212,7 @@ impl<S: ByteStream> Endpoint for StreamEndpoint<S> {
         if self.dead.is_some() && !self.inbox.holds(post.id, post.slice.len()) {
             return Err(Rejected::Dead(post));
         }
-        if self.inbox.posted_count() >= DEPTH_MAX {
+        if self.inbox.is_full_for(post.id.communicator) {
             return Err(Rejected::QueueFull(post));
         }
         let id = post.id;
@@ -282,7 +285,7 @@ impl<S: ByteStream> Endpoint for StreamEndpoint<S> {
     }
 
     fn holds_any_back(&self) -> bool {
-        self.holds_back && self.streams.iter().any(|stream| stream.frames.has_unsent())
+        S::MAY_WAIT && self.streams.iter().any(|stream| stream.frames.has_unsent())
     }
 
     fn use_channels(&mut self, count: usize) {
@@ -316,7 +319,8 @@ impl<S: ByteStream> Drop for StreamEndpoint<S> {
 fn say_goodbye<S: ByteStream>(streams: &mut [Stream<S>], outbox: &Outbox) {
     let nothing = MessageId { communicator: 0, tag: 0, op_seq: 0 };
     let goodbye = outbox.control(FrameKind::Goodbye, nothing);
-    let mut patience = GOODBYE_WAITS_MAX;
+    let owes = streams.iter().any(|stream| stream.frames.has_queued());
+    let mut patience = if owes { DELIVERY_WAITS_MAX } else { GOODBYE_WAITS_MAX };
     for stream in streams.iter_mut().filter(|stream| stream.ended.is_none()) {
         stream.frames.say_goodbye(&goodbye, outbox, &mut patience);
     }

@@ -188,8 +188,13 @@ impl Inbox {
         self.posted_count > 0
     }
 
-    pub(crate) fn posted_count(&self) -> usize {
-        self.posted_count
+    /// Whether a communicator has as many receives posted as it may have; see [`Outbox::is_full_for`].
+    ///
+    /// [`Outbox::is_full_for`]: super::Outbox::is_full_for
+    pub(crate) fn is_full_for(&self, communicator: u32) -> bool {
+        let of_it = |posted: &&Posted| posted.post.id.communicator == communicator;
+        self.posted_count >= DEPTH_MAX
+            && self.posted.iter().flatten().filter(of_it).count() >= DEPTH_MAX
     }
 
     /// Whether the whole of a message has arrived early.

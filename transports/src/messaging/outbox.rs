@@ -77,6 +77,13 @@ impl Outbox {
         self.sends.len()
     }
 
+    /// Whether a communicator has as many sends that have not ended as it may have. Each has room of its
+    /// own, or what one of them waits for could wait behind it.
+    pub(crate) fn is_full_for(&self, communicator: u32) -> bool {
+        let of_it = |sending: &&Sending| sending.post.id.communicator == communicator;
+        self.sends.len() >= DEPTH_MAX && self.sends.iter().filter(of_it).count() >= DEPTH_MAX
+    }
+
     /// The receive of a message is posted at the peer.
     ///
     /// # Errors

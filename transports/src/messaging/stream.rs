@@ -96,8 +96,13 @@ impl<S: ByteStream> FrameStream<S> {
         self.has_unwritten() || (S::BUFFERS && !self.unflushed.is_empty())
     }
 
+    /// Whether small frames are queued, which may have been reported as sent.
+    pub(super) fn has_queued(&self) -> bool {
+        !self.refused && self.queued_sent < self.queued.len()
+    }
+
     fn has_unwritten(&self) -> bool {
-        !self.refused && (self.queued_sent < self.queued.len() || self.writing.is_some())
+        self.has_queued() || (!self.refused && self.writing.is_some())
     }
 
     pub(super) fn memory_bytes(&self) -> usize {

@@ -416,6 +416,46 @@ fn messages_that_are_held_back_go_when_there_are_enough() {
 }
 
 #[test]
+fn what_the_peer_does_not_take_counts_as_held_back_until_it_does() {
+    let profile = LinkProfile { capacity_bytes: 500, ..LinkProfile::perfect() };
+    let mut model = Model::new(1, 1, Checksum::None, profile);
+    model.ends[0].hold_back(true);
+    let numbers: Vec<u32> = (0..20).map(|_| model.announce(0, 0, 100).unwrap()).collect();
+    for number in &numbers {
+        model.post_receive(*number);
+        model.post_send(*number);
+        model.poll(0);
+        assert!(model.messages[number].sent);
+    }
+    model.ends[0].hold_back(false);
+    model.poll(0);
+    assert!(model.ends[0].holds_any_back(), "the link takes three of them");
+    model.until(|model| received(model, &numbers) == numbers.len());
+    assert!(!model.ends[0].holds_any_back());
+}
+
+#[test]
+fn a_communicator_with_a_full_queue_leaves_room_for_others() {
+    let mut model = Model::new(1, 1, Checksum::None, LinkProfile::perfect());
+    // Nobody receives these, or sends those, for now.
+    for (from, posts_send) in [(0, true), (1, false)] {
+        for _ in 0..DEPTH_MAX {
+            let number = model.announce(from, 0, 2 * EAGER_BYTES_MAX).unwrap();
+            if posts_send { model.post_send(number) } else { model.post_receive(number) }
+        }
+    }
+    for size in [100, 3 * EAGER_BYTES_MAX] {
+        for from in [0, 1] {
+            let number = model.announce(from, 1, size).unwrap();
+            model.post_receive(number);
+            model.post_send(number);
+            model.until(|model| model.messages[&number].received && model.messages[&number].sent);
+        }
+    }
+    model.finish(20);
+}
+
+#[test]
 fn a_message_that_is_no_short_one_takes_along_what_was_held_back() {
     let mut model = Model::new(1, 1, Checksum::None, LinkProfile::perfect());
     model.ends[0].hold_back(true);
