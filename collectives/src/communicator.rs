@@ -184,8 +184,9 @@ impl Communicator {
     /// that are to be reduced, staging, and its part of the memory in which the ranks of a node work
     /// together.
     ///
-    /// Scratch is 4 MiB, or 256 KiB for every rank and two more where that is larger, from the first
-    /// operation that needs it. Staging is at most 1 MiB for fused tensors and 8 MiB for compressed
+    /// Scratch is 4 MiB, or a slice for every rank and each slice abreast where that is larger (256 KiB,
+    /// and two, unless the [plan](crate::plan::Tuning) says otherwise), from the first operation that needs
+    /// it. Staging is at most 1 MiB for fused tensors and 8 MiB for compressed
     /// ones, and for inputs that a factor is applied to [before](crate::Scale::before) a reduction whose
     /// result this rank does not get, or not all of. Only [Adasum](Self::all_reduce_adasum) stages whole
     /// tensors. What was needed once is kept.

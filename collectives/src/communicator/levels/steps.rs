@@ -20,8 +20,9 @@ use crate::program::Program;
 /// none of them has.
 const TAGS_PER_STAGE: u32 = 1 << 20;
 
-/// After so many stages their tags are used again. Who is in a stage has seen everybody else enter the
-/// one before.
+/// After so many stages their tags are used again. Nobody is that far ahead of anybody: in most stages a
+/// rank hears from all others, and in a reduce, where only the root does, the pieces are as long as the
+/// credit for what is not waited for, so that a sender is about two stages ahead.
 const STAGES_TOLD_APART: u32 = 16;
 
 /// The operation that stages belong to.
