@@ -298,6 +298,17 @@ mod tests {
     }
 
     #[test]
+    fn messages_that_nobody_waits_for_in_too_many_communicators_are_refused() {
+        let frames = |communicators: u32| -> Vec<u8> {
+            let of =
+                |communicator| eager_of(MessageId { communicator, tag: 9, op_seq: 9 }, 0, 1, 1);
+            (10..10 + communicators).map(of).collect::<Vec<_>>().concat()
+        };
+        assert!(feed_plain(&[&frames(1000)], 1 << 20));
+        assert!(!feed_plain(&[&frames(1030)], 1 << 20));
+    }
+
+    #[test]
     fn more_than_the_eager_limit_is_refused() {
         let frames = |count: u64| -> Vec<u8> {
             let frame = |index| eager(index * 60_000, 60_000, 1 << 21);

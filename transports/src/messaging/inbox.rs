@@ -7,7 +7,7 @@ use crate::{
     EAGER_BYTES_MAX, EAGER_BYTES_OUTSTANDING_MAX, Event, MessageId, OpError, RecvPost, Signature,
 };
 
-/// Communicators that one peer may have early messages in; more is a protocol violation.
+/// Communicators in which messages of one peer may wait for their receive; more is a protocol violation.
 const COMMUNICATORS_MAX: usize = 1024;
 
 /// Stretches of one message that may have begun to land apart from each other: an honest peer leaves
@@ -338,6 +338,12 @@ impl Inbox {
             return Err(twice(header));
         }
         let length = header.length as usize;
+        if self.account(header.id.communicator).held == 0
+            && self.accounts.len() >= COMMUNICATORS_MAX
+            && self.accounts.iter().filter(|account| account.held > 0).count() >= COMMUNICATORS_MAX
+        {
+            return Err(format!("early messages in more than {COMMUNICATORS_MAX} communicators"));
+        }
         let account = self.account(header.id.communicator);
         account.held += eager_cost(length);
         self.filled |= account.is_full();
@@ -352,13 +358,7 @@ impl Inbox {
     /// # Errors
     /// When the peer has no credit for it.
     fn charge(&mut self, header: &FrameHeader) -> Result<(), String> {
-        let communicator = header.id.communicator;
-        if self.accounts.len() >= COMMUNICATORS_MAX
-            && !self.accounts.iter().any(|account| account.communicator == communicator)
-        {
-            return Err(format!("early messages in more than {COMMUNICATORS_MAX} communicators"));
-        }
-        let account = self.account(communicator);
+        let account = self.account(header.id.communicator);
         account.outstanding += eager_cost(header.length as usize);
         if account.outstanding > EAGER_BYTES_OUTSTANDING_MAX {
             return Err(format!(

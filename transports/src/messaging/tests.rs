@@ -435,6 +435,24 @@ fn what_the_peer_does_not_take_counts_as_held_back_until_it_does() {
 }
 
 #[test]
+fn many_communicators_are_as_good_as_few() {
+    let mut model = Model::new(1, 1, Checksum::None, LinkProfile::perfect());
+    for communicator in 0..1100 {
+        for from in [0, 1] {
+            let number = model.announce(from, communicator, 10).unwrap();
+            model.post_receive(number);
+            model.post_send(number);
+            model.until(|model| model.messages[&number].received && model.messages[&number].sent);
+        }
+    }
+    // Nobody waits for this one yet.
+    let number = model.announce(0, 1200, 10).unwrap();
+    model.post_send(number);
+    model.until(|model| model.messages[&number].sent);
+    model.finish(1);
+}
+
+#[test]
 fn a_communicator_with_a_full_queue_leaves_room_for_others() {
     let mut model = Model::new(1, 1, Checksum::None, LinkProfile::perfect());
     // Nobody receives these, or sends those, for now.
