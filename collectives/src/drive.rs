@@ -154,7 +154,6 @@ impl<'a, S: Steps> Running<'a, S> {
             }
             if context.is_contended() {
                 self.take_turns();
-                self.waiting.resumed();
             }
         }
         Ok(())
@@ -214,6 +213,7 @@ impl<'a, S: Steps> Running<'a, S> {
             }
         }
         self.wire = Some(self.context.wire());
+        self.waiting.resumed();
     }
 }
 
