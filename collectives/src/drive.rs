@@ -17,7 +17,7 @@ use crate::members::Members;
 use crate::node::{NodeError, NodeGroup, NodeOp, NodeRequest, Progress};
 use crate::schedule::{Partition, Schedule};
 use crate::timeline::{Track, What};
-use crate::waiting::{PARK_MAX, Waiting};
+use crate::waiting::{Halt, PARK_MAX, Waiting};
 
 /// Sleep of a rank that waits for its neighbours while something else crosses between nodes.
 const DOZE: Duration = Duration::from_micros(200);
@@ -130,7 +130,9 @@ impl<'a, S: Steps> Running<'a, S> {
             let Self { context, operation, wire, waiting, .. } = &mut self;
             let wire = held(wire);
             if moved {
-                waiting.moved(|| operation.waiting_on(wire))?;
+                if let Err(halt) = waiting.moved(|| operation.waiting_on(wire)) {
+                    return Err(self.give_up(halt));
+                }
                 // Not even a long stream of bytes may keep others from theirs.
                 if context.is_contended() {
                     self.take_turns();
@@ -141,10 +143,11 @@ impl<'a, S: Steps> Running<'a, S> {
                 continue;
             }
             waiting.rename(operation.waits_in(wire));
-            match waiting.tick(|| operation.waiting_on(wire))? {
-                IdleAction::Spin => std::hint::spin_loop(),
-                IdleAction::Yield => std::thread::yield_now(),
-                IdleAction::Park => {
+            match waiting.tick(|| operation.waiting_on(wire)) {
+                Err(halt) => return Err(self.give_up(halt)),
+                Ok(IdleAction::Spin) => std::hint::spin_loop(),
+                Ok(IdleAction::Yield) => std::thread::yield_now(),
+                Ok(IdleAction::Park) => {
                     let elsewhere = node.and_then(|node| waiting.look_at_node(node));
                     if let Some(error) = elsewhere.or_else(|| waiting.look_for_strays(wire)) {
                         return Err(error);
@@ -192,14 +195,19 @@ impl<'a, S: Steps> Running<'a, S> {
             }
             Err(error) => {
                 waiting.rename(operation.waits_in(held(wire)));
-                // Other threads' operations go on while this one finds out who is to blame.
-                *wire = None;
+                *wire = None; // as in `give_up`
                 // Who is lost may have left because it did something else.
                 let lost = matches!(error, StepError::Endpoint(_));
                 let elsewhere = node.filter(|_| lost).and_then(|node| waiting.look_at_node(node));
                 Err(elsewhere.unwrap_or_else(|| waiting.explain(error)))
             }
         }
+    }
+
+    /// Finds out who is to blame, while other threads' operations go on.
+    fn give_up(&mut self, halt: Halt) -> CollectiveError {
+        self.wire = None;
+        self.waiting.judge(halt)
     }
 
     /// Lets a thread that wants the wire have it. It may have to wake up first.
@@ -336,6 +344,19 @@ impl Drop for AbortAfterPanic<'_> {
     }
 }
 
+/// Finds out who is to blame for an operation in shared memory; what crosses beside it ends with it and
+/// keeps nobody from the wire meanwhile.
+fn give_up(
+    waiting: &Waiting<'_>,
+    beside: Option<&mut Crossing<'_>>,
+    halt: Halt,
+) -> CollectiveError {
+    if let Some(crossing) = beside {
+        crossing.wire = None;
+    }
+    waiting.judge(halt)
+}
+
 /// The ranks of the world that an operation in shared memory waits for.
 fn waits_for(members: &Members, operation: &NodeOp<'_>) -> Vec<u32> {
     operation.waits_for().map(|member| members.in_world(member)).into_iter().collect()
@@ -368,9 +389,11 @@ unsafe fn run_in_group(
         match stepped {
             Ok(Progress::Done) => return Ok(()),
             Ok(progress) => {
-                let beside = beside.as_mut().map_or(Ok(false), |crossing| crossing.advance())?;
-                if progress == Progress::Moved || beside {
-                    waiting.moved(Vec::new)?;
+                let crossed = beside.as_mut().map_or(Ok(false), |crossing| crossing.advance())?;
+                if progress == Progress::Moved || crossed {
+                    if let Err(halt) = waiting.moved(Vec::new) {
+                        return Err(give_up(&waiting, beside, halt));
+                    }
                     continue;
                 }
             }
@@ -381,10 +404,11 @@ unsafe fn run_in_group(
                 return Err(message.unwrap_or_else(|| waiting.explain_node(parties.among, error)));
             }
         }
-        match waiting.tick(|| waits_for(parties.among, &operation))? {
-            IdleAction::Spin => std::hint::spin_loop(),
-            IdleAction::Yield => std::thread::yield_now(),
-            IdleAction::Park => {
+        match waiting.tick(|| waits_for(parties.among, &operation)) {
+            Err(halt) => return Err(give_up(&waiting, beside, halt)),
+            Ok(IdleAction::Spin) => std::hint::spin_loop(),
+            Ok(IdleAction::Yield) => std::thread::yield_now(),
+            Ok(IdleAction::Park) => {
                 group.publish_waiting(name.op_seq);
                 if let Some(error) = waiting.look_at_wire() {
                     return Err(error);

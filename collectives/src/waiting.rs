@@ -45,6 +45,16 @@ const STALL_REPORT_INTERVAL: Duration = Duration::from_secs(1);
 /// Shorter waits are not shown on a timeline: there would be one for each message.
 const WAIT_SHOWN_MIN: Duration = Duration::from_micros(2);
 
+/// Why an operation is waited for no longer. Who is to blame takes a while to find out, and what the
+/// caller holds is for others to use meanwhile: [`Waiting::judge`] is for after that.
+#[derive(Debug)]
+pub(crate) enum Halt {
+    /// The coordinator said so.
+    Aborted(Abort),
+    /// The deadline has passed.
+    Late { waited: Duration, waiting_on: Vec<u32> },
+}
+
 /// The waiting of one operation.
 pub(crate) struct Waiting<'a> {
     context: &'a ContextInner,
@@ -89,10 +99,7 @@ impl<'a> Waiting<'a> {
     }
 
     /// Something moved. Looks at the clock now and then all the same: others' traffic moves too.
-    pub(crate) fn moved(
-        &mut self,
-        waiting_on: impl FnOnce() -> Vec<u32>,
-    ) -> Result<(), CollectiveError> {
+    pub(crate) fn moved(&mut self, waiting_on: impl FnOnce() -> Vec<u32>) -> Result<(), Halt> {
         self.end_stretch();
         self.idle.reset();
         self.moves = self.moves.wrapping_add(1);
@@ -109,7 +116,7 @@ impl<'a> Waiting<'a> {
     pub(crate) fn tick(
         &mut self,
         waiting_on: impl FnOnce() -> Vec<u32>,
-    ) -> Result<IdleAction, CollectiveError> {
+    ) -> Result<IdleAction, Halt> {
         if self.stretch.is_none() && self.context.timeline().is_some() {
             self.stretch = Some(self.context.pace.now());
         }
@@ -141,11 +148,7 @@ impl<'a> Waiting<'a> {
         }
     }
 
-    fn look(
-        &mut self,
-        now: Instant,
-        waiting_on: impl FnOnce() -> Vec<u32>,
-    ) -> Result<(), CollectiveError> {
+    fn look(&mut self, now: Instant, waiting_on: impl FnOnce() -> Vec<u32>) -> Result<(), Halt> {
         let since = match self.parties.since {
             Some(since) => since.get(),
             None => *self.since.get_or_insert(now),
@@ -157,7 +160,7 @@ impl<'a> Waiting<'a> {
             if let Some(abort) =
                 self.context.job.poll_abort(self.context.number, self.name.communicator)
             {
-                return Err(self.aborted(abort));
+                return Err(Halt::Aborted(abort));
             }
             self.watch(now.saturating_duration_since(since), waiting_on)?;
         }
@@ -181,15 +184,23 @@ impl<'a> Waiting<'a> {
         &mut self,
         waited: Duration,
         waiting_on: impl FnOnce() -> Vec<u32>,
-    ) -> Result<(), CollectiveError> {
+    ) -> Result<(), Halt> {
         if waited >= self.parties.timeout {
-            return Err(self.timed_out(waited, waiting_on()));
+            return Err(Halt::Late { waited, waiting_on: waiting_on() });
         }
         if waited >= self.next_report && self.context.job.is_coordinated() {
             self.next_report = waited + STALL_REPORT_INTERVAL;
             self.report(OperationState::Waiting { on: waiting_on() }, waited);
         }
         Ok(())
+    }
+
+    /// What it means that an operation is waited for no longer.
+    pub(crate) fn judge(&self, halt: Halt) -> CollectiveError {
+        match halt {
+            Halt::Aborted(abort) => self.aborted(abort),
+            Halt::Late { waited, waiting_on } => self.timed_out(waited, waiting_on),
+        }
     }
 
     /// Sleeps until a connection has something, or the coordinator; at most for `longest`.
