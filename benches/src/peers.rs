@@ -28,6 +28,9 @@ const HOROVOD: &str = "Horovod";
 /// The *collective* and *transport* under which the time to start processes is listed.
 const START: &str = "start";
 
+/// What is added to the name of what was submitted to our queue.
+const QUEUED: &str = ", queue";
+
 /// Why rounds cannot be compared.
 #[derive(Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
@@ -106,8 +109,8 @@ impl Judged {
 /// One line of the comparison.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Line {
-    /// Which collective, or the model whose gradients were reduced, or `start` for the time to start
-    /// processes.
+    /// Which collective, or the model whose gradients were reduced, with `, queue` behind it where they
+    /// were submitted to one; or `start` for the time to start processes.
     pub collective: String,
     /// `tcp`, `shm`, or `start`.
     pub transport: String,
@@ -205,11 +208,19 @@ impl Comparison {
                 continue;
             }
             let collective = result.model.as_ref().unwrap_or(&result.collective);
-            let transport = &result.transport;
-            let case = Case::new(collective, transport, result.world_size, result.bytes);
+            let queued = || format!("{collective}{QUEUED}");
+            let names = match (peer, result.queued) {
+                (None, false) => vec![collective.clone()],
+                (None, true) => vec![queued()],
+                // Horovod has nothing but a queue, so that both of ours are compared with it.
+                (Some(_), _) => vec![collective.clone(), queued()],
+            };
             // What took no CPU time that the kernel noticed has no ratio.
             let cpu = result.cpu_s_per_gib.filter(|cpu| *cpu > 0.0);
-            self.rounds(case, peer).insert(round, (result.time_us.mean, cpu));
+            for name in names {
+                let case = Case::new(&name, &result.transport, result.world_size, result.bytes);
+                self.rounds(case, peer).insert(round, (result.time_us.mean, cpu));
+            }
         }
         Ok(())
     }

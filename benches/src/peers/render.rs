@@ -9,7 +9,7 @@ use crate::units::{format_bytes, format_microseconds};
 /// One row for each size and peer.
 pub fn render_lines(lines: &[Line]) -> String {
     let mut text = String::from(
-        "collective     transport ranks     size  peer        ours  theirs  ratio  95 % interval   \
+        "collective        transport ranks     size  peer        ours  theirs  ratio  95 % interval   \
          bar  verdict        CPU\n",
     );
     let mut group = None;
@@ -22,7 +22,7 @@ pub fn render_lines(lines: &[Line]) -> String {
         let transport = if line.transport == START { "-" } else { &line.transport };
         let cpu = line.cpu.as_ref().map_or_else(String::new, |cpu| format!("{:.2}", cpu.ratio));
         let row = format!(
-            "{:<14} {transport:<9} {:>5} {size:>8}  {:<8} {:>7} {:>7} {}  {cpu:>4}",
+            "{:<17} {transport:<9} {:>5} {size:>8}  {:<8} {:>7} {:>7} {}  {cpu:>4}",
             line.collective,
             line.world_size,
             line.peer,
@@ -38,14 +38,14 @@ pub fn render_lines(lines: &[Line]) -> String {
 /// One row for each collective and transport: time, then CPU time.
 pub fn render_summaries(summaries: &[Summary]) -> String {
     let mut text = String::from(
-        "geometric mean           points            time  95 % interval   bar  verdict       \
+        "geometric mean              points            time  95 % interval   bar  verdict       \
          CPU  95 % interval   bar  verdict\n",
     );
     for summary in summaries {
         let Summary { collective, transport, points, time, cpu } = summary;
         let cpu = cpu.as_ref().map_or_else(String::new, judged);
         let row =
-            format!("{collective:<14} {transport:<9} {points:>6}         {} {cpu}", judged(time));
+            format!("{collective:<17} {transport:<9} {points:>6}         {} {cpu}", judged(time));
         writeln!(text, "{}", row.trim_end()).expect("writing to a String cannot fail");
     }
     text
