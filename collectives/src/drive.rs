@@ -148,8 +148,13 @@ impl<'a, S: Steps> Running<'a, S> {
                 Ok(IdleAction::Spin) => std::hint::spin_loop(),
                 Ok(IdleAction::Yield) => std::thread::yield_now(),
                 Ok(IdleAction::Park) => {
-                    let elsewhere = node.and_then(|node| waiting.look_at_node(node));
-                    if let Some(error) = elsewhere.or_else(|| waiting.look_for_strays(wire)) {
+                    if let Some(node) = node
+                        && let Some(error) = waiting.look_at_node(node.group)
+                    {
+                        self.wire = None; // as in `give_up`
+                        return Err(self.waiting.explain_node(node.members, error));
+                    }
+                    if let Some(error) = waiting.look_for_strays(wire) {
                         return Err(error);
                     }
                     waiting.park(wire, PARK_MAX);
@@ -197,9 +202,12 @@ impl<'a, S: Steps> Running<'a, S> {
                 waiting.rename(operation.waits_in(held(wire)));
                 *wire = None; // as in `give_up`
                 // Who is lost may have left because it did something else.
-                let lost = matches!(error, StepError::Endpoint(_));
-                let elsewhere = node.filter(|_| lost).and_then(|node| waiting.look_at_node(node));
-                Err(elsewhere.unwrap_or_else(|| waiting.explain(error)))
+                if let Some(node) = node.filter(|_| matches!(error, StepError::Endpoint(_)))
+                    && let Some(elsewhere) = waiting.look_at_node(node.group)
+                {
+                    return Err(waiting.explain_node(node.members, elsewhere));
+                }
+                Err(waiting.explain(error))
             }
         }
     }
@@ -344,17 +352,12 @@ impl Drop for AbortAfterPanic<'_> {
     }
 }
 
-/// Finds out who is to blame for an operation in shared memory; what crosses beside it ends with it and
-/// keeps nobody from the wire meanwhile.
-fn give_up(
-    waiting: &Waiting<'_>,
-    beside: Option<&mut Crossing<'_>>,
-    halt: Halt,
-) -> CollectiveError {
+/// What crosses beside an operation in shared memory that has failed ends with it. It shall keep nobody
+/// from the wire while it is found out who is to blame.
+fn release(beside: Option<&mut Crossing<'_>>) {
     if let Some(crossing) = beside {
         crossing.wire = None;
     }
-    waiting.judge(halt)
 }
 
 /// The ranks of the world that an operation in shared memory waits for.
@@ -392,12 +395,14 @@ unsafe fn run_in_group(
                 let crossed = beside.as_mut().map_or(Ok(false), |crossing| crossing.advance())?;
                 if progress == Progress::Moved || crossed {
                     if let Err(halt) = waiting.moved(Vec::new) {
-                        return Err(give_up(&waiting, beside, halt));
+                        release(beside);
+                        return Err(waiting.judge(halt));
                     }
                     continue;
                 }
             }
             Err(error) => {
+                release(beside);
                 // Who gave up because it does something else may have sent a message before.
                 let gave_up = matches!(error, NodeError::Aborted { .. });
                 let message = if gave_up { waiting.look_at_wire() } else { None };
@@ -405,7 +410,10 @@ unsafe fn run_in_group(
             }
         }
         match waiting.tick(|| waits_for(parties.among, &operation)) {
-            Err(halt) => return Err(give_up(&waiting, beside, halt)),
+            Err(halt) => {
+                release(beside);
+                return Err(waiting.judge(halt));
+            }
             Ok(IdleAction::Spin) => std::hint::spin_loop(),
             Ok(IdleAction::Yield) => std::thread::yield_now(),
             Ok(IdleAction::Park) => {

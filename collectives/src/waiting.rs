@@ -8,11 +8,11 @@ use paceline_rendezvous::{Abort, OperationReport, OperationState};
 use paceline_transports::Signature;
 
 use crate::context::ContextInner;
-use crate::drive::{Neighbours, Parties};
+use crate::drive::Parties;
 use crate::engine::{Idle, IdleAction, StepError, Wire};
 use crate::error::{CollectiveError, OperationName};
 use crate::members::Members;
-use crate::node::NodeError;
+use crate::node::{NodeError, NodeGroup};
 use crate::signature::OperationKind;
 use crate::timeline::{Track, What};
 
@@ -52,7 +52,16 @@ pub(crate) enum Halt {
     /// The coordinator said so.
     Aborted(Abort),
     /// The deadline has passed.
-    Late { waited: Duration, waiting_on: Vec<u32> },
+    Late { times: Times, waiting_on: Vec<u32> },
+}
+
+/// How long an operation has been waited for.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Times {
+    /// Since its beginning.
+    waited: Duration,
+    /// Since anything last moved for it.
+    idle: Duration,
 }
 
 /// The waiting of one operation.
@@ -162,13 +171,16 @@ impl<'a> Waiting<'a> {
             {
                 return Err(Halt::Aborted(abort));
             }
-            self.watch(now.saturating_duration_since(since), waiting_on)?;
+            let idle = self.stretch.map(|start| now.saturating_duration_since(start));
+            let waited = now.saturating_duration_since(since);
+            self.watch(Times { waited, idle: idle.unwrap_or_default() }, waiting_on)?;
         }
         Ok(())
     }
 
     /// Lets time count for nothing.
     fn forget(&mut self, gap: Duration) {
+        self.stretch = self.stretch.map(|start| start + gap);
         match self.parties.since {
             Some(since) => since.set(since.get() + gap),
             None => self.since = self.since.map(|since| since + gap),
@@ -180,17 +192,14 @@ impl<'a> Waiting<'a> {
         self.ticked = None;
     }
 
-    fn watch(
-        &mut self,
-        waited: Duration,
-        waiting_on: impl FnOnce() -> Vec<u32>,
-    ) -> Result<(), Halt> {
+    fn watch(&mut self, times: Times, waiting_on: impl FnOnce() -> Vec<u32>) -> Result<(), Halt> {
+        let waited = times.waited;
         if waited >= self.parties.timeout {
-            return Err(Halt::Late { waited, waiting_on: waiting_on() });
+            return Err(Halt::Late { times, waiting_on: waiting_on() });
         }
         if waited >= self.next_report && self.context.job.is_coordinated() {
             self.next_report = waited + STALL_REPORT_INTERVAL;
-            self.report(OperationState::Waiting { on: waiting_on() }, waited);
+            self.report(OperationState::Waiting { on: waiting_on() }, times);
         }
         Ok(())
     }
@@ -199,7 +208,7 @@ impl<'a> Waiting<'a> {
     pub(crate) fn judge(&self, halt: Halt) -> CollectiveError {
         match halt {
             Halt::Aborted(abort) => self.aborted(abort),
-            Halt::Late { waited, waiting_on } => self.timed_out(waited, waiting_on),
+            Halt::Late { times, waiting_on } => self.timed_out(times, waiting_on),
         }
     }
 
@@ -232,20 +241,18 @@ impl<'a> Waiting<'a> {
     }
 
     /// Whether another member has called, and waits in, an operation in shared memory where this
-    /// rank exchanges messages; or has given up.
-    pub(crate) fn look_at_node(&self, node: Neighbours<'_>) -> Option<CollectiveError> {
-        let Neighbours { group, members } = node;
+    /// rank exchanges messages; or has given up. What that means is for
+    /// [`explain_node`](Self::explain_node), which takes a while.
+    pub(crate) fn look_at_node(&self, group: &NodeGroup) -> Option<NodeError> {
         let ours = self.name.kind.signature();
         // Where an operation has two levels others may be in its next stage.
         let elsewhere =
             group.waits_elsewhere(self.name.op_seq).filter(|(_, theirs)| *theirs != ours);
-        if let Some((member, theirs)) = elsewhere {
-            return Some(self.mismatch(members.in_world(member), theirs));
-        }
         let op_seq = self.name.op_seq;
-        group
-            .aborted()
-            .map(|member| self.explain_node(members, NodeError::Aborted { member, op_seq }))
+        if let Some((member, theirs)) = elsewhere {
+            return Some(NodeError::SignatureMismatch { member, op_seq, ours, theirs });
+        }
+        group.aborted().map(|member| NodeError::Aborted { member, op_seq })
     }
 
     /// Whether another rank has sent a message for this operation, where this rank works in shared
@@ -317,14 +324,14 @@ impl<'a> Waiting<'a> {
         }
     }
 
-    fn timed_out(&self, waited: Duration, waiting_on: Vec<u32>) -> CollectiveError {
-        self.report(OperationState::TimedOut { on: waiting_on.clone() }, waited);
+    fn timed_out(&self, times: Times, waiting_on: Vec<u32>) -> CollectiveError {
+        self.report(OperationState::TimedOut { on: waiting_on.clone() }, times);
         let (culprit, verdict) = match self.verdict().or_else(|| self.silent_coordinator()) {
             Some(abort) => (abort.culprit, Some(abort.reason.into())),
             // Who is waited for may itself wait for somebody.
             None => (waiting_on.first().copied().filter(|_| waiting_on.len() == 1), None),
         };
-        let (operation, rank) = (self.name, self.context.rank());
+        let (operation, rank, waited) = (self.name, self.context.rank(), times.waited);
         CollectiveError::TimedOut { operation, rank, waited, waiting_on, culprit, verdict }
     }
 
@@ -355,8 +362,8 @@ impl<'a> Waiting<'a> {
         None
     }
 
-    fn report(&self, state: OperationState, waited: Duration) {
-        report(self.context, self.parties.members, self.name, state, waited);
+    fn report(&self, state: OperationState, times: Times) {
+        report(self.context, self.parties.members, self.name, state, times);
     }
 }
 
@@ -387,7 +394,7 @@ pub(crate) fn report_failure(
         other => other.culprit(),
     };
     let state = OperationState::Failed { reason: error.reason(), culprit };
-    report(context, members, name, state, Duration::ZERO);
+    report(context, members, name, state, Times::default());
 }
 
 /// Tells the others, if the thread is panicking when it is dropped. Forgotten when all went well.
@@ -401,7 +408,7 @@ impl Drop for PanicReport<'_> {
     fn drop(&mut self) {
         let (reason, culprit) = ("it panicked".to_owned(), Some(self.context.rank()));
         let state = OperationState::Failed { reason, culprit };
-        report(self.context, self.members, self.name, state, Duration::ZERO);
+        report(self.context, self.members, self.name, state, Times::default());
     }
 }
 
@@ -410,8 +417,9 @@ fn report(
     members: &Members,
     name: OperationName,
     state: OperationState,
-    waited: Duration,
+    times: Times,
 ) {
+    let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     context.job.report(&OperationReport {
         context: context.number,
         communicator: name.communicator,
@@ -423,6 +431,7 @@ fn report(
         signature: format!("{:032x}", u128::from_be_bytes(name.kind.signature().0)),
         bytes: name.kind.bytes(),
         state,
-        since_ms: u64::try_from(waited.as_millis()).unwrap_or(u64::MAX),
+        since_ms: millis(times.waited),
+        idle_ms: millis(times.idle),
     });
 }
