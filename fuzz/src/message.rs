@@ -42,7 +42,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
         format!(
             "{{\"type\":\"report\",\"epoch\":0,\"report\":{{\"context\":0,\"communicator\":1,\
              \"members\":[0,1],\"op_seq\":9223372036854775808,\"kind\":\"all_reduce\",\
-             \"name\":null,\"details\":\"\",\"signature\":\"s\",\"bytes\":8,\"state\":{state},\"since_ms\":1}}}}"
+             \"name\":null,\"details\":\"\",\"signature\":\"s\",\"bytes\":8,\"state\":{state},\"since_ms\":1,\"idle_ms\":1}}}}"
         )
     };
     let plain = [

@@ -231,6 +231,8 @@ pub struct OperationReport {
     pub state: OperationState,
     /// Milliseconds that the rank has been in this operation.
     pub since_ms: u64,
+    /// Milliseconds since anything last moved for it on this rank.
+    pub idle_ms: u64,
 }
 
 /// The bit of an operation's number that says that it is a message from one rank to another: those

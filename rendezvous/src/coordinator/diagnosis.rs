@@ -12,7 +12,18 @@ use crate::message::{OperationReport, OperationState, message_place};
 pub(super) struct Stall {
     pub(super) culprit: Option<u32>,
     pub(super) reason: String,
+    /// Nobody is to blame, and bytes move: this is no stall, or not yet.
+    pub(super) is_slow: bool,
 }
+
+impl Stall {
+    fn of(culprit: Option<u32>, reason: String) -> Self {
+        Self { culprit, reason, is_slow: false }
+    }
+}
+
+/// What is said of an operation in which bytes move.
+const SLOW: &str = "it is slow, but bytes move";
 
 /// Most ranks of which it is told what each of them does.
 const DESCRIBED_MAX: usize = 16;
@@ -22,6 +33,10 @@ pub(super) const SILENCE_MIN: Duration = Duration::from_secs(3);
 
 /// A shorter silence says nothing: it is not much longer than the time between two heartbeats.
 const QUIET_MIN: Duration = Duration::from_millis(1500);
+
+/// Where nothing has moved for so long on any rank that waits, nothing is taken to move any more: ranks
+/// that share a core may have to wait for a few slices of the scheduler.
+const STANDSTILL_MIN: Duration = Duration::from_secs(2);
 
 /// Age up to which a report says what a rank does now: ranks that wait repeat theirs every second.
 const REPORT_AGE_MAX: Duration = Duration::from_secs(4);
@@ -61,15 +76,16 @@ pub(super) fn stall(
         let member = members.get(&culprit);
         let what = describe(fault, member, report, now);
         let who = who(culprit, member);
-        return Stall { culprit: Some(culprit), reason: format!("{label}: {who} {what}; {tail}") };
+        return Stall::of(Some(culprit), format!("{label}: {who} {what}; {tail}"));
     }
     if let Some((rank, other)) = difference(members, report) {
         let (ours, theirs) = (in_full(report), in_full(other));
         let reason = format!("{ours} on rank {reporter} meets {theirs} on rank {rank}; {tail}");
-        return Stall { culprit: Some(rank), reason };
+        return Stall::of(Some(rank), reason);
     }
     let standstill = standstill(members, report, now);
-    Stall { culprit: None, reason: format!("{label}: {standstill}; {tail}") }
+    let is_slow = moves(members, report);
+    Stall { is_slow, ..Stall::of(None, format!("{label}: {standstill}; {tail}")) }
 }
 
 /// The ranks that keep an operation waiting.
@@ -95,6 +111,20 @@ fn who_waits(members: &Members, report: &OperationReport, now: Instant) -> Strin
     format!("{who} wait{plural} since {:.1} s", since.unwrap_or_default().as_secs_f64())
 }
 
+/// Whether bytes move all the same, as far as those say who wait in the operation.
+fn moves(members: &Members, report: &OperationReport) -> bool {
+    members
+        .values()
+        .filter_map(|member| waiting_report(member, report))
+        .any(|(here, _)| moves_in(here))
+}
+
+fn moves_in(report: &OperationReport) -> bool {
+    // What went out at the beginning, to whoever was there, says nothing of the others.
+    let idle = Duration::from_millis(report.idle_ms);
+    idle < STANDSTILL_MIN.min(Duration::from_millis(report.since_ms) / 2)
+}
+
 /// What the ranks wait in, and for whom, where none of them is to blame.
 fn standstill(members: &Members, report: &OperationReport, now: Instant) -> String {
     let mut waits = Vec::new();
@@ -112,7 +142,8 @@ fn standstill(members: &Members, report: &OperationReport, now: Instant) -> Stri
     if more > 0 {
         waits.push(format!("{more} more"));
     }
-    format!("nobody makes progress ({})", waits.join(", "))
+    let what = if moves(members, report) { SLOW } else { "nobody makes progress" };
+    format!("{what} ({})", waits.join(", "))
 }
 
 fn ascending(ranks: &[u32]) -> Vec<u32> {
@@ -194,7 +225,7 @@ fn recent_wait(member: &Member, now: Instant) -> Option<&OperationReport> {
 fn message_stall(members: &Members, report: &OperationReport, now: Instant) -> Stall {
     let label = operation(report);
     let Some(&peer) = awaited(report).first() else {
-        return Stall { culprit: None, reason: format!("{label}: nobody makes progress") };
+        return Stall::of(None, format!("{label}: nobody makes progress"));
     };
     let member = members.get(&peer);
     let fault = match member.map(|member| member.presence) {
@@ -204,9 +235,13 @@ fn message_stall(members: &Members, report: &OperationReport, now: Instant) -> S
         }
         Some(Presence::Present) => Fault::NotEntered,
     };
-    let what = describe(fault, member, report, now);
     let who = who(peer, member);
-    Stall { culprit: Some(peer), reason: format!("{label}: {who} {what}") }
+    if fault == Fault::NotEntered && moves_in(report) {
+        // Half of a long message is known to have been called on both sides.
+        return Stall { is_slow: true, ..Stall::of(Some(peer), format!("{label}: {who}: {SLOW}")) };
+    }
+    let what = describe(fault, member, report, now);
+    Stall::of(Some(peer), format!("{label}: {who} {what}"))
 }
 
 /// Whether another rank waits in the same place of the same communicator, but in another operation
@@ -219,7 +254,7 @@ pub(super) fn odds(members: &Members, reporter: u32, report: &OperationReport) -
     let (rank, other) = difference(members, report)?;
     let (ours, theirs) = (in_full(report), in_full(other));
     let reason = format!("{ours} on rank {reporter} meets {theirs} on rank {rank}");
-    Some(Stall { culprit: Some(rank), reason })
+    Some(Stall::of(Some(rank), reason))
 }
 
 /// What is wrong with a rank, as far as the operation of `report` goes.

@@ -109,6 +109,7 @@ impl Coordinator {
     }
 
     /// Who keeps whom waiting, as of now: for each operation that somebody waits in, one sentence.
+    /// Where bytes move, all is well.
     fn stalls(&self, now: Instant) -> Vec<String> {
         let mut told = BTreeSet::new();
         let mut stalls = Vec::new();
@@ -117,7 +118,7 @@ impl Coordinator {
                 let place = (report.context, report.communicator, report.op_seq);
                 if stalls.len() < STALLS_MAX && told.insert(place) {
                     let stall = diagnosis::stall(&self.config, &self.members, rank, report, now);
-                    stalls.push(stall.reason);
+                    stalls.extend((!stall.is_slow).then_some(stall.reason));
                 }
             }
         }
@@ -211,6 +212,7 @@ fn operation_status(
         bytes: underway.bytes,
         state: OperationState::Waiting { on: Vec::new() },
         since_ms: 0,
+        idle_ms: 0,
     };
     let known_ms = underway.for_ms.saturating_add(age_ms_of_news);
     let for_ms = known_ms.max(waited_ms.unwrap_or(0));

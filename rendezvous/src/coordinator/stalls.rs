@@ -44,6 +44,9 @@ impl Coordinator {
         }
         let one_of_two = message_place(report.op_seq).is_some().then_some(rank);
         let place = (report.context, report.communicator, one_of_two);
+        if diagnosis::stall(&self.config, &self.members, rank, report, now).is_slow {
+            return;
+        }
         if self.stalls.is_new(place, report.op_seq) {
             let text = diagnosis::warning(&self.config, &self.members, rank, report, now);
             self.stalls.fresh.push(text);

@@ -25,7 +25,7 @@ use crate::run::RunId;
 /// First bytes of every message.
 pub const MAGIC: [u8; 8] = *b"PACELINE";
 /// Version of the handshake and of everything that follows it.
-pub const PROTOCOL_VERSION: u16 = 2;
+pub const PROTOCOL_VERSION: u16 = 3;
 /// Bytes of the first message.
 pub const HELLO_LEN: usize = 80;
 /// Bytes of the second message.

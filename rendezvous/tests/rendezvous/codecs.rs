@@ -53,6 +53,7 @@ fn reports() -> impl Strategy<Value = OperationReport> {
                 bytes,
                 state,
                 since_ms,
+                idle_ms: since_ms / 2,
             }
         },
     )

@@ -59,6 +59,7 @@ fn report_of(
             bytes: 64,
             state,
             since_ms,
+            idle_ms: since_ms,
         },
     }
 }

@@ -35,6 +35,7 @@ fn report(op_seq: u64, kind: &str, state: OperationState) -> ToCoordinator {
             bytes: 64,
             state,
             since_ms: 1000,
+            idle_ms: 1000,
         },
     }
 }

@@ -4,8 +4,8 @@ use std::os::unix::net::UnixStream;
 use std::time::Instant;
 
 use paceline_rendezvous::hello::{
-    self, Admission, FINISH_LEN, HELLO_LEN, Identity, Initiator, Purpose, REPLY_LEN, Refusal,
-    Responder, Session, Stage,
+    self, Admission, FINISH_LEN, HELLO_LEN, Identity, Initiator, MAGIC, PROTOCOL_VERSION, Purpose,
+    REPLY_LEN, Refusal, Responder, Session, Stage,
 };
 use paceline_rendezvous::{HelloError, RunId, Secret};
 use proptest::prelude::*;
@@ -152,14 +152,20 @@ fn send_to_acceptor(bytes: &[u8], deadline: Instant) -> (HelloError, Vec<u8>) {
 #[test]
 fn versions_are_told_apart_in_both_directions() {
     let mut newer = *initiator().hello();
-    newer[8] = 3;
+    let version = u8::try_from(PROTOCOL_VERSION).unwrap();
+    newer[8] = version + 1;
     // Even if the hello of the other version is shorter than ours.
     for length in [HELLO_LEN, 16] {
         let (error, answer) = send_to_acceptor(&newer[..length], generous());
-        assert!(matches!(error, HelloError::VersionMismatch { theirs: 3 }), "{error}");
+        let is_newer = |theirs| theirs == PROTOCOL_VERSION + 1;
+        let named = matches!(error, HelloError::VersionMismatch { theirs } if is_newer(theirs));
+        assert!(named, "{error}");
         assert!(error.hint().is_some());
         // The other side finds our version at the same place.
-        assert_eq!((answer.len(), &answer[..10]), (REPLY_LEN, &b"PACELINE\x02\x00"[..]));
+        assert_eq!(
+            (answer.len(), &answer[..10]),
+            (REPLY_LEN, &[&MAGIC[..], &[version, 0]].concat()[..])
+        );
     }
     let first = initiator();
     let (mut reply, _) = responder().on_hello(first.hello(), |_, _| Ok(())).unwrap();

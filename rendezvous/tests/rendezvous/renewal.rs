@@ -43,6 +43,7 @@ fn report(epoch: u32, state: OperationState) -> ToCoordinator {
         bytes: 0,
         state,
         since_ms: 1000,
+        idle_ms: 1000,
     };
     ToCoordinator::Report { epoch, report }
 }

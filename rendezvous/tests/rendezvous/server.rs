@@ -58,6 +58,7 @@ fn report(state: OperationState) -> OperationReport {
         bytes: 1 << 20,
         state,
         since_ms: 30_000,
+        idle_ms: 30_000,
     }
 }
 

@@ -15,6 +15,11 @@ fn with_ranks(world_size: u32, stall_report: Option<Duration>, now: Instant) -> 
 }
 
 fn waits(communicator: u32, op_seq: u64, on: &[u32], since_ms: u64) -> ToCoordinator {
+    moves(communicator, op_seq, on, since_ms, since_ms)
+}
+
+/// As said by a rank for which something last moved a while ago.
+fn moves(communicator: u32, op_seq: u64, on: &[u32], since_ms: u64, idle_ms: u64) -> ToCoordinator {
     ToCoordinator::Report {
         epoch: 0,
         report: OperationReport {
@@ -29,6 +34,7 @@ fn waits(communicator: u32, op_seq: u64, on: &[u32], since_ms: u64) -> ToCoordin
             bytes: 32,
             state: OperationState::Waiting { on: on.to_vec() },
             since_ms,
+            idle_ms,
         },
     }
 }
@@ -68,6 +74,49 @@ fn ranks_that_all_wait_are_told_of_with_whom_they_wait_for() {
     let expected = "all_reduce #5 (8 f32, sum): nobody makes progress (rank 0 waits in all_reduce #5 \
                     for rank 1, rank 1 waits in all_reduce #5 for rank 0); ranks 0-1 wait since 10.0 s";
     assert_eq!(coordinator.take_stalls(), [expected]);
+}
+
+#[test]
+fn what_is_slow_is_no_stall_until_nothing_moves() {
+    let now = Instant::now();
+    let mut coordinator = with_ranks(2, Some(Duration::from_secs(10)), now);
+    coordinator.handle(1, moves(0, 5, &[0], 1000, 1000), now);
+    for since_ms in [10_000, 20_000] {
+        coordinator.handle(0, moves(0, 5, &[1], since_ms, 1500), now);
+        coordinator.handle(1, moves(0, 5, &[0], since_ms, since_ms), now);
+    }
+    assert_eq!(coordinator.take_stalls(), [""; 0]);
+    coordinator.handle(0, moves(0, 5, &[1], 21_000, 2500), now);
+    let told = coordinator.take_stalls();
+    assert!(told.len() == 1 && told[0].contains("nobody makes progress"), "{told:?}");
+    // The rank that is not there is to blame, whatever moves between the others.
+    coordinator.handle(0, moves(1, 0, &[1], 10_000, 0), now);
+    let told = coordinator.take_stalls();
+    assert!(told.len() == 1 && told[0].contains("rank 1 never entered"), "{told:?}");
+}
+
+#[test]
+fn a_long_message_is_no_stall_while_it_comes() {
+    let now = Instant::now();
+    let mut coordinator = with_ranks(2, Some(Duration::from_secs(10)), now);
+    coordinator.handle(0, moves(0, MESSAGE_BIT, &[1], 11_000, 0), now);
+    assert_eq!(coordinator.take_stalls(), [""; 0]);
+    coordinator.handle(0, moves(0, MESSAGE_BIT, &[1], 14_000, 3000), now);
+    assert_eq!(coordinator.take_stalls().len(), 1);
+}
+
+#[test]
+fn an_operation_that_was_too_slow_is_said_to_be_slow() {
+    let now = Instant::now();
+    let mut coordinator = with_ranks(2, None, now);
+    coordinator.handle(1, moves(0, 5, &[0], 60_000, 0), now);
+    let ToCoordinator::Report { epoch, mut report } = moves(0, 5, &[1], 60_000, 100) else {
+        panic!("a report")
+    };
+    report.state = OperationState::TimedOut { on: vec![1] };
+    coordinator.handle(0, ToCoordinator::Report { epoch, report }, now);
+    let reason = &coordinator.aborted().expect("the deadline has passed").reason;
+    assert!(reason.contains("it is slow, but bytes move (rank 0 waits"), "{reason}");
 }
 
 #[test]

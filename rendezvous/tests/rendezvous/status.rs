@@ -54,6 +54,7 @@ fn waiting(op_seq: u64, on: Vec<u32>) -> OperationReport {
         bytes: 4096,
         state: OperationState::Waiting { on },
         since_ms: 31_000,
+        idle_ms: 31_000,
     }
 }
 
@@ -128,6 +129,30 @@ fn a_stall_names_who_is_missing_and_only_while_it_lasts() {
     // It has left the operation; its last report is history.
     is_in(&clients[0], &mine, Vec::new());
     eventually(|| look().stalls.is_empty().then_some(()));
+}
+
+#[test]
+fn who_waits_while_bytes_move_is_not_stuck() {
+    let (server, _events) = start(config(2));
+    let look = || observe(server.local_addr(), RUN, &secret(), generous()).unwrap();
+    let clients = [0, 1].map(|rank| connect(&server, rank).unwrap());
+    let says = clients.each_ref().map(says);
+    let say = |idle_ms| {
+        for ((client, says), on) in clients.iter().zip(&says).zip([1, 0]) {
+            is_in(client, says, vec![all_reduce(5)]);
+            client.report(3, &OperationReport { idle_ms, ..waiting(5, vec![on]) }).unwrap();
+        }
+    };
+    clients.iter().for_each(|client| client.track(3, 0, 0).enter(5));
+    say(100);
+    let all_wait = |status: &JobStatus| {
+        status.ranks.iter().all(|rank| rank.operations.iter().any(|op| op.waits_for.is_some()))
+    };
+    let status = eventually(|| Some(look()).filter(all_wait));
+    assert_eq!(status.stalls, [""; 0]);
+    say(5000);
+    let status = eventually(|| Some(look()).filter(|status| !status.stalls.is_empty()));
+    assert!(status.stalls[0].contains("nobody makes progress"), "{:?}", status.stalls);
 }
 
 #[test]

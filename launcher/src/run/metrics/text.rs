@@ -10,7 +10,8 @@ pub(super) fn metrics(status: &JobStatus) -> String {
     let mut page = Page::default();
     page.family("ranks", "gauge", "Ranks of the job.");
     page.sample("ranks", &[], status.world_size);
-    page.family("stalls", "gauge", "Operations that a rank has waited in for more than a second.");
+    let what = "Operations that a rank waits in and in which something is wrong or nothing moves.";
+    page.family("stalls", "gauge", what);
     page.sample("stalls", &[], status.stalls.len());
     ranks(&mut page, &status.ranks);
     operations(&mut page, &status.ranks);
