@@ -18,7 +18,7 @@ use paceline_rendezvous::{BootstrapError, RunId, stall_report};
 use crate::config::ConfigError;
 use crate::console;
 use crate::options::{Layers, Selection, Settings};
-use crate::timeline::Timeline;
+use crate::timeline::{Timeline, TimelineError};
 
 /// Options of `paceline run`.
 #[derive(Debug, Args)]
@@ -105,6 +105,8 @@ enum UsageError {
     Bootstrap(#[from] BootstrapError),
     #[error(transparent)]
     Config(#[from] ConfigError),
+    #[error(transparent)]
+    Timeline(#[from] TimelineError),
 }
 
 impl UsageError {
@@ -113,6 +115,7 @@ impl UsageError {
             Self::Environment(error) => error.hint(),
             Self::Bootstrap(error) => error.hint(),
             Self::Config(error) => error.hint(),
+            Self::Timeline(error) => error.hint(),
             _ => None,
         }
     }
@@ -239,7 +242,7 @@ fn wanted(arguments: Arguments) -> Result<Wanted, UsageError> {
         },
         open_mpi_variables: has_open_mpi_variables(&layers)?,
     };
-    let (timeline, metrics_port) = (Timeline::of(&layers), metrics_port(&layers)?);
+    let (timeline, metrics_port) = (Timeline::of(&layers)?, metrics_port(&layers)?);
     Ok(Wanted { job, quiet, timeline, metrics_port })
 }
 

@@ -38,7 +38,6 @@ use terminal::Terminals;
 
 use crate::console;
 use crate::run;
-use crate::timeline::Timeline;
 
 /// How long the ranks may take to say goodbye: they have all just been heard of.
 const GOODBYE: Duration = Duration::from_secs(10);
@@ -111,7 +110,7 @@ fn launch(plan: &Plan) -> ExitCode {
         Ok(outcome) => outcome,
         Err(code) => return code,
     };
-    if let Some(timeline) = Timeline::of(&plan.environment) {
+    if let Some(timeline) = &plan.timeline {
         timeline.close(&outcome);
     }
     if !said_why(&outcome.verdict) {

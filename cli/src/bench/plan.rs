@@ -24,6 +24,7 @@ use super::record::JsonTarget;
 use crate::config::ConfigError;
 use crate::options::Layers;
 use crate::run::{self, HostSettingError};
+use crate::timeline::{Timeline, TimelineError};
 
 /// Shortest round where the user names none.
 const MIN_TIME_DEFAULT: Duration = Duration::from_millis(100);
@@ -54,6 +55,8 @@ pub(super) enum UsageError {
     Host(#[from] HostSettingError),
     #[error(transparent)]
     Config(#[from] ConfigError),
+    #[error(transparent)]
+    Timeline(#[from] TimelineError),
     #[error("MPI fuses no gradients: --peer mpi measures no models")]
     PeerModel,
     #[cfg(feature = "mpi")]
@@ -87,6 +90,7 @@ impl UsageError {
             Self::Environment(error) => error.hint(),
             Self::Setup(error) => error.hint(),
             Self::Config(error) => error.hint(),
+            Self::Timeline(error) => error.hint(),
             Self::WorldSize { .. } => Some("leave out -np under another launcher".to_owned()),
             Self::PeerModel => Some("--peer horovod and --peer gloo do".to_owned()),
             #[cfg(feature = "mpi")]
@@ -124,6 +128,8 @@ pub(super) struct Plan {
     /// Hosts to start them on.
     pub(super) hosts: Vec<HostSlots>,
     pub(super) json: Option<JsonTarget>,
+    /// What the ranks record, for whoever starts them to end.
+    pub(super) timeline: Option<Timeline>,
     /// Another library to measure between the rounds, and its Python.
     pub(super) peer: Option<(PeerName, String)>,
     pub(super) histogram: bool,
@@ -159,6 +165,7 @@ impl Plan {
             context,
             ranks: env::NP.parse(&environment)?,
             hosts: run::hosts(&environment)?,
+            timeline: Timeline::of(&environment)?,
             environment,
             json: arguments.json.as_deref().map(JsonTarget::new),
             peer: arguments.peer.map(|name| (name, arguments.peer_python.clone())),

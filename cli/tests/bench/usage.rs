@@ -26,6 +26,7 @@ fn words_that_mean_nothing() {
     assert_refused(&["-np", "2", "--check", "some"], &["some", "every"]);
     assert_refused(&["-np", "2", "--frobnicate"], &["--frobnicate"]);
     assert_refused(&["-np", "2", "--port-range", "9-1"], &["9-1"]);
+    assert_refused(&["-np", "2", "--timeline", "/dev/full"], &["/dev/full", "it is a device"]);
 }
 
 #[test]

@@ -67,6 +67,39 @@ fn a_killed_job_leaves_a_timeline_that_can_be_read() {
     assert!(events.iter().any(|event| event["cat"] == "message"));
 }
 
+#[test]
+fn a_timeline_that_is_no_file_is_refused_before_anything_starts() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let pipe = directory.path().join("pipe");
+    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+    rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, mode).expect("a pipe");
+    let pipe = pipe.to_str().expect("UTF-8");
+    for (path, what) in [(pipe, "a named pipe"), ("/dev/full", "a device"), ("/", "a directory")] {
+        let ended = Job::script(&["-np", "1", "--timeline", path], "echo started").run();
+        assert_eq!((ended.code, ended.text().as_str()), (2, ""), "{ended:?}");
+        let said = format!("cannot write the timeline {path}: it is {what}");
+        assert!(ended.stderr.contains(&said) && ended.stderr.contains("hint: "), "{ended:?}");
+    }
+}
+
+#[test]
+fn a_file_that_can_grow_no_further_is_ended_where_it_is() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("timeline.json");
+    // What a full disk is for a file, nobody has to be root for. The signal for it is ignored, also
+    // by whom the shell becomes.
+    let full = "trap '' XFSZ; ulimit -f 64; exec \"$@\"";
+    let job = measuring(&["--timeline", path.to_str().expect("UTF-8")], "1");
+    let ended = job.under("sh", &["-c", full, "sh"]).run();
+    assert_eq!(ended.code, 0, "{ended:?}");
+    let events = timeline(&path);
+    assert_eq!(events.last().map(|event| &event["name"]), Some(&"end_of_job".into()));
+    assert!(events.iter().any(|event| event["cat"] == "operation"));
+    let warning = format!("the timeline {} ends early: File too large", path.display());
+    assert_eq!(ended.stderr.matches(&warning).count(), 1, "{}", ended.stderr);
+    assert_eq!(fs::read_dir(directory.path()).expect("it is there").count(), 1);
+}
+
 fn metrics_address(stderr: &str) -> Option<String> {
     let (_, rest) = stderr.split_once("metrics at http://")?;
     Some(rest.split('/').next()?.to_owned())

@@ -6,6 +6,7 @@ use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::path::Path;
 use std::sync::Arc;
 
+use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
 use super::clock::{Clock, Origin};
@@ -25,6 +26,9 @@ struct Head {
 }
 
 const HEAD: &str = "clock_origin";
+
+/// Longest beginning of a file, up to the end of its head.
+const HEAD_BYTES_MAX: u64 = 4096;
 
 /// Makes the file of a job, in place of an older one. Whoever opens the path meanwhile sees one of
 /// the two.
@@ -47,7 +51,10 @@ pub(crate) fn create(path: &Path) -> io::Result<()> {
 
 /// Whether nothing but a timeline would be lost.
 fn may_be_replaced(path: &Path) -> io::Result<bool> {
-    let mut file = match File::open(path) {
+    // The other end of a pipe is nothing to wait for.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let opened = rustix::fs::open(path, flags, Mode::empty()).map_err(io::Error::from);
+    let mut file = match opened.map(File::from) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
         Err(error) => return Err(error),
@@ -61,7 +68,7 @@ fn may_be_replaced(path: &Path) -> io::Result<bool> {
 
 /// Opens the file for appending.
 pub(super) fn open(path: &Path) -> io::Result<(File, Origin)> {
-    let mut lines = BufReader::new(File::open(path)?).lines();
+    let mut lines = BufReader::new(File::open(path)?.take(HEAD_BYTES_MAX)).lines();
     let (_, head) = (lines.next(), lines.next().transpose()?.unwrap_or_default());
     let head: Head = serde_json::from_str(head.trim_end_matches(','))
         .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is no timeline of ours"))?;

@@ -125,6 +125,12 @@ fn files_of_others_are_refused() {
     let error = create(&path).unwrap_err();
     assert_eq!(error.to_string(), "there is a file of that name that is no timeline");
     assert!(create(directory.path()).is_err());
+    // A pipe has another end, which nobody waits for.
+    let pipe = directory.path().join("pipe");
+    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+    rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, mode).unwrap();
+    assert_eq!(create(&pipe).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+    fs::remove_file(&pipe).unwrap();
     // An older one is replaced.
     fs::write(&path, "[\n").unwrap();
     create(&path).unwrap();
