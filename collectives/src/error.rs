@@ -3,12 +3,14 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use paceline_rendezvous::env;
 use paceline_rendezvous::message::{CommunicatorName, message_place};
 use paceline_rendezvous::{Abort, BootstrapError, ControlError, StoreError};
 use paceline_transports::{EndpointError, EstablishError, OpError, RegionError};
 
 use crate::signature::{Collective, OperationKind};
 use crate::timeline::OperationLabel;
+use crate::tune::PlanFault;
 
 /// Names one operation to people: `all_reduce #17 (1048576 f32, sum, by ring)`, and if it is not of
 /// the first communicator `all_reduce #17 of communicator 2 (…)`.
@@ -254,6 +256,27 @@ pub enum SetupError {
     /// An option or variable makes no sense.
     #[error("{0}")]
     Option(String),
+    /// The value of a variable makes no sense.
+    #[error("{variable}={value:?} is invalid: {why}")]
+    Setting {
+        /// The variable.
+        variable: &'static str,
+        /// Its value.
+        value: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// No network interface of a rank's host is the one that was asked for; the same on all ranks.
+    #[error("the network interface that was asked for is not there")]
+    Interface(#[source] EstablishError),
+    /// Rank 0 cannot use the file of the plan; the same on all ranks.
+    #[error("rank 0 cannot {fault} the plan {what}")]
+    Plan {
+        /// What it cannot do.
+        fault: PlanFault,
+        /// Which file, and why not.
+        what: String,
+    },
     /// The ranks' data could not be exchanged.
     #[error("cannot exchange addresses with the other ranks")]
     Store(#[from] StoreError),
@@ -317,7 +340,11 @@ impl SetupError {
         match self {
             Self::Bootstrap(error) => error.hint(),
             Self::Split(error) => error.hint(),
-            Self::Establish { source, .. } => source.hint(),
+            Self::Establish { source, .. } | Self::Interface(source) => source.hint(),
+            Self::Setting { variable, .. } => {
+                env::find(variable).map(|known| format!("{variable}: {}", known.summary()))
+            }
+            Self::Plan { fault, .. } => Some(fault.hint().to_owned()),
             Self::Timeline { .. } => Some(
                 "--timeline (PACELINE_TIMELINE) names a file in a directory that exists and that the \
                  ranks may write to"

@@ -91,4 +91,4 @@ pub use paceline_transports::{Checksum, Traffic, TransportKind, TwoWay};
 pub use queue::{announcements_to_change, check_announcement};
 pub use reduction::{Reduction, Scale};
 pub use signature::{Collective, OperationKind};
-pub use tune::{Origin, Tune};
+pub use tune::{Origin, PlanFault, Tune};

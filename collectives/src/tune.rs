@@ -3,18 +3,22 @@
 //! The ranks measure together and take the slowest of what they have measured, or take what rank 0 has
 //! read. So all have the same numbers, and the plan that follows from them is compared like any other.
 
+mod fault;
+mod file;
+
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use paceline_devices::{DType, ReduceOp};
-use serde::{Deserialize, Serialize};
 
 use crate::communicator::Communicator;
 use crate::context::Sockets;
 use crate::error::{CollectiveError, SetupError};
 use crate::kernels::Kernel;
 use crate::plan::{NUMBERS, Speed, Tuning};
+pub use fault::PlanFault;
+use file::Met;
 
 /// Whether the speed of the links is measured at the start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -71,25 +75,15 @@ impl fmt::Display for Origin {
     }
 }
 
-/// The name and version of the format of plan files.
-const FORMAT: &str = "paceline.plan/1";
-
-/// A plan on disk.
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct PlanFile {
-    format: String,
-    world_size: u32,
-    transport: String,
-    /// What the numbers were derived from; they alone count.
-    measured: Option<Speed>,
-    tuning: Tuning,
-}
-
-/// What rank 0 tells the others about the file.
+/// What rank 0 tells the others about the file, where it has met no fault.
 const NO_FILE: u64 = 0;
 const READ: u64 = 1;
-const UNUSABLE: u64 = 2;
+
+/// What it tells about a fault is its number and this.
+const FIRST_FAULT: u64 = 2;
+
+/// Longest explanation of a fault.
+const EXPLANATION_BYTES_MAX: usize = 1024;
 
 /// Finds the numbers for a world, together with the other ranks: `communicator` is of all of them. `sockets`
 /// are those that they are connected by.
@@ -99,7 +93,6 @@ pub(crate) fn tune(
     file: Option<&Path>,
     sockets: Sockets,
 ) -> Result<(Tuning, Origin), SetupError> {
-    let together = |error| SetupError::Agreement(Box::new(error));
     let Some(path) = file else {
         if !measures {
             return Ok((Tuning::BUILT_IN, Origin::BuiltIn));
@@ -109,94 +102,55 @@ pub(crate) fn tune(
     };
     // One rank reads, so that it does not matter whether the others' hosts have the file.
     let is_first = communicator.rank() == 0;
-    let read = if is_first { read(path, communicator) } else { Ok(None) };
-    let status = match &read {
+    let read = if is_first { file::read(path, communicator) } else { Ok(None) };
+    let mut told = [0; NUMBERS + 1];
+    told[0] = match &read {
         Ok(None) => NO_FILE,
         Ok(Some(_)) => READ,
-        Err(_) => UNUSABLE,
+        Err((fault, _)) => number(*fault),
     };
     let tuning = read.as_ref().ok().copied().flatten().unwrap_or(Tuning::BUILT_IN);
-    let mut told = [0; NUMBERS + 1];
-    told[0] = status;
     told[1..].copy_from_slice(&tuning.to_numbers());
     communicator.broadcast(&mut told, 0).map_err(together)?;
-    read?;
     let [status, numbers @ ..] = told;
-    match status {
-        READ => Ok((Tuning::from_numbers(numbers), Origin::File(path.to_owned()))),
-        NO_FILE => {
-            let (speed, tuning) = measure(communicator, sockets).map_err(together)?;
-            let written = if is_first { write(path, communicator, speed, tuning) } else { Ok(()) };
-            let mut failed = [u8::from(written.is_err())];
-            communicator.broadcast(&mut failed, 0).map_err(together)?;
-            written?;
-            refused(failed[0] != 0, path)?;
-            Ok((tuning, Origin::Measured(speed)))
-        }
-        _ => {
-            refused(true, path)?;
-            Ok((Tuning::BUILT_IN, Origin::BuiltIn))
-        }
+    explained(communicator, status, read.err())?;
+    if status == READ {
+        return Ok((Tuning::from_numbers(numbers), Origin::File(path.to_owned())));
     }
+    let (speed, tuning) = measure(communicator, sockets).map_err(together)?;
+    let written = if is_first { file::write(path, communicator, speed, tuning) } else { Ok(()) };
+    let mut status = [written.as_ref().map_or_else(|(fault, _)| number(*fault), |()| NO_FILE)];
+    communicator.broadcast(&mut status, 0).map_err(together)?;
+    explained(communicator, status[0], written.err())?;
+    Ok((tuning, Origin::Measured(speed)))
 }
 
-fn refused(is_so: bool, path: &Path) -> Result<(), SetupError> {
-    if !is_so {
-        return Ok(());
-    }
-    Err(SetupError::Peer { peer: 0, what: format!("it cannot use the plan {}", path.display()) })
+fn together(error: CollectiveError) -> SetupError {
+    SetupError::Agreement(Box::new(error))
 }
 
-fn unusable(path: &Path, why: impl fmt::Display) -> SetupError {
-    SetupError::Option(format!("the plan {}: {why}", path.display()))
+/// How rank 0 calls a fault.
+fn number(fault: PlanFault) -> u64 {
+    let place = PlanFault::ALL.iter().position(|known| *known == fault);
+    FIRST_FAULT + place.map_or(0, |place| place as u64)
 }
 
-fn read(path: &Path, communicator: &Communicator) -> Result<Option<Tuning>, SetupError> {
-    let text = match std::fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(unusable(path, error)),
-    };
-    let plan: PlanFile = serde_json::from_str(&text).map_err(|error| unusable(path, error))?;
-    if plan.format != FORMAT {
-        let format = plan.format;
-        return Err(unusable(
-            path,
-            format!("its format is {format:?}; this version reads {FORMAT}"),
-        ));
+/// If rank 0 has met a fault: its explanation, the same on all ranks, so that none of them has to speak of
+/// what comes of it.
+fn explained(communicator: &Communicator, status: u64, met: Option<Met>) -> Result<(), SetupError> {
+    let place = status.checked_sub(FIRST_FAULT).and_then(|place| usize::try_from(place).ok());
+    let Some(place) = place else { return Ok(()) };
+    let mut bytes = [0; EXPLANATION_BYTES_MAX];
+    if let Some((_, text)) = met {
+        let end = text.floor_char_boundary(bytes.len());
+        bytes[..end].copy_from_slice(&text.as_bytes()[..end]);
     }
-    let (ranks, transport) =
-        (communicator.world_size(), communicator.plan_facts().transport.name());
-    if (plan.world_size, plan.transport.as_str()) != (ranks, transport) {
-        let (of, over) = (plan.world_size, plan.transport);
-        return Err(unusable(
-            path,
-            format!(
-                "it is for {of} ranks over {over}, and this job has {ranks} over {transport}; name \
-                 another file to have one made"
-            ),
-        ));
-    }
-    plan.tuning.check().map_err(|why| unusable(path, why))?;
-    Ok(Some(plan.tuning))
-}
-
-fn write(
-    path: &Path,
-    communicator: &Communicator,
-    speed: Speed,
-    tuning: Tuning,
-) -> Result<(), SetupError> {
-    let plan = PlanFile {
-        format: FORMAT.to_owned(),
-        world_size: communicator.world_size(),
-        transport: communicator.plan_facts().transport.name().to_owned(),
-        measured: Some(speed),
-        tuning,
-    };
-    let mut text = serde_json::to_string_pretty(&plan).expect("it is plain data");
-    text.push('\n');
-    std::fs::write(path, text).map_err(|error| unusable(path, error))
+    communicator.broadcast(&mut bytes, 0).map_err(together)?;
+    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+    let what = String::from_utf8_lossy(&bytes[..end]).into_owned();
+    // A number that is none says at least that there is a fault.
+    let fault = PlanFault::ALL.get(place).copied().unwrap_or(PlanFault::Meaning);
+    Err(SetupError::Plan { fault, what })
 }
 
 /// Bytes that are exchanged to learn how fast the links are, if a sixteenth of it is not slow already.

@@ -10,7 +10,7 @@ use std::thread;
 
 use paceline_collectives::plan::{Algorithm, Tuning};
 use paceline_collectives::{
-    Context, ContextOptions, Job, Origin, ReduceOp, SetupError, TransportKind, Tune,
+    Context, ContextOptions, Job, Origin, PlanFault, ReduceOp, SetupError, TransportKind, Tune,
 };
 use support::{contexts, nodes, over, uneven};
 
@@ -104,28 +104,40 @@ fn a_plan_that_does_not_fit_is_refused_by_all() {
     contexts(2, &with_plan(&path), |_| ());
     let text = std::fs::read_to_string(&path).unwrap();
     let window = text.lines().find(|line| line.contains("window")).unwrap();
-    for (content, world_size, reason) in [
-        (text.clone(), 3, "it is for 2 ranks over tcp, and this job has 3"),
-        (text.replace(window, "\"window\": 99,"), 2, "window is 99; it must be 1 to 8"),
+    let old = text.replace("paceline.plan/1", "paceline.plan/9");
+    for (content, world_size, fault, reason) in [
+        (&*text, 3, PlanFault::World, "it is for 2 ranks over tcp, and this job has 3"),
         (
-            text.replace("paceline.plan/1", "paceline.plan/9"),
+            &text.replace(window, "\"window\": 99,"),
             2,
-            "its format is \"paceline.plan/9\"",
+            PlanFault::Meaning,
+            "window is 99; it must be 1 to 8",
         ),
-        ("{".to_owned(), 2, "EOF while parsing"),
+        (&old, 2, PlanFault::Meaning, "its format is \"paceline.plan/9\""),
+        ("{", 2, PlanFault::Meaning, "EOF while parsing"),
+        ("\u{fc}\0", 2, PlanFault::Meaning, "expected value"),
     ] {
         std::fs::write(&path, content).unwrap();
-        let texts: Vec<String> = outcomes(world_size, &with_plan(&path))
-            .into_iter()
-            .map(|outcome| outcome.unwrap_err().to_string())
-            .collect();
-        assert!(texts[0].contains(reason), "{texts:?}");
-        assert!(texts[1..].iter().all(|text| text.contains("cannot use the plan")), "{texts:?}");
+        assert_refused(&path, world_size, fault, reason);
     }
-    // Nor can one be written where there is no directory.
+    // Nor can one be written where there is no directory, or read what is no file.
     let nowhere = directory.path().join("missing/plan.json");
-    let outcomes = outcomes(2, &with_plan(&nowhere));
-    assert!(outcomes.iter().all(Result::is_err));
+    assert_refused(&nowhere, 2, PlanFault::Writing, "No such file or directory");
+    for other in [directory.path(), Path::new("/dev/zero")] {
+        assert_refused(other, 2, PlanFault::Reading, "it is no regular file");
+    }
+}
+
+/// All ranks say the same of a plan, and what to do.
+#[track_caller]
+fn assert_refused(path: &Path, world_size: u32, expected: PlanFault, reason: &str) {
+    for outcome in outcomes(world_size, &with_plan(path)) {
+        let error = outcome.unwrap_err();
+        let SetupError::Plan { fault, what } = &error else { panic!("{error:?}") };
+        assert_eq!(*fault, expected, "{what}");
+        assert!(what.starts_with(path.to_str().unwrap()) && what.contains(reason), "{what}");
+        assert!(error.hint().is_some());
+    }
 }
 
 #[test]
