@@ -87,6 +87,7 @@ pub(crate) fn connect(
     options: &ContextOptions,
 ) -> Result<Connected, SetupError> {
     if job.rank_info().world_size == 1 {
+        options.interface.check().map_err(SetupError::Interface)?;
         return Ok(Connected::alone(options));
     }
     Joining { job, options, number, deadline: Instant::now() + options.start_timeout }.connect()
@@ -206,16 +207,22 @@ impl Joining<'_> {
         }
     }
 
-    /// Makes sure that all ranks were given the same options.
+    /// Makes sure that all ranks were given the same options, and have what these name.
     fn compare_terms(&self) -> Result<(), SetupError> {
-        let ours = Terms::new(self.options);
-        let all: Vec<Terms> = self.collect("terms", &ours)?;
-        let Some((peer, theirs)) = (0..).zip(&all).find(|(_, theirs)| **theirs != ours) else {
-            return Ok(());
-        };
         let rank = self.job.rank_info().rank;
-        let what = format!("{theirs}; rank {rank} has {ours}; they must be equal on all ranks");
-        Err(SetupError::Peer { peer, what })
+        let ours = Terms::new(self.options);
+        let lack = self.options.interface.check().err();
+        let lack = lack.map(|error| Trouble::new(rank, TransportKind::Tcp, &error));
+        let all: Vec<(Terms, Option<Trouble>)> = self.collect("terms", &(&ours, &lack))?;
+        if let Some((peer, (theirs, _))) = (0..).zip(&all).find(|(_, (theirs, _))| *theirs != ours)
+        {
+            let what = format!("{theirs}; rank {rank} has {ours}; they must be equal on all ranks");
+            return Err(SetupError::Peer { peer, what });
+        }
+        match cause(all.into_iter().filter_map(|(_, lack)| lack)) {
+            Some(lack) => Err(SetupError::Interface(lack.into_error())),
+            None => Ok(()),
+        }
     }
 
     /// What the keys of this context begin with in the store.
@@ -224,10 +231,11 @@ impl Joining<'_> {
     }
 
     /// Publishes this rank's part and collects everybody's.
-    fn collect<T>(&self, what: &str, ours: &T) -> Result<Vec<T>, SetupError>
-    where
-        T: Serialize + DeserializeOwned,
-    {
+    fn collect<T: DeserializeOwned>(
+        &self,
+        what: &str,
+        ours: &impl Serialize,
+    ) -> Result<Vec<T>, SetupError> {
         let info = self.job.rank_info();
         let key = |rank: u32| format!("{}/{what}/{rank}", self.prefix());
         let text = serde_json::to_vec(ours).expect("it is plain data");

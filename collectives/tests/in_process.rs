@@ -11,7 +11,7 @@ use std::thread;
 use paceline_collectives::plan::Algorithm;
 use paceline_collectives::{
     Checksum, CollectiveError, Communicator, Context, ContextOptions, Element, Job, ReduceOp,
-    TransportKind, bf16, f16,
+    SetupError, TransportKind, bf16, f16,
 };
 use support::{every_way, over, world};
 
@@ -320,12 +320,33 @@ fn ranks_with_different_options_are_told_so_at_once() {
     }
 }
 
+#[test]
+fn an_interface_that_a_rank_lacks_is_named_whatever_the_transport() {
+    let tcp = over(TransportKind::Tcp);
+    for options in [ContextOptions::default(), tcp, over(TransportKind::Shm)] {
+        let interface = "no-such0".parse().unwrap();
+        let lacking = ContextOptions { interface, ..options.clone() };
+        let jobs = Job::in_process(1).unwrap();
+        assert!(matches!(Context::new(&jobs[0], &lacking), Err(SetupError::Interface(_))));
+        for error in errors_of([options, lacking]) {
+            let SetupError::Interface(source) = &error else { panic!("{error:?}") };
+            let text = source.to_string();
+            assert!(text.starts_with("rank 1: no interface matches \"no-such0\""), "{text}");
+            assert!(text.contains("127.0.0.1") && error.hint().is_some(), "{text}");
+        }
+    }
+}
+
 /// What the ranks of a world say whose options differ.
 fn at_odds(options: [ContextOptions; 2]) -> Vec<String> {
+    errors_of(options).iter().map(SetupError::to_string).collect()
+}
+
+fn errors_of(options: [ContextOptions; 2]) -> Vec<SetupError> {
     let jobs = Job::in_process(2).unwrap();
     thread::scope(|scope| {
         let start = |(job, options): (Arc<Job>, ContextOptions)| {
-            let run = move || Context::new(&job, &options).unwrap_err().to_string();
+            let run = move || Context::new(&job, &options).unwrap_err();
             thread::Builder::new().name("rank".to_owned()).spawn_scoped(scope, run).unwrap()
         };
         let ranks: Vec<_> = jobs.into_iter().zip(options).map(start).collect();

@@ -94,7 +94,7 @@ fn what_all_ranks_complain_of_is_said_once_and_no_record_is_left() {
     assert_eq!(finished.code, Some(125), "{finished:?}");
     let lines: Vec<&str> = finished.stderr.lines().collect();
     assert_eq!(lines.len(), 2, "{}", finished.stderr);
-    assert!(lines[0].starts_with("paceline: all ranks: cannot connect"), "{}", finished.stderr);
+    assert!(lines[0].starts_with("paceline: all ranks: the network"), "{}", finished.stderr);
     assert!(lines[0].contains("no interface matches \"nosuch0\""), "{}", finished.stderr);
     assert!(lines[1].starts_with("paceline: hint: give --interface"), "{}", finished.stderr);
     let left: Vec<_> = fs::read_dir(directory.path()).unwrap().collect();

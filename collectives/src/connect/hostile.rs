@@ -10,7 +10,7 @@ pub fn check_cards(bytes: &[u8]) {
     if let Ok(card) = serde_json::from_slice::<Card>(bytes) {
         is_oversubscribed(&[card]);
     }
-    if let Ok(terms) = serde_json::from_slice::<Terms>(bytes) {
+    if let Ok((terms, _)) = serde_json::from_slice::<(Terms, Option<Trouble>)>(bytes) {
         let _ = terms.to_string();
     }
     if let Ok(Some(trouble)) = serde_json::from_slice::<Option<Trouble>>(bytes) {

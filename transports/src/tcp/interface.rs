@@ -119,6 +119,15 @@ impl InterfaceChoice {
         })
     }
 
+    /// Whether this host has what the choice names, for whoever listens nowhere.
+    ///
+    /// # Errors
+    /// As [`resolve`](Self::resolve).
+    pub fn check(&self) -> Result<(), EstablishError> {
+        // What the host has, and where it leads, is then found out by those who listen.
+        if *self == Self::Auto { Ok(()) } else { self.resolve(false, None).map(drop) }
+    }
+
     fn pick(&self, candidates: &[Candidate], towards: Option<IpAddr>) -> Option<IpAddr> {
         let first = |wanted: &dyn Fn(&Candidate) -> bool| {
             candidates.iter().find(|found| wanted(found)).map(|found| found.address)
@@ -214,5 +223,9 @@ mod tests {
         let error = choice.resolve(false, None).unwrap_err();
         assert!(error.to_string().contains("127.0.0.1"), "{error}");
         assert!(error.hint().is_some());
+        assert_eq!(choice.check().unwrap_err().to_string(), error.to_string());
+        for text in ["auto", "lo", "127.0.0.0/8"] {
+            text.parse::<InterfaceChoice>().unwrap().check().unwrap();
+        }
     }
 }
