@@ -66,3 +66,21 @@ fn main() -> ProcessExitCode {
     };
     code.into()
 }
+
+#[cfg(test)]
+mod tests {
+    use paceline_rendezvous::env;
+
+    use super::*;
+
+    #[test]
+    fn every_option_of_the_table_is_one_of_run() {
+        let command = Cli::command();
+        let run = command.find_subcommand("run").expect("there is one");
+        let known: Vec<&str> = run.get_arguments().filter_map(clap::Arg::get_long).collect();
+        let options = env::ALL.iter().filter_map(|variable| variable.option);
+        let missing: Vec<&str> =
+            options.map(|option| option.name).filter(|name| !known.contains(name)).collect();
+        assert_eq!(missing, [""; 0], "docs/environment.md says that they are");
+    }
+}

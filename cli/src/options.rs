@@ -11,8 +11,10 @@ use std::path::Path;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
+use paceline_collectives::SetupError;
+use paceline_rendezvous::BootstrapError;
 use paceline_rendezvous::env::{
-    self, CommandOption, Environment, Form, ProcessEnvironment, Reader, Variable,
+    self, CommandOption, Environment, EnvironmentError, Form, ProcessEnvironment, Reader, Variable,
 };
 
 use crate::config::{self, ConfigError};
@@ -131,6 +133,46 @@ pub(crate) struct Layers {
 }
 
 impl Layers {
+    /// How the user has spelled a setting whose value counts: as an option, a key or a variable; and what
+    /// stands between it and its value.
+    fn spelled_with(&self, variable: Variable) -> (String, &'static str) {
+        let (name, option) = (variable.name, variable.option.map(|option| option.name));
+        match (option, self.get(env::CONFIG.name)) {
+            (Some(option), _) if self.given.contains_key(OsStr::new(name)) => {
+                (format!("--{option}"), " ")
+            }
+            (Some(key), Some(file)) if self.file.contains_key(name) && !is_in_environment(name) => {
+                (format!("{}: {key}", file.display()), " = ")
+            }
+            _ => (name.to_owned(), "="),
+        }
+    }
+
+    /// An error that the library has found in the value of a variable, in the user's spelling; others
+    /// as they are.
+    ///
+    /// # Errors
+    /// The others.
+    pub(crate) fn spelled(&self, error: SetupError) -> Result<SettingError, SetupError> {
+        let (name, value, why) = match error {
+            SetupError::Setting { variable, value, why } => (variable, value, why),
+            SetupError::Bootstrap(BootstrapError::Environment(EnvironmentError::Invalid {
+                variable,
+                value,
+                expected,
+            })) => (variable, value, format!("expected {expected}")),
+            other => return Err(other),
+        };
+        // Horovod's are spelled in one way only.
+        let known = env::find(name).copied();
+        let of_horovod = || env::ALL.iter().find(|known| known.horovod == Some(name)).copied();
+        let meaning = known.or_else(of_horovod).map(|variable| variable.summary());
+        let (said, between) =
+            known.map_or_else(|| (name.to_owned(), "="), |known| self.spelled_with(known));
+        let hint = meaning.map(|meaning| format!("{said}: {meaning}"));
+        Ok(SettingError { said: format!("{said}{between}"), value, why, hint })
+    }
+
     /// What the file says about variables that ranks read and the environment does not set.
     pub(crate) fn file_for_ranks(&self) -> Vec<(OsString, OsString)> {
         let for_ranks = |name: &str| reader(name) == Some(Reader::Ranks);
@@ -146,6 +188,23 @@ impl Layers {
         options.retain(|(name, _)| for_ranks(name));
         options.sort();
         options
+    }
+}
+
+/// The value of a setting makes no sense.
+#[derive(Debug, thiserror::Error)]
+#[error("{said}{value:?} is invalid: {why}")]
+pub(crate) struct SettingError {
+    /// The setting as the user has spelled it, with what stands between it and its value.
+    said: String,
+    value: String,
+    why: String,
+    hint: Option<String>,
+}
+
+impl SettingError {
+    pub(crate) fn hint(&self) -> Option<String> {
+        self.hint.clone()
     }
 }
 
@@ -218,6 +277,38 @@ mod tests {
         assert_eq!(env::INTERFACE.text(&layers), Ok(Some("lo".to_owned())));
         assert_eq!(layers.file_for_ranks(), [("PACELINE_INTERFACE".into(), "lo".into())]);
         assert_eq!(layers.get("PACELINE_NO_SUCH_VARIABLE"), None);
+    }
+
+    #[test]
+    fn an_error_is_about_what_the_user_has_written() {
+        let wrong = |variable: Variable| SetupError::Setting {
+            variable: variable.name,
+            value: "x".to_owned(),
+            why: "no".to_owned(),
+        };
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(b"transport = \"x\"\n").unwrap();
+        let file_name = file.path().display();
+        let layers = settings(&format!("--interface x --config {file_name}"));
+        let layers = layers.unwrap().layers(vec![]).unwrap();
+        for (variable, said) in [
+            (env::INTERFACE, "--interface \"x\" is invalid: no".to_owned()),
+            (env::TRANSPORT, format!("{file_name}: transport = \"x\" is invalid: no")),
+            (env::SOCKETS, "PACELINE_SOCKETS=\"x\" is invalid: no".to_owned()),
+        ] {
+            let error = layers.spelled(wrong(variable)).unwrap();
+            assert_eq!(error.to_string(), said);
+            assert!(error.hint().unwrap().contains(&variable.summary()));
+        }
+        let horovods = EnvironmentError::Invalid {
+            variable: "HOROVOD_CYCLE_TIME",
+            value: "x".to_owned(),
+            expected: "y",
+        };
+        let error = layers.spelled(BootstrapError::from(horovods).into()).unwrap();
+        assert_eq!(error.to_string(), "HOROVOD_CYCLE_TIME=\"x\" is invalid: expected y");
+        assert!(error.hint().unwrap().starts_with("HOROVOD_CYCLE_TIME: Time from one round"));
+        assert!(layers.spelled(SetupError::Option("other".to_owned())).is_err());
     }
 
     #[test]

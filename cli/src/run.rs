@@ -6,8 +6,8 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
 use clap::Args;
-use paceline_collectives::plan::Algorithm;
-use paceline_collectives::{TransportChoice, Tune};
+use paceline_collectives::queue::QueueOptions;
+use paceline_collectives::{ContextOptions, SetupError};
 use paceline_launcher::{
     AgentCommand, ExitCode, GRACE_DEFAULT, HostError, HostFacts, HostSlots, JobSpec, LaunchPlan,
     MetricsListener, Outcome, OutputOptions, Program, START_TIMEOUT_DEFAULT, StdinTarget,
@@ -17,7 +17,7 @@ use paceline_rendezvous::{BootstrapError, RunId, stall_report};
 
 use crate::config::ConfigError;
 use crate::console;
-use crate::options::{Layers, Selection, Settings};
+use crate::options::{Layers, Selection, SettingError, Settings};
 use crate::timeline::{Timeline, TimelineError};
 
 /// Options of `paceline run`.
@@ -71,10 +71,12 @@ impl Selection for RunSettings {
             &[
                 env::TRANSPORT,
                 env::ALGORITHM,
+                env::SOCKETS,
                 env::TUNE,
                 env::PLAN,
                 env::DETERMINISTIC,
                 env::CHECKSUM,
+                env::FUSION_THRESHOLD,
                 env::INTERFACE,
                 env::PORT_RANGE,
             ],
@@ -86,8 +88,10 @@ impl Selection for RunSettings {
 /// What is wrong with the command line beyond its grammar.
 #[derive(Debug, thiserror::Error)]
 enum UsageError {
-    #[error("{0}")]
-    Name(String),
+    #[error(transparent)]
+    Setting(#[from] SettingError),
+    #[error(transparent)]
+    Setup(#[from] SetupError),
     #[error("the name of the program is empty")]
     NamelessProgram,
     #[error("-x {text:?} has no name before the `=`")]
@@ -112,6 +116,8 @@ enum UsageError {
 impl UsageError {
     fn hint(&self) -> Option<String> {
         match self {
+            Self::Setting(error) => error.hint(),
+            Self::Setup(error) => error.hint(),
             Self::Environment(error) => error.hint(),
             Self::Bootstrap(error) => error.hint(),
             Self::Config(error) => error.hint(),
@@ -205,8 +211,8 @@ struct Wanted {
 
 fn wanted(arguments: Arguments) -> Result<Wanted, UsageError> {
     let layers = arguments.settings.layers(Vec::new())?;
-    check_names(&layers)?;
     let variables = variables(&arguments.exported, &layers)?;
+    check_for_ranks(&layers, &variables)?;
     let quiet = env::QUIET.is_on(&layers)?;
     if !quiet {
         console::unknown_variables(&variables);
@@ -246,25 +252,25 @@ fn wanted(arguments: Arguments) -> Result<Wanted, UsageError> {
     Ok(Wanted { job, quiet, timeline, metrics_port })
 }
 
-/// Finds out before the ranks do that no transport or algorithm has such a name.
-fn check_names(layers: &Layers) -> Result<(), UsageError> {
-    if let Some(name) = env::TRANSPORT.text(layers)? {
-        name.parse::<TransportChoice>().map_err(|error| UsageError::Name(error.to_string()))?;
+/// Finds out before the ranks do which of their variables make no sense.
+fn check_for_ranks(layers: &Layers, variables: &[(OsString, OsString)]) -> Result<(), UsageError> {
+    let seen = SeenByRanks(variables);
+    let found = ContextOptions::from_environment(&seen).map(drop);
+    let found = found.and_then(|()| QueueOptions::from_environment(&seen).map(drop));
+    found.map_err(|error| match layers.spelled(error) {
+        Ok(error) => error.into(),
+        Err(error) => error.into(),
+    })
+}
+
+/// The environment of this process under the variables that ranks get beside it; the last one counts.
+struct SeenByRanks<'a>(&'a [(OsString, OsString)]);
+
+impl Environment for SeenByRanks<'_> {
+    fn get(&self, name: &str) -> Option<OsString> {
+        let set = self.0.iter().rev().find(|(set, _)| set == name);
+        set.map(|(_, value)| value.clone()).or_else(|| ProcessEnvironment.get(name))
     }
-    if let Some(name) = env::ALGORITHM.text(layers)?.filter(|name| name != "auto") {
-        name.parse::<Algorithm>().map_err(|error| UsageError::Name(error.to_string()))?;
-    }
-    if let Some(name) = env::TUNE.text(layers)? {
-        let named = |error| UsageError::Name(format!("tune {name:?}: {error}"));
-        name.parse::<Tune>().map_err(named)?;
-    }
-    if let Some(name) = env::DETERMINISTIC.text(layers)?
-        && !matches!(name.as_str(), "plan" | "any-plan")
-    {
-        let what = format!("deterministic {name:?}: expected plan or any-plan");
-        return Err(UsageError::Name(what));
-    }
-    Ok(())
 }
 
 /// The hosts that a setting names.

@@ -290,9 +290,11 @@ impl EstablishError {
     /// What the user can do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Listen { .. } => {
-                Some("choose another range with --port-range, or another --interface".to_owned())
-            }
+            Self::Listen { .. } => Some(
+                "--port-range (PACELINE_PORT_RANGE) needs a free port for each rank of a host, from 1024 \
+                 on, such as 40000-40100, and 0 lets the kernel choose; or name another --interface"
+                    .to_owned(),
+            ),
             Self::Interface { .. } => Some(
                 "give --interface (PACELINE_INTERFACE) the name of an interface or a CIDR such as \
                  10.0.0.0/24"

@@ -15,8 +15,8 @@ is generated from `rendezvous/src/env`, which is the only place that may read th
 test compares the two.
 
 What an option says counts before a variable, a variable before the configuration file, the file
-before the default. The file (`--config FILE`, in TOML) has a key for each option below, without the
-dashes:
+before the default. The options below are those of `paceline run`; `paceline bench --help` says which of
+them it has, too. The file (`--config FILE`, in TOML) has a key for each of them, without the dashes:
 
 ```toml
 np = 4

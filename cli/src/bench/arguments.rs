@@ -146,6 +146,7 @@ impl Selection for BenchSettings {
             env::TIMEOUT,
             env::INTERFACE,
             env::PORT_RANGE,
+            env::SOCKETS,
             env::TUNE,
             env::PLAN,
             env::DETERMINISTIC,

@@ -12,8 +12,9 @@ use serde::{Deserialize, Serialize};
 use super::session::BenchError;
 
 /// Settings that change results; none of them can hold a secret. The transport is in each result.
-const RECORDED: [Variable; 7] = [
+const RECORDED: [Variable; 8] = [
     env::ALGORITHM,
+    env::SOCKETS,
     env::CHECKSUM,
     env::INTERFACE,
     env::PORT_RANGE,

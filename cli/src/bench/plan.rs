@@ -9,7 +9,7 @@ use paceline_benches::models::{HOROVOD_FUSION_BYTES, Model, UnknownModelError};
 use paceline_benches::run::{BATCHES_MIN, Check, Settings, WARMUP_NANOSECONDS};
 use paceline_benches::schema::Config;
 use paceline_benches::sizes::{
-    DEFAULT_FACTOR, DEFAULT_SIZES, ParseSizesError, Progression, parse_size, parse_sizes, sweep,
+    DEFAULT_FACTOR, DEFAULT_SIZES, ParseSizesError, Progression, parse_sizes, sweep,
 };
 use paceline_collectives::plan::Algorithm;
 use paceline_collectives::queue::QueueOptions;
@@ -22,7 +22,7 @@ use paceline_rendezvous::env::{self, Variable};
 use super::arguments::{Arguments, PeerName, TransportSelection};
 use super::record::JsonTarget;
 use crate::config::ConfigError;
-use crate::options::Layers;
+use crate::options::{Layers, SettingError};
 use crate::run::{self, HostSettingError};
 use crate::timeline::{Timeline, TimelineError};
 
@@ -49,6 +49,8 @@ pub(super) enum UsageError {
     Transport { message: String },
     #[error(transparent)]
     Environment(#[from] EnvironmentError),
+    #[error(transparent)]
+    Setting(#[from] SettingError),
     #[error(transparent)]
     Setup(#[from] SetupError),
     #[error(transparent)]
@@ -88,6 +90,7 @@ impl UsageError {
             }
             Self::Sizes(error) => error.hint(),
             Self::Environment(error) => error.hint(),
+            Self::Setting(error) => error.hint(),
             Self::Setup(error) => error.hint(),
             Self::Config(error) => error.hint(),
             Self::Timeline(error) => error.hint(),
@@ -139,7 +142,9 @@ pub(super) struct Plan {
 impl Plan {
     pub(super) fn new(arguments: &Arguments) -> Result<Self, UsageError> {
         let environment = layers(arguments)?;
-        let context = ContextOptions::from_environment(&environment)?;
+        let context = ContextOptions::from_environment(&environment).map_err(|error| {
+            environment.spelled(error).map_or_else(UsageError::from, Into::into)
+        })?;
         let (collective, op, dtype) = (arguments.collective, arguments.op, arguments.dtype);
         if collective.reduces() && !op.supports(dtype) {
             return Err(UsageError::NoSuchReduction { op, dtype });
@@ -243,11 +248,9 @@ fn subject(arguments: &Arguments, environment: &Layers) -> Result<Subject, Usage
         if collective != Collective::AllReduce {
             return Err(UsageError::OnlyAllReduce { option: "model", collective });
         }
-        let threshold = match (arguments.fusion_threshold, env::FUSION_THRESHOLD.text(environment)?)
-        {
-            (Some(bytes), _) => bytes,
-            (None, Some(text)) => parse_size(&text)?,
-            (None, None) => HOROVOD_FUSION_BYTES,
+        let threshold = match arguments.fusion_threshold {
+            Some(bytes) => bytes,
+            None => env::FUSION_THRESHOLD.bytes(environment)?.unwrap_or(HOROVOD_FUSION_BYTES),
         };
         return Ok(Subject::Model(Box::new(Model::named(name)?), threshold));
     }
@@ -279,7 +282,8 @@ fn queue(arguments: &Arguments, environment: &Layers) -> Result<Option<QueueOpti
     if collective != Collective::AllReduce {
         return Err(UsageError::OnlyAllReduce { option: "async", collective });
     }
-    let mut options = QueueOptions::from_environment(environment)?;
+    let mut options = QueueOptions::from_environment(environment)
+        .map_err(|error| environment.spelled(error).map_or_else(UsageError::from, Into::into))?;
     if let Some(bytes) = arguments.fusion_threshold {
         options.fusion_threshold = usize::try_from(bytes).unwrap_or(usize::MAX);
     }

@@ -57,13 +57,68 @@ fn variables_that_make_no_sense_are_refused_by_their_names() {
         ("HOROVOD_START_TIMEOUT", "soon", "HOROVOD_START_TIMEOUT=\"soon\" is invalid"),
         ("PACELINE_STDIN", "some", "PACELINE_STDIN=\"some\" is invalid"),
         ("PACELINE_QUIET", "perhaps", "PACELINE_QUIET=\"perhaps\" is invalid"),
+        // What only the ranks act on is found out before there are any.
+        (
+            "PACELINE_SOCKETS",
+            "99",
+            "PACELINE_SOCKETS=\"99\" is invalid: expected auto or a number, 1 to 16",
+        ),
+        (
+            "PACELINE_DETERMINISTIC",
+            "yes",
+            "PACELINE_DETERMINISTIC=\"yes\" is invalid: expected plan or any",
+        ),
+        (
+            "PACELINE_TRANSPORT",
+            "pigeon",
+            "PACELINE_TRANSPORT=\"pigeon\" is invalid: unknown transport",
+        ),
+        ("PACELINE_PORT_RANGE", "9-1", "PACELINE_PORT_RANGE=\"9-1\" is invalid: not a port"),
+        ("PACELINE_TIMEOUT", "0", "PACELINE_TIMEOUT=\"0\" is invalid: expected a positive number"),
+        (
+            "PACELINE_CYCLE_TIME",
+            "soon",
+            "PACELINE_CYCLE_TIME=\"soon\" is invalid: expected a number of",
+        ),
+        (
+            "HOROVOD_FUSION_THRESHOLD",
+            "much",
+            "HOROVOD_FUSION_THRESHOLD=\"much\" is invalid: expected",
+        ),
     ] {
         let options: &[&str] =
             if name == "PACELINE_NP" { &["true"] } else { &["-np", "1", "true"] };
         let job = Job::new(options).env(name, value).run();
         assert_eq!(job.code, 2, "{name}: {}", job.stderr);
         assert!(job.stderr.contains(said), "{name}: {}", job.stderr);
+        assert!(job.stderr.contains("paceline: hint: "), "{name}: {}", job.stderr);
     }
+}
+
+#[test]
+fn options_that_make_no_sense_are_refused_by_their_names() {
+    for (option, value, said) in [
+        ("--deterministic", "yes", "'--deterministic <HOW>': expected plan or any-plan"),
+        ("--tune", "maybe", "'--tune <WHEN>': expected auto, on or off"),
+        ("--sockets", "0", "'--sockets <COUNT>': expected auto or a number, 1 to 16"),
+        ("--fusion-threshold", "much", "'--fusion-threshold <SIZE>': expected a number of bytes"),
+        ("--transport", "pigeon", "--transport \"pigeon\" is invalid: unknown transport"),
+        ("--algorithm", "magic", "--algorithm \"magic\" is invalid: unknown algorithm"),
+        ("--interface", "a b", "--interface \"a b\" is invalid: "),
+    ] {
+        let job = Job::script(&["-np", "1", option, value], "echo started").run();
+        assert_eq!((job.code, job.text().as_str()), (2, ""), "{option}: {}", job.stderr);
+        assert!(job.stderr.contains(said), "{option}: {}", job.stderr);
+        assert!(!job.stderr.contains("PACELINE_"), "{option}: {}", job.stderr);
+    }
+    let script = "echo $PACELINE_SOCKETS $PACELINE_FUSION_THRESHOLD";
+    let job =
+        Job::script(&["-np", "1", "--sockets", "3", "--fusion-threshold", "4M"], script).run();
+    assert_eq!(job.text(), "[0] 3 4M\n", "{}", job.stderr);
+    // What -x sets is for the ranks, too.
+    let job = Job::new(&["-np", "1", "-x", "PACELINE_TUNE=maybe", "true"]).run();
+    assert_eq!(job.code, 2, "{}", job.stderr);
+    assert!(job.stderr.contains("PACELINE_TUNE=\"maybe\" is invalid: expected auto, on or off"));
 }
 
 #[test]

@@ -102,7 +102,9 @@ impl ContextOptions {
         let text = |variable: &env::Variable| variable.text(environment).map_err(bootstrap_error);
         let mut options = Self::default();
         if let Some(name) = text(&env::TRANSPORT)? {
-            options.transport = name.parse()?;
+            options.transport = name
+                .parse()
+                .map_err(|error| invalid(&env::TRANSPORT, &name, &error as &SetupError))?;
         }
         if let Some(name) = text(&env::INTERFACE)? {
             options.interface =
@@ -179,7 +181,8 @@ impl Sockets {
 }
 
 fn invalid(variable: &env::Variable, value: &str, error: &dyn std::fmt::Display) -> SetupError {
-    SetupError::Option(format!("{variable}={value:?}: {error}"))
+    let (value, why) = (value.to_owned(), error.to_string());
+    SetupError::Setting { variable: variable.name, value, why }
 }
 
 impl std::str::FromStr for TransportChoice {

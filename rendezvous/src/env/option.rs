@@ -38,6 +38,10 @@ pub enum Form {
     Ports,
     /// One of these words.
     OneOf(&'static [&'static str]),
+    /// `auto` or a whole number from the first to the last.
+    AutoOr(u16, u16),
+    /// A number of bytes, or of units of 1024, 1024² or 1024³ of them.
+    Bytes,
     /// `none`, `all` or the number of a rank.
     Ranks,
     /// On or off; as an option it takes no value.
@@ -63,7 +67,7 @@ impl CommandOption {
 impl Form {
     /// Whether values are numbers.
     pub fn is_number(self) -> bool {
-        matches!(self, Self::Count | Self::Seconds | Self::PositiveSeconds | Self::Ports)
+        !matches!(self, Self::Text | Self::OneOf(_) | Self::Ranks | Self::Switch)
     }
 
     /// Whether `text` is such a value.
@@ -76,6 +80,10 @@ impl Form {
             Self::PositiveSeconds => seconds(text).is_some_and(|time| !time.is_zero()),
             Self::Ports => text.parse::<PortRange>().is_ok(),
             Self::OneOf(words) => words.contains(&text),
+            Self::AutoOr(first, last) => {
+                text == "auto" || text.parse().is_ok_and(|number| (first..=last).contains(&number))
+            }
+            Self::Bytes => bytes(text).is_some(),
             Self::Ranks => matches!(text, "none" | "all") || text.parse::<u32>().is_ok(),
             Self::Switch => switch(text).is_some(),
         }
@@ -206,6 +214,8 @@ mod tests {
             (Form::PositiveSeconds, &["0.1"], &["0", "-1", ""]),
             (Form::Ports, &["0", "40000-40100"], &["9-1", "x"]),
             (Form::OneOf(&["ompi"]), &["ompi"], &["OMPI", ""]),
+            (Form::AutoOr(1, 16), &["auto", "1", "16"], &["0", "17", "-1", "all", ""]),
+            (Form::Bytes, &["0", "16M"], &["much", "-1", ""]),
             (Form::Ranks, &["none", "all", "3"], &["some", "-1"]),
             (Form::Switch, &["true", "0"], &["", "maybe"]),
         ] {

@@ -115,11 +115,21 @@ variables! {
     /// TCP sockets to each peer. With auto one, and where the links are measured as many of up to four as
     /// make them faster.
     SOCKETS = "PACELINE_SOCKETS" Paceline Setting ("auto or a number, 1 to 16", default "auto")
-        option { name: "sockets", value_name: "COUNT", reader: Reader::Ranks };
+        option {
+            name: "sockets",
+            value_name: "COUNT",
+            form: Form::AutoOr(1, 16),
+            reader: Reader::Ranks
+        };
     /// Whether the ranks measure the speed of their links at the start, and plan for it: auto does where
     /// they are on several nodes.
     TUNE = "PACELINE_TUNE" Paceline Setting ("auto, on or off", default "auto")
-        option { name: "tune", value_name: "WHEN", reader: Reader::Ranks };
+        option {
+            name: "tune",
+            value_name: "WHEN",
+            form: Form::OneOf(&["auto", "on", "off"]),
+            reader: Reader::Ranks
+        };
     /// File with the numbers that the choice of algorithms depends on. Without it the ranks measure,
     /// and rank 0 writes it for the next time.
     PLAN = "PACELINE_PLAN" Paceline Setting ("the path of a file")
@@ -128,7 +138,12 @@ variables! {
     /// transport nor nodes.
     DETERMINISTIC = "PACELINE_DETERMINISTIC" Paceline Setting
         ("plan or any-plan", default "plan")
-        option { name: "deterministic", value_name: "HOW", reader: Reader::Ranks };
+        option {
+            name: "deterministic",
+            value_name: "HOW",
+            form: Form::OneOf(&["plan", "any-plan"]),
+            reader: Reader::Ranks
+        };
     /// Checksum of each frame that ranks send each other, to notice bytes that change on the way; it costs
     /// time. Collectives in memory that the ranks of a node share send none.
     CHECKSUM = "PACELINE_CHECKSUM" Paceline Setting ("none or crc32c", default "none")
@@ -164,7 +179,12 @@ variables! {
     /// Bytes up to which tensors are collected into one operation; 0 turns fusion off.
     FUSION_THRESHOLD = "PACELINE_FUSION_THRESHOLD" Paceline Setting
         ("a number of bytes, or one with K, M or G behind it")
-        option { name: "fusion-threshold", value_name: "SIZE", reader: Reader::Ranks }
+        option {
+            name: "fusion-threshold",
+            value_name: "SIZE",
+            form: Form::Bytes,
+            reader: Reader::Ranks
+        }
         horovod "HOROVOD_FUSION_THRESHOLD";
     /// Time from one round of a queue to the next in which a rank collects submissions.
     CYCLE_TIME = "PACELINE_CYCLE_TIME" Paceline Setting
