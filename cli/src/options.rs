@@ -133,8 +133,12 @@ pub(crate) struct Layers {
 }
 
 impl Layers {
-    /// How the user has spelled a setting whose value counts: as an option, a key or a variable; and what
-    /// stands between it and its value.
+    /// How the user has spelled a setting whose value counts: as an option, a key or a variable.
+    pub(crate) fn spelling(&self, variable: Variable) -> String {
+        self.spelled_with(variable).0
+    }
+
+    /// The same, and what stands between it and its value.
     fn spelled_with(&self, variable: Variable) -> (String, &'static str) {
         let (name, option) = (variable.name, variable.option.map(|option| option.name));
         match (option, self.get(env::CONFIG.name)) {

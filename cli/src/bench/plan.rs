@@ -53,6 +53,8 @@ pub(super) enum UsageError {
     Setting(#[from] SettingError),
     #[error(transparent)]
     Setup(#[from] SetupError),
+    #[error("{plan} is for one transport, and several are to be measured, one after the other")]
+    SharedPlan { plan: String },
     #[error(transparent)]
     Host(#[from] HostSettingError),
     #[error(transparent)]
@@ -92,6 +94,7 @@ impl UsageError {
             Self::Environment(error) => error.hint(),
             Self::Setting(error) => error.hint(),
             Self::Setup(error) => error.hint(),
+            Self::SharedPlan { .. } => Some("name the transport with --transport NAME".to_owned()),
             Self::Config(error) => error.hint(),
             Self::Timeline(error) => error.hint(),
             Self::WorldSize { .. } => Some("leave out -np under another launcher".to_owned()),
@@ -158,17 +161,24 @@ impl Plan {
         if let Some(peer) = arguments.peer {
             check_peer(peer, arguments)?;
         }
+        let (transports, ranks) =
+            (transports(arguments, &environment)?, env::NP.parse(&environment)?);
+        // One rank has nobody to reach by any.
+        let several = transports == TransportSelection::All && ranks != Some(NonZeroU32::MIN);
+        if several && context.plan.is_some() {
+            return Err(UsageError::SharedPlan { plan: environment.spelling(env::PLAN) });
+        }
         Ok(Self {
             collective,
             subject: subject(arguments, &environment)?,
-            transports: transports(arguments, &environment)?,
+            transports,
             dtype,
             op,
             queue: queue(arguments, &environment)?,
             out_of_place: arguments.out_of_place || !collective.works_in_place(),
             settings: settings(arguments),
             context,
-            ranks: env::NP.parse(&environment)?,
+            ranks,
             hosts: run::hosts(&environment)?,
             timeline: Timeline::of(&environment)?,
             environment,

@@ -57,4 +57,38 @@ fn combinations_that_do_not_exist() {
     );
     assert_refused(&["-np", "2", "--fusion-threshold", "4M"], &["--model"]);
     assert_refused(&["-np", "2", "--iterations", "3", "--min-time", "1"], &["--min-time"]);
+    assert_refused(
+        &["-np", "2", "--plan", "plan.json"],
+        &["--plan is for one transport", "hint: ", "--transport NAME"],
+    );
+}
+
+#[test]
+fn an_interface_that_is_not_there_whatever_the_transport() {
+    for transport in ["auto", "tcp", "shm", "all"] {
+        let finished =
+            bench(&["-np", "2", "--interface", "no-such0", "--transport", transport, "-s", "4"]);
+        assert_eq!(finished.code, Some(125), "{transport}: {finished:?}");
+        for word in ["no interface matches \"no-such0\"", "127.0.0.1", "hint: ", "--interface"] {
+            assert_eq!(finished.stderr.matches(word).count(), 1, "{transport}: {finished:?}");
+        }
+    }
+}
+
+#[test]
+fn a_plan_that_cannot_be_used_says_what_to_do_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let (garbage, nowhere) = (directory.path().join("plan"), directory.path().join("no/plan"));
+    std::fs::write(&garbage, "garbage").unwrap();
+    for (path, said, hint) in [
+        (&garbage, "rank 0 cannot use the plan ", "remove it, and a new one is made"),
+        (&nowhere, "rank 0 cannot write the plan ", "make the directory first"),
+    ] {
+        let path = path.to_str().unwrap();
+        let finished = bench(&["-np", "3", "--transport", "tcp", "-s", "4", "--plan", path]);
+        assert_eq!(finished.code, Some(125), "{finished:?}");
+        let lines: Vec<&str> = finished.stderr.lines().collect();
+        assert!(lines[0].contains(said) && lines[0].contains(path), "{finished:?}");
+        assert!(lines[1].contains(hint) && lines.len() == 2, "only the cause: {finished:?}");
+    }
 }
