@@ -26,7 +26,15 @@ pub enum Program {
     Command(#[serde(with = "text::one")] OsString),
     /// A Python module: `python3 -m MODULE`.
     Module(#[serde(with = "text::one")] OsString),
+    /// The program that the agent is, also if its file has been replaced since it was started.
+    Itself,
 }
+
+/// What the program calls itself.
+const OWN_NAME: &str = "paceline";
+
+/// The file of the program that runs, whatever has become of its name.
+const OWN_FILE: &str = "/proc/self/exe";
 
 impl Program {
     /// As the user wrote it.
@@ -34,6 +42,7 @@ impl Program {
         match self {
             Self::Command(program) => program.display().to_string(),
             Self::Module(module) => format!("-m {}", module.display()),
+            Self::Itself => OWN_NAME.to_owned(),
         }
     }
 }
@@ -63,6 +72,7 @@ pub(crate) fn resolve(
         Program::Module(module) => finder.python(vec!["-m".into(), module.clone()]),
         Program::Command(name) if is_python_file(name) => finder.python_file(name),
         Program::Command(name) => finder.executable(name),
+        Program::Itself => Ok(resolved(OWN_FILE.into(), OsStr::new(OWN_NAME))),
     }
 }
 
@@ -126,7 +136,7 @@ impl Finder<'_> {
 
     /// Refuses binaries of other machines, which would be given to a shell as scripts.
     fn for_this_machine(&self, path: PathBuf, name: &OsStr) -> Result<ResolvedProgram, Refusal> {
-        match (machine(&path), machine(Path::new("/proc/self/exe"))) {
+        match (machine(&path), machine(Path::new(OWN_FILE))) {
             (Some(its), Some(ours)) if its != ours => {
                 Err(self.not_executable(name, "it is a binary for another machine"))
             }

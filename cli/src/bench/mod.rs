@@ -42,9 +42,6 @@ use crate::run;
 /// How long the ranks may take to say goodbye: they have all just been heard of.
 const GOODBYE: Duration = Duration::from_secs(10);
 
-/// This very program, also if its file has been replaced since it was started.
-const THIS_PROGRAM: &str = "/proc/self/exe";
-
 /// Measures what the arguments describe.
 pub(crate) fn bench(arguments: Arguments) -> ExitCode {
     let checked = Plan::new(&arguments).and_then(|plan| {
@@ -93,13 +90,12 @@ fn launch(plan: &Plan) -> ExitCode {
     if mpirun::is_needed(plan) {
         return mpirun::launch(plan, &words);
     }
-    let program = Program::Command(THIS_PROGRAM.into());
     let job = JobSpec {
         rank_count: plan.ranks,
         hosts: plan.hosts.clone(),
         start_timeout: plan.context.start_timeout,
         output: OutputOptions { prefix: false, directory: None },
-        ..JobSpec::local(NonZeroU32::MIN, program, words)
+        ..JobSpec::local(NonZeroU32::MIN, Program::Itself, words)
     };
     let metrics_port = match run::metrics_port(&plan.environment) {
         Ok(port) => port,
