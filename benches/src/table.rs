@@ -25,7 +25,7 @@ const COLUMNS: [(&str, &str, Align); 14] = [
 
 /// Columns before a row is known: enough for most rows, so that lines printed one by one as they
 /// are measured stay in line.
-const WIDTHS_MIN: [usize; 14] = [8, 8, 5, 4, 9, 7, 7, 7, 7, 5, 5, 5, 6, 5];
+const WIDTHS_MIN: [usize; 14] = [8, 8, 5, 4, 9, 7, 7, 7, 7, 7, 7, 5, 6, 5];
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Align {

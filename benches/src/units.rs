@@ -43,13 +43,23 @@ pub fn format_bytes(bytes: u64) -> String {
     format!("{bytes} B")
 }
 
-/// Three significant digits without exponent: `0.0123`, `1.23`, `12.3`, `123`, `1234`.
+/// Three significant digits without exponent: `0.0123`, `1.23`, `12.3`, `123`, `1234`; two where
+/// zeros take the room of the third: `0.00042`, `0.0000042`.
 pub fn three_digits(value: f64) -> String {
+    /// The smallest double that is not subnormal has its first digit there.
+    const DECIMALS_MAX: usize = 308;
     let magnitude = value.abs();
     // The limits are where rounding would reach the next power of ten.
     let decimals = match magnitude {
-        m if m < 0.000_5 => return format!("{value:.0}"),
-        m if m < 0.009_995 => 5,
+        0.0 => 0,
+        m if m < 0.009_995 => {
+            let mut decimals = 5;
+            let mut scaled = m * 1e5;
+            while scaled < 9.5 && decimals < DECIMALS_MAX {
+                (scaled, decimals) = (scaled * 10.0, decimals + 1);
+            }
+            decimals
+        }
         m if m < 0.099_95 => 4,
         m if m < 0.999_5 => 3,
         m if m < 9.995 => 2,
@@ -112,9 +122,19 @@ mod tests {
 
     #[test]
     fn significant_digits() {
-        for (value, text) in
-            [(0.0, "0"), (0.012_34, "0.0123"), (0.999_6, "1.00"), (9.996, "10.0"), (99.96, "100")]
-        {
+        for (value, text) in [
+            (0.0, "0"),
+            (0.000_004_2, "0.0000042"),
+            (0.000_09, "0.000090"),
+            (0.000_094_9, "0.000095"),
+            (0.000_095_1, "0.00010"),
+            (0.000_42, "0.00042"),
+            (0.001_234, "0.00123"),
+            (0.012_34, "0.0123"),
+            (0.999_6, "1.00"),
+            (9.996, "10.0"),
+            (99.96, "100"),
+        ] {
             assert_eq!(three_digits(value), text);
         }
     }

@@ -19,7 +19,7 @@ use crate::options::{Selection, Settings};
 /// Options of `paceline bench`.
 #[derive(Debug, Args)]
 #[command(
-    override_usage = "paceline bench [COLLECTIVE] -np N [OPTIONS]
+    override_usage = "paceline bench [COLLECTIVE] [-np N] [OPTIONS]
        paceline run -np N paceline bench [COLLECTIVE] [OPTIONS]",
     after_help = EXAMPLES
 )]
@@ -75,8 +75,9 @@ pub(crate) struct Arguments {
     #[arg(long = "async", id = "async", conflicts_with = "out_of_place")]
     pub(super) queued: bool,
 
-    /// Largest bucket into which gradients are fused [default: 128M, 16M in the queue]
-    #[arg(long, value_name = "SIZE", value_parser = parse_size, requires = "model")]
+    /// Largest bucket into which gradients are fused, or which the queue carries out at once
+    /// [default: 128M, 16M in the queue]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub(super) fusion_threshold: Option<u64>,
 
     /// Rounds of each measurement

@@ -17,7 +17,7 @@ use paceline_collectives::{ContextOptions, SetupError, TransportChoice};
 use paceline_devices::{DType, ReduceOp};
 use paceline_launcher::HostSlots;
 use paceline_rendezvous::EnvironmentError;
-use paceline_rendezvous::env::{self, Variable};
+use paceline_rendezvous::env::{self, Environment as _, Variable};
 
 use super::arguments::{Arguments, PeerName, TransportSelection};
 use super::record::JsonTarget;
@@ -55,6 +55,8 @@ pub(super) enum UsageError {
     Setup(#[from] SetupError),
     #[error("{plan} is for one transport, and several are to be measured, one after the other")]
     SharedPlan { plan: String },
+    #[error("{said} changes nothing here")]
+    Idle { said: String, hint: &'static str },
     #[error(transparent)]
     Host(#[from] HostSettingError),
     #[error(transparent)]
@@ -95,6 +97,7 @@ impl UsageError {
             Self::Setting(error) => error.hint(),
             Self::Setup(error) => error.hint(),
             Self::SharedPlan { .. } => Some("name the transport with --transport NAME".to_owned()),
+            Self::Idle { hint, .. } => Some((*hint).to_owned()),
             Self::Config(error) => error.hint(),
             Self::Timeline(error) => error.hint(),
             Self::WorldSize { .. } => Some("leave out -np under another launcher".to_owned()),
@@ -161,6 +164,7 @@ impl Plan {
         if let Some(peer) = arguments.peer {
             check_peer(peer, arguments)?;
         }
+        check_queue_settings(arguments, &environment)?;
         let (transports, ranks) =
             (transports(arguments, &environment)?, env::NP.parse(&environment)?);
         // One rank has nobody to reach by any.
@@ -221,6 +225,30 @@ fn check_peer(peer: PeerName, arguments: &Arguments) -> Result<(), UsageError> {
         arguments.op,
     )?;
     Ok(())
+}
+
+/// Whether what is said about fusion and queues has a meaning here: numbers would be taken for those
+/// of a setting that they do not depend on. Horovod's variables may be there for others.
+fn check_queue_settings(arguments: &Arguments, environment: &Layers) -> Result<(), UsageError> {
+    const HINT: &str =
+        "--model NAME fuses gradients, --async submits to the queue; without either it has no use";
+    const QUEUE_HINT: &str = "--async submits to the queue; without it there is none";
+    let is_said = |variable: Variable| {
+        let said = environment.get(variable.name);
+        said.is_some_and(|said| !said.is_empty()).then(|| environment.spelling(variable))
+    };
+    if arguments.queued {
+        return Ok(());
+    }
+    let option = arguments.fusion_threshold.map(|_| "--fusion-threshold".to_owned());
+    let fusion = option.or_else(|| is_said(env::FUSION_THRESHOLD));
+    if let Some(said) = fusion.filter(|_| arguments.model.is_none()) {
+        return Err(UsageError::Idle { said, hint: HINT });
+    }
+    match [env::CYCLE_TIME, env::CACHE_CAPACITY].into_iter().find_map(is_said) {
+        Some(said) => Err(UsageError::Idle { said, hint: QUEUE_HINT }),
+        None => Ok(()),
+    }
 }
 
 /// Options as variables, so that the library reads both the same way.

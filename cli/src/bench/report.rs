@@ -51,6 +51,24 @@ pub(super) fn head(plan: &Plan, report: &Report) -> String {
     text
 }
 
+/// Sizes without a row that are named.
+const MERGED_NAMED_MAX: usize = 6;
+
+/// Which sizes have no row of their own.
+pub(super) fn merged(sizes: &[u64], plan: &Plan) -> Option<String> {
+    let named = sizes.iter().take(MERGED_NAMED_MAX).map(|bytes| format_bytes(*bytes));
+    let mut names = named.collect::<Vec<_>>().join(", ");
+    match sizes.len().checked_sub(MERGED_NAMED_MAX) {
+        _ if sizes.is_empty() => return None,
+        Some(more) if more > 0 => names.push_str(&format!(" and {more} more")),
+        _ => {}
+    }
+    Some(format!(
+        "# left out, as whole elements of {} the same as another size: {names}\n",
+        plan.dtype
+    ))
+}
+
 /// Which algorithm is used from which size on.
 pub(super) fn explanation(
     lane: &Lane,

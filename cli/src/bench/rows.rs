@@ -22,6 +22,19 @@ pub(super) struct Row<'a> {
     pub(super) measured: Measured,
 }
 
+/// Those of `sizes` that mean as many whole elements as one before them, and would be measured twice.
+pub(super) fn repeated(plan: &Plan, world_size: u32) -> Vec<u64> {
+    let Subject::Sizes(sizes) = &plan.subject else { return Vec::new() };
+    let mut known = Vec::new();
+    let is_known = |bytes: &u64| {
+        let rounded = plan.collective.shape(*bytes, plan.dtype, world_size).bytes;
+        let is_known = known.contains(&rounded);
+        known.push(rounded);
+        is_known
+    };
+    sizes.iter().copied().filter(is_known).collect()
+}
+
 /// What is measured on a transport, in order. No buffers are allocated yet.
 pub(super) fn rows<'a, T: TestElement>(
     plan: &Plan,
@@ -34,7 +47,8 @@ pub(super) fn rows<'a, T: TestElement>(
                 Some(queue) => queued_size_row(plan, lane, queue, pattern, *bytes),
                 None => size_row(plan, lane, pattern, *bytes),
             };
-            sizes.iter().map(row).collect()
+            let repeated = repeated(plan, lane.context.world_size());
+            sizes.iter().filter(|bytes| !repeated.contains(bytes)).map(row).collect()
         }
         Subject::Model(model, threshold) => {
             let counts = model.backward_elements();

@@ -25,7 +25,7 @@ use super::peer::{self, Peer};
 use super::plan::Plan;
 use super::printer::Printer;
 use super::report;
-use super::rows::{Row, rows};
+use super::rows::{Row, repeated, rows};
 
 /// Why the benchmark ended early.
 #[derive(Debug, thiserror::Error)]
@@ -133,6 +133,8 @@ pub(super) fn run(
         results: Vec::new(),
     };
     printer.lines(&report::head(plan, &report));
+    let repeated = repeated(plan, report.config.world_size);
+    report::merged(&repeated, plan).iter().for_each(|line| printer.lines(line));
     if lanes.is_empty() {
         return Err(BenchError::NoTransport);
     }

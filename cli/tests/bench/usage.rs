@@ -1,6 +1,8 @@
 //! Command lines that make no sense are refused before anything is started.
 
-use crate::support::bench;
+use paceline_rendezvous::env;
+
+use crate::support::{SHORT, bench, finish, paceline, start};
 
 #[track_caller]
 fn assert_refused(arguments: &[&str], words: &[&str]) {
@@ -61,6 +63,26 @@ fn combinations_that_do_not_exist() {
         &["-np", "2", "--plan", "plan.json"],
         &["--plan is for one transport", "hint: ", "--transport NAME"],
     );
+}
+
+#[test]
+fn settings_of_a_queue_that_is_not_used() {
+    for (name, value) in [
+        (env::FUSION_THRESHOLD.name, "4M"),
+        (env::CYCLE_TIME.name, "1"),
+        (env::CACHE_CAPACITY.name, "64"),
+    ] {
+        let mut command = paceline(&["bench", "-np", "2", "--sizes", "4"]);
+        let finished = finish(start(command.env(name, value)));
+        assert_eq!(finished.code, Some(2), "{name}: {finished:?}");
+        assert!(finished.stderr.contains(&format!("{name} changes nothing here")), "{finished:?}");
+        assert!(finished.stderr.contains("hint: ") && finished.stderr.contains("--async"));
+    }
+    // Where there is one they are taken.
+    let queued = [&["-np", "2", "--transport", "tcp", "-s", "4", "--async"], &SHORT[..]].concat();
+    let mut command = paceline(&[&["bench"], &queued[..], &["--fusion-threshold", "4M"]].concat());
+    let finished = finish(start(command.env(env::CYCLE_TIME.name, "1")));
+    assert_eq!(finished.code, Some(0), "{finished:?}");
 }
 
 #[test]
