@@ -95,6 +95,16 @@ pub fn exchange_bytes(collective: Collective, bytes: u64, world_size: u32) -> u6
     (as_f64(bytes) * collective.bus_factor(world_size)).round() as u64
 }
 
+/// Bytes of the buffers for such an exchange between so many ranks.
+pub fn buffer_bytes(bytes: u64, world_size: u32) -> u64 {
+    let measured = bytes.min(EXCHANGE_BYTES_MAX);
+    match world_size {
+        0 | 1 => 0,
+        // An input, and an output that has a share for this rank itself.
+        _ => 2 * measured + measured.div_ceil(u64::from(world_size) - 1),
+    }
+}
+
 /// One way to exchange the bytes, and how long it took in the rounds so far.
 #[derive(Clone, Debug)]
 struct Candidate {

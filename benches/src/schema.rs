@@ -49,6 +49,9 @@ pub struct Report {
     pub skipped: Vec<SkippedTransport>,
     /// One entry for each line of the table.
     pub results: Vec<BenchResult>,
+    /// Why there are no more results, if the benchmark failed before the last one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<String>,
 }
 
 impl Report {
@@ -341,6 +344,7 @@ pub(crate) mod tests {
                 transport: "rdma".to_owned(),
                 reason: "built without the feature rdma".to_owned(),
             }],
+            failure: None,
             results: vec![BenchResult {
                 collective: "all_reduce".to_owned(),
                 transport: "tcp".to_owned(),

@@ -100,7 +100,8 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "WHICH", default_value = "every")]
     pub(super) check: CheckChoice,
 
-    /// Write the record to a file; - is standard output, and then nothing else goes there
+    /// Write the record to a file, each row as soon as it is measured; - is standard output, where all
+    /// of it goes in the end and nothing else
     #[arg(long, value_name = "FILE")]
     pub(super) json: Option<PathBuf>,
 

@@ -8,6 +8,7 @@ mod arguments;
 mod facts;
 mod failure;
 mod lanes;
+mod memory;
 mod mpirun;
 mod peer;
 mod plan;
@@ -166,20 +167,23 @@ fn take_part(plan: &Plan, is_first: bool, printer: &mut Printer) -> Result<u64, 
         rendezvous.warnings.iter().for_each(|warning| console::note(&warning.to_string()));
     }
     let job = Job::from_rendezvous(rendezvous);
-    let report = session::run(plan, &job, printer).map_err(|error| {
-        printer.clear();
-        failure::tell(&error, &job);
-        error.exit_code()
-    })?;
-    leave(job).map_err(fail)?;
-    if !is_first {
-        return Ok(0);
-    }
+    let (record, outcome) = session::run(plan, &job, printer);
     printer.clear();
-    if let Some(target) = &plan.json {
-        target.write(&report).map_err(fail)?;
+    let record = record.filter(|_| is_first);
+    let write = || match (&plan.json, &record) {
+        (Some(target), Some(report)) => target.write(report).map_err(fail),
+        _ => Ok(()),
+    };
+    if let Err(error) = outcome {
+        // Rows that were measured are not lost, and a record that cannot be written is not why it failed.
+        let _ = write();
+        failure::tell(&error, &job);
+        return Err(error.exit_code());
     }
-    Ok(report.results.iter().filter_map(|result| result.wrong).sum())
+    leave(job).map_err(fail)?;
+    write()?;
+    let results = record.iter().flat_map(|report| &report.results);
+    Ok(results.filter_map(|result| result.wrong).sum())
 }
 
 /// Says goodbye, so that nobody takes the end of this process for a failure.

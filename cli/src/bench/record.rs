@@ -1,4 +1,4 @@
-//! Where the record goes: the whole of it, or nothing.
+//! Where the record goes: whole rows of it, or nothing.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -32,6 +32,19 @@ impl JsonTarget {
             Self::File(path) => Place::of(path)
                 .and_then(|place| place.check())
                 .map_err(|source| failed(path, source)),
+        }
+    }
+
+    /// Puts what there is of the record in its file while more of it is measured, so that it is not lost
+    /// if this process does not live to write it all. What cannot be written is complained of in the
+    /// end.
+    pub(super) fn keep(&self, report: &Report) {
+        if let Self::File(path) = self
+            && let Ok(Place::File { path, .. }) = Place::of(path)
+            && let Ok(mut draft) = Draft::create(&path)
+            && draft.file.write_all(report.to_json().as_bytes()).is_ok()
+        {
+            let _ = draft.put_in_place(&path);
         }
     }
 

@@ -21,11 +21,13 @@ use paceline_rendezvous::StoreError;
 
 use super::facts;
 use super::lanes::{Lane, open_lanes};
+use super::memory;
 use super::peer::{self, Peer};
 use super::plan::Plan;
 use super::printer::Printer;
 use super::report;
 use super::rows::{Row, repeated, rows};
+use crate::console;
 
 /// Why the benchmark ended early.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +56,8 @@ pub(super) enum BenchError {
     },
     #[error("no transport can be used")]
     NoTransport,
+    #[error("{row} does not fit into memory: {lack}")]
+    Memory { row: String, lack: String },
     #[error("cannot measure {peer} beside ours")]
     Peer {
         peer: &'static str,
@@ -90,6 +94,9 @@ impl BenchError {
             Self::Absent { source, .. } if source.is_timeout() => {
                 Some("see whether all ranks started; --start-timeout gives them longer".to_owned())
             }
+            Self::Memory { .. } => {
+                Some("measure smaller sizes (--sizes), or with fewer ranks on a node".to_owned())
+            }
             Self::Pattern(PatternError::TooManyRanks { .. }) => {
                 Some("measure with --check off, or another type".to_owned())
             }
@@ -114,16 +121,31 @@ impl BenchError {
     }
 }
 
-/// Measures everything and returns the record, the same on all ranks.
+/// Measures everything and returns the record, the same on all ranks; with an error, what there is of
+/// it if that is anything.
 pub(super) fn run(
     plan: &Plan,
     job: &Arc<Job>,
     printer: &mut Printer,
-) -> Result<Report, BenchError> {
+) -> (Option<Report>, Result<(), BenchError>) {
+    let mut record = None;
+    let outcome = measure_all(plan, job, printer, &mut record);
+    if let (Some(report), Err(error)) = (&mut record, &outcome) {
+        report.failure = Some(console::chain(error));
+    }
+    (record.filter(|report| outcome.is_ok() || !report.results.is_empty()), outcome)
+}
+
+fn measure_all(
+    plan: &Plan,
+    job: &Arc<Job>,
+    printer: &mut Printer,
+    record: &mut Option<Report>,
+) -> Result<(), BenchError> {
     let deadline = Instant::now() + plan.context.start_timeout;
     let (machines, ranks) = facts::exchange(job, &plan.environment, deadline)?;
     let (lanes, skipped) = open_lanes(plan, job)?;
-    let mut report = Report {
+    let report = record.insert(Report {
         schema: SCHEMA.to_owned(),
         peer: None,
         machines,
@@ -131,29 +153,30 @@ pub(super) fn run(
         config: plan.config(job.rank_info().world_size),
         skipped,
         results: Vec::new(),
-    };
-    printer.lines(&report::head(plan, &report));
+        failure: None,
+    });
+    printer.lines(&report::head(plan, report));
     let repeated = repeated(plan, report.config.world_size);
     report::merged(&repeated, plan).iter().for_each(|line| printer.lines(line));
     if lanes.is_empty() {
         return Err(BenchError::NoTransport);
     }
     let peer = peer::open(plan, job, deadline)?;
-    let mut session = Session { plan, printer, peer, results: Vec::new() };
+    let mut session = Session { plan, job, printer, peer, report };
     for lane in &lanes {
         if !session.lane_of_dtype(lane)? {
             break;
         }
     }
-    report.results = session.results;
-    Ok(report)
+    Ok(())
 }
 
 struct Session<'a> {
     plan: &'a Plan,
+    job: &'a Job,
     printer: &'a mut Printer,
     peer: Peer,
-    results: Vec<BenchResult>,
+    report: &'a mut Report,
 }
 
 impl Session<'_> {
@@ -184,6 +207,7 @@ impl Session<'_> {
         let op = if reduces { plan.op } else { ReduceOp::Max };
         let pattern = Pattern::<T>::new(op, world_size)?;
         let rows = rows(plan, lane, &pattern)?;
+        memory::check(plan, self.job, lane, &rows)?;
         if plan.explain {
             let name = library_name(plan.collective);
             self.printer.lines(&report::explanation(lane, plan.collective, name));
@@ -191,7 +215,7 @@ impl Session<'_> {
         let previews: Vec<BenchResult> = rows.iter().map(|row| preview(&row.case)).collect();
         let mut table = report::LaneTable::new(&previews);
         let mut floors = Floors { lane, last: None };
-        let first = self.results.len();
+        let first = self.report.results.len();
         for mut row in rows {
             // Rank 0 may have lost its reader; then all ranks stop together.
             let mut group = CommunicatorGroup::new(&lane.communicator);
@@ -209,12 +233,23 @@ impl Session<'_> {
             let mut result = result_of(&row.case, &measurement, floor.end(&mut floors).as_ref());
             result.peer = peer::compared(beside, &measurement, plan)?;
             self.peer = other;
-            self.printer.lines(&table.row(&result));
-            self.results.push(result);
+            let line = table.row(&result);
+            self.report.results.push(result);
+            self.keep();
+            self.printer.lines(&line);
         }
-        let results = &self.results[first..];
+        let results = &self.report.results[first..];
         self.printer.lines(&report::foot(plan, results, self.printer.width()));
         Ok(true)
+    }
+
+    /// Leaves the rows so far in the record's file: whoever stops this process may not let it say why.
+    fn keep(&mut self) {
+        if let (Some(target), 0) = (&self.plan.json, self.job.rank_info().rank) {
+            self.report.failure = Some("it was stopped before its end".to_owned());
+            target.keep(self.report);
+            self.report.failure = None;
+        }
     }
 
     /// Whether somebody waits for more results.

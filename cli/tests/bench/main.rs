@@ -1,5 +1,6 @@
 //! `paceline bench` with real processes: what it prints, what it records, what it refuses.
 
+mod failing;
 mod joining;
 #[cfg(feature = "mpi")]
 mod mpi;
