@@ -169,6 +169,19 @@ fn a_message_of_another_length_or_type_names_both_sides() {
 }
 
 #[test]
+fn a_short_message_that_nobody_receives_is_nobodys_error() {
+    for kind in KINDS {
+        world(2, &over(kind), |communicator| {
+            if communicator.rank() == 0 {
+                communicator.send(&[1u8; 10], 1, 9).unwrap();
+            }
+            communicator.barrier().unwrap();
+            everybody_with_everybody(communicator, 10, false);
+        });
+    }
+}
+
+#[test]
 fn ranks_that_send_first_and_receive_later_are_told_at_the_deadline() {
     for kind in KINDS {
         let options = ContextOptions { timeout: Duration::from_secs(1), ..over(kind) };
