@@ -8,6 +8,7 @@ mod ways;
 use std::time::{Duration, Instant};
 
 use paceline_rendezvous::coordinator::context_keys;
+use paceline_transports::tcp::check_interface;
 use paceline_transports::{Endpoint, EstablishError, Group, Patience, TransportKind, Weight};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -87,7 +88,7 @@ pub(crate) fn connect(
     options: &ContextOptions,
 ) -> Result<Connected, SetupError> {
     if job.rank_info().world_size == 1 {
-        options.interface.check().map_err(SetupError::Interface)?;
+        check_interface(&options.interface).map_err(SetupError::Interface)?;
         return Ok(Connected::alone(options));
     }
     Joining { job, options, number, deadline: Instant::now() + options.start_timeout }.connect()
@@ -211,7 +212,7 @@ impl Joining<'_> {
     fn compare_terms(&self) -> Result<(), SetupError> {
         let rank = self.job.rank_info().rank;
         let ours = Terms::new(self.options);
-        let lack = self.options.interface.check().err();
+        let lack = check_interface(&self.options.interface).err();
         let lack = lack.map(|error| Trouble::new(rank, TransportKind::Tcp, &error));
         let all: Vec<(Terms, Option<Trouble>)> = self.collect("terms", &(&ours, &lack))?;
         if let Some((peer, (theirs, _))) = (0..).zip(&all).find(|(_, (theirs, _))| *theirs != ours)

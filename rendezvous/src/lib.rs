@@ -34,6 +34,7 @@ pub mod frame;
 pub mod heartbeat;
 pub mod hello;
 mod hex;
+pub mod interface;
 pub mod jobs;
 pub mod message;
 pub mod rank_info;

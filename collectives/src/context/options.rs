@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use paceline_rendezvous::env::{self, Environment, PortRange};
+use paceline_rendezvous::interface::InterfaceChoice;
 use paceline_rendezvous::{BootstrapError, RankInfo};
-use paceline_transports::tcp::InterfaceChoice;
 use paceline_transports::{Checksum, TransportKind};
 
 use crate::error::SetupError;

@@ -1,159 +1,45 @@
-//! Which of a host's addresses the data goes over.
+//! The addresses of this host.
 
-use std::fmt;
 use std::io;
-use std::net::IpAddr;
-use std::str::FromStr;
+use std::net::{IpAddr, Ipv4Addr};
+
+use paceline_rendezvous::interface::{Candidate, InterfaceChoice};
 
 use crate::EstablishError;
 
-/// Interfaces that never lead to another host of a job.
-const VIRTUAL_PREFIXES: [&str; 5] = ["docker", "virbr", "veth", "br-", "cni"];
-
-/// How to choose the address to listen on.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
-pub enum InterfaceChoice {
-    /// Loopback if all ranks are on one node; else the address that reaches the coordinator, else
-    /// the first address of an interface that is neither loopback nor virtual.
-    #[default]
-    Auto,
-    /// The first address of the interface of this name.
-    Name(String),
-    /// The first address in this network.
-    Cidr {
-        /// Any address in the network.
-        network: IpAddr,
-        /// Leading bits that count.
-        prefix: u8,
-    },
-}
-
-/// Text that is neither an interface name nor a network.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is neither an interface name nor a network such as 10.0.0.0/24 or fd00::/64")]
-pub struct ParseInterfaceError(String);
-
-impl FromStr for InterfaceChoice {
-    type Err = ParseInterfaceError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let wrong = || ParseInterfaceError(text.to_owned());
-        if text == "auto" {
-            return Ok(Self::Auto);
-        }
-        if let Ok(address) = text.parse::<IpAddr>() {
-            return Ok(Self::Cidr { network: address, prefix: bits(address) });
-        }
-        if let Some((network, prefix)) = text.split_once('/') {
-            let network: IpAddr = network.parse().map_err(|_| wrong())?;
-            let prefix: u8 = prefix.parse().map_err(|_| wrong())?;
-            return if prefix <= bits(network) {
-                Ok(Self::Cidr { network, prefix })
-            } else {
-                Err(wrong())
-            };
-        }
-        // Linux: at most 15 bytes, no slash, no white space.
-        let valid = (1..=15).contains(&text.len()) && !text.contains(char::is_whitespace);
-        if valid { Ok(Self::Name(text.to_owned())) } else { Err(wrong()) }
+/// Picks the address to listen on. `one_node`: all ranks are on this node; `towards`: this host's
+/// address on a connection that is known to reach the others' hosts.
+///
+/// # Errors
+/// [`EstablishError::Interface`] lists what there is.
+pub(super) fn resolve(
+    choice: &InterfaceChoice,
+    one_node: bool,
+    towards: Option<IpAddr>,
+) -> Result<IpAddr, EstablishError> {
+    if *choice == InterfaceChoice::Auto && one_node {
+        return Ok(IpAddr::V4(Ipv4Addr::LOCALHOST));
     }
+    let candidates = candidates()
+        .map_err(|source| EstablishError::Os { what: "list the network interfaces", source })?;
+    let chosen = choice.pick(&candidates, towards).map(|found| found.address);
+    chosen.ok_or_else(|| EstablishError::Interface {
+        wanted: choice.to_string(),
+        available: candidates
+            .iter()
+            .map(|found| format!("{} {}", found.interface, found.address))
+            .collect::<Vec<_>>()
+            .join(", "),
+    })
 }
 
-impl fmt::Display for InterfaceChoice {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Auto => f.write_str("auto"),
-            Self::Name(name) => f.write_str(name),
-            Self::Cidr { network, prefix } => write!(f, "{network}/{prefix}"),
-        }
-    }
-}
-
-fn bits(address: IpAddr) -> u8 {
-    if address.is_ipv4() { 32 } else { 128 }
-}
-
-fn contains(network: IpAddr, prefix: u8, address: IpAddr) -> bool {
-    let masked = |value: u128, width: u8| if prefix == 0 { 0 } else { value >> (width - prefix) };
-    match (network, address) {
-        (IpAddr::V4(network), IpAddr::V4(address)) => {
-            masked(network.to_bits().into(), 32) == masked(address.to_bits().into(), 32)
-        }
-        (IpAddr::V6(network), IpAddr::V6(address)) => {
-            masked(network.to_bits(), 128) == masked(address.to_bits(), 128)
-        }
-        _ => false,
-    }
-}
-
-/// One address of this host.
-#[derive(Clone, Debug)]
-struct Candidate {
-    interface: String,
-    address: IpAddr,
-}
-
-impl InterfaceChoice {
-    /// Picks the address to listen on. `one_node`: all ranks are on this node; `towards`: this
-    /// host's address on a connection that is known to reach the others' hosts.
-    ///
-    /// # Errors
-    /// [`EstablishError::Interface`] lists what there is.
-    pub fn resolve(
-        &self,
-        one_node: bool,
-        towards: Option<IpAddr>,
-    ) -> Result<IpAddr, EstablishError> {
-        if *self == Self::Auto && one_node {
-            return Ok(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST));
-        }
-        let candidates = candidates()
-            .map_err(|source| EstablishError::Os { what: "list the network interfaces", source })?;
-        self.pick(&candidates, towards).ok_or_else(|| EstablishError::Interface {
-            wanted: self.to_string(),
-            available: candidates
-                .iter()
-                .map(|found| format!("{} {}", found.interface, found.address))
-                .collect::<Vec<_>>()
-                .join(", "),
-        })
-    }
-
-    /// Whether this host has what the choice names, for whoever listens nowhere.
-    ///
-    /// # Errors
-    /// As [`resolve`](Self::resolve).
-    pub fn check(&self) -> Result<(), EstablishError> {
-        // What the host has, and where it leads, is then found out by those who listen.
-        if *self == Self::Auto { Ok(()) } else { self.resolve(false, None).map(drop) }
-    }
-
-    fn pick(&self, candidates: &[Candidate], towards: Option<IpAddr>) -> Option<IpAddr> {
-        let first = |wanted: &dyn Fn(&Candidate) -> bool| {
-            candidates.iter().find(|found| wanted(found)).map(|found| found.address)
-        };
-        match self {
-            Self::Auto => {
-                let physical = |found: &Candidate| {
-                    !found.address.is_loopback()
-                        && !is_link_local(found.address)
-                        && !VIRTUAL_PREFIXES.iter().any(|name| found.interface.starts_with(name))
-                };
-                towards.filter(|address| !address.is_loopback()).or_else(|| first(&physical))
-            }
-            Self::Name(name) => first(&|found: &Candidate| {
-                found.interface == *name && !is_link_local(found.address)
-            }),
-            Self::Cidr { network, prefix } => {
-                first(&|found: &Candidate| contains(*network, *prefix, found.address))
-            }
-        }
-    }
-}
-
-/// Link-local IPv6 addresses mean nothing without a scope, which a published address has not.
-fn is_link_local(address: IpAddr) -> bool {
-    matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())
+/// Whether this host has what the choice names, for whoever listens nowhere.
+///
+/// # Errors
+/// [`EstablishError::Interface`] lists what there is.
+pub fn check_interface(choice: &InterfaceChoice) -> Result<(), EstablishError> {
+    // What the host has, and where it leads, is found out by those who listen.
+    if *choice == InterfaceChoice::Auto { Ok(()) } else { resolve(choice, false, None).map(drop) }
 }
 
 fn candidates() -> io::Result<Vec<Candidate>> {
@@ -170,62 +56,15 @@ fn candidates() -> io::Result<Vec<Candidate>> {
 mod tests {
     use super::*;
 
-    fn host() -> Vec<Candidate> {
-        [
-            ("lo", "127.0.0.1"),
-            ("docker0", "172.17.0.1"),
-            ("eth0", "10.1.2.3"),
-            ("eth1", "192.168.7.9"),
-            ("lo", "::1"),
-            ("eth1", "fe80::1"),
-            ("eth1", "fd00:7::9"),
-        ]
-        .map(|(interface, address)| Candidate {
-            interface: interface.to_owned(),
-            address: address.parse().unwrap(),
-        })
-        .to_vec()
-    }
-
-    fn pick(choice: &str, towards: Option<&str>) -> Option<String> {
-        let choice: InterfaceChoice = choice.parse().unwrap();
-        choice
-            .pick(&host(), towards.map(|address| address.parse().unwrap()))
-            .map(|address| address.to_string())
-    }
-
-    #[test]
-    fn interfaces_are_chosen_by_name_network_and_route() {
-        assert_eq!(pick("auto", None).unwrap(), "10.1.2.3");
-        assert_eq!(pick("auto", Some("192.168.7.9")).unwrap(), "192.168.7.9");
-        assert_eq!(pick("auto", Some("127.0.0.1")).unwrap(), "10.1.2.3");
-        assert_eq!(pick("eth1", None).unwrap(), "192.168.7.9");
-        assert_eq!(pick("192.168.0.0/16", None).unwrap(), "192.168.7.9");
-        assert_eq!(pick("fd00:7::/32", None).unwrap(), "fd00:7::9");
-        assert_eq!(pick("0.0.0.0/0", None).unwrap(), "127.0.0.1");
-        assert_eq!(pick("172.17.0.1", None).unwrap(), "172.17.0.1");
-        assert_eq!(pick("ib0", None), None);
-        assert_eq!(pick("10.2.0.0/16", None), None);
-    }
-
-    #[test]
-    fn bad_choices_are_refused() {
-        for text in
-            ["", "10.0.0.0/33", "fd00::/129", "10.0.0/8", "a name", "x/8", "0123456789abcdef"]
-        {
-            assert!(text.parse::<InterfaceChoice>().is_err(), "{text}");
-        }
-    }
-
     #[test]
     fn an_absent_interface_is_an_error_that_lists_what_there_is() {
         let choice = InterfaceChoice::Name("no-such0".to_owned());
-        let error = choice.resolve(false, None).unwrap_err();
+        let error = resolve(&choice, false, None).unwrap_err();
         assert!(error.to_string().contains("127.0.0.1"), "{error}");
         assert!(error.hint().is_some());
-        assert_eq!(choice.check().unwrap_err().to_string(), error.to_string());
+        assert_eq!(check_interface(&choice).unwrap_err().to_string(), error.to_string());
         for text in ["auto", "lo", "127.0.0.0/8"] {
-            text.parse::<InterfaceChoice>().unwrap().check().unwrap();
+            check_interface(&text.parse().unwrap()).unwrap();
         }
     }
 }

@@ -4,9 +4,10 @@ use std::time::Instant;
 
 use paceline_rendezvous::env::PortRange;
 use paceline_rendezvous::hello::Purpose;
+use paceline_rendezvous::interface::InterfaceChoice;
 
 use super::socket::Socket;
-use super::{InterfaceChoice, address};
+use super::{address, interface};
 use crate::messaging::{StreamEndpoint, stream_capabilities};
 use crate::reception::{Entrance, Seats, introduce, receive_all};
 use crate::{Capabilities, Endpoint, EstablishError, Group, Patience, Transport, TransportKind};
@@ -40,7 +41,7 @@ impl TcpTransport {
     /// # Errors
     /// [`EstablishError::Interface`] and [`EstablishError::Listen`].
     pub fn bind(config: &TcpConfig) -> Result<Self, EstablishError> {
-        let ip = config.interface.resolve(config.one_node, config.towards)?;
+        let ip = interface::resolve(&config.interface, config.one_node, config.towards)?;
         let failed =
             |source| EstablishError::Listen { address: describe(ip, config.port_range), source };
         let listener = config.port_range.listen(ip).map_err(failed)?;

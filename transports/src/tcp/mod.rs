@@ -17,7 +17,7 @@ mod interface;
 mod listener;
 mod socket;
 
-pub use interface::{InterfaceChoice, ParseInterfaceError};
+pub use interface::check_interface;
 pub use listener::{TcpConfig, TcpTransport};
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use paceline_rendezvous::env::PortRange;
+use paceline_rendezvous::interface::InterfaceChoice;
 use paceline_rendezvous::{RunId, Secret};
 use rustix::process::{Signal, set_parent_process_death_signal};
 
