@@ -5,6 +5,7 @@ mod arguments;
 mod bench;
 mod config;
 mod console;
+mod hosts;
 mod options;
 mod run;
 mod status;

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::Write;
+use std::num::NonZeroU32;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
@@ -9,14 +10,15 @@ use clap::Args;
 use paceline_collectives::queue::QueueOptions;
 use paceline_collectives::{ContextOptions, SetupError};
 use paceline_launcher::{
-    AgentCommand, ExitCode, GRACE_DEFAULT, HostError, HostFacts, HostSlots, JobSpec, LaunchPlan,
-    MetricsListener, Outcome, OutputOptions, Program, START_TIMEOUT_DEFAULT, StdinTarget,
+    AgentCommand, ExitCode, GRACE_DEFAULT, HostFacts, JobSpec, LaunchPlan, MetricsListener,
+    Outcome, OutputOptions, Passed, Program, START_TIMEOUT_DEFAULT, StdinTarget,
 };
 use paceline_rendezvous::env::{self, Environment, ProcessEnvironment, Variable};
 use paceline_rendezvous::{BootstrapError, RunId, stall_report};
 
 use crate::config::ConfigError;
 use crate::console;
+use crate::hosts::{self, HostSettingError, Hosts};
 use crate::options::{Layers, Selection, SettingError, Settings};
 use crate::timeline::{Timeline, TimelineError};
 
@@ -35,9 +37,13 @@ pub(crate) struct Arguments {
     #[arg(short, long, value_name = "MODULE")]
     module: Option<OsString>,
 
-    /// Set a variable for every rank, or pass on the value it has here
+    /// Set a variable for every rank, or pass on the value it has here; NAME* means all that begin so
     #[arg(short = 'x', long = "env", value_name = "NAME[=VALUE]")]
     exported: Vec<OsString>,
+
+    /// Pass all variables on to other hosts, but those about this host, and CUDA_VISIBLE_DEVICES
+    #[arg(long)]
+    env_all: bool,
 
     /// Show what would be run, and where, and do nothing
     #[arg(long)]
@@ -63,7 +69,9 @@ const TIMES: &[Variable] =
 
 impl Selection for RunSettings {
     const GROUPS: &'static [(&'static str, &'static [Variable])] = &[
-        ("", &[env::NP, env::HOSTS, env::CONFIG, env::ENV_DIALECT]),
+        ("", &[env::NP, env::CONFIG, env::ENV_DIALECT]),
+        ("Hosts", hosts::SETTINGS),
+        ("Other hosts", hosts::SSH_SETTINGS),
         ("Time", TIMES),
         ("Input and output", &[env::NO_PREFIX, env::OUTPUT_DIRECTORY, env::STDIN, env::QUIET]),
         (
@@ -122,6 +130,7 @@ impl UsageError {
             Self::Bootstrap(error) => error.hint(),
             Self::Config(error) => error.hint(),
             Self::Timeline(error) => error.hint(),
+            Self::Host(error) => error.hint(),
             _ => None,
         }
     }
@@ -141,13 +150,13 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
         Ok(plan) => plan,
         Err(code) => return code,
     };
+    if !quiet {
+        plan.notices.iter().for_each(|notice| console::note(notice));
+    }
     if dry_run {
         // A reader that left has seen enough.
         let _ = write!(std::io::stdout(), "{plan}");
         return ExitCode::Success;
-    }
-    if !quiet {
-        plan.notices.iter().for_each(|notice| console::note(notice));
     }
     match carry_out(plan, metrics_port) {
         Ok(outcome) => {
@@ -228,9 +237,6 @@ fn wanted(arguments: Arguments) -> Result<Wanted, UsageError> {
     }
     let job = JobSpec {
         rank_count: env::NP.parse(&layers)?,
-        hosts: hosts(&layers)?,
-        program,
-        arguments: words.collect(),
         working_directory: std::env::current_dir()
             .map_err(|source| UsageError::CurrentDirectory { source })?,
         variables,
@@ -246,8 +252,12 @@ fn wanted(arguments: Arguments) -> Result<Wanted, UsageError> {
                 .filter(|path| !path.is_empty())
                 .map(PathBuf::from),
         },
+        passed_on: if arguments.env_all { Passed::All } else { Passed::Usual }
+            .of(ProcessEnvironment.all()),
         open_mpi_variables: has_open_mpi_variables(&layers)?,
+        ..JobSpec::local(NonZeroU32::MIN, program, words.collect())
     };
+    let job = Hosts::of(&layers)?.place(job);
     let (timeline, metrics_port) = (Timeline::of(&layers)?, metrics_port(&layers)?);
     Ok(Wanted { job, quiet, timeline, metrics_port })
 }
@@ -273,43 +283,26 @@ impl Environment for SeenByRanks<'_> {
     }
 }
 
-/// The hosts that a setting names.
-pub(crate) fn hosts(layers: &Layers) -> Result<Vec<HostSlots>, HostSettingError> {
-    match env::HOSTS.text(layers)? {
-        Some(hosts) => Ok(HostSlots::parse_list(&hosts)?),
-        None => Ok(Vec::new()),
-    }
-}
-
-/// What is wrong with the hosts of a setting.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum HostSettingError {
-    #[error(transparent)]
-    Host(#[from] HostError),
-    #[error(transparent)]
-    Environment(#[from] env::EnvironmentError),
-    #[error(transparent)]
-    Bootstrap(#[from] BootstrapError),
-}
-
 /// What a file says, then `-x`, then options of ours, which are more specific.
 fn variables(
     exported_texts: &[OsString],
     layers: &Layers,
 ) -> Result<Vec<(OsString, OsString)>, UsageError> {
+    let all = ProcessEnvironment.all();
     let mut variables = layers.file_for_ranks();
     for text in exported_texts {
-        variables.extend(exported(text, &ProcessEnvironment)?);
+        variables.extend(exported(text, &all)?);
     }
     variables.extend(layers.options_for_ranks());
     Ok(variables)
 }
 
-/// `NAME=VALUE`, or the value that NAME has here; nothing, with a note, if it has none.
+/// `NAME=VALUE`, or the value that NAME has here, or those of all names that begin as in `NAME*`;
+/// nothing, with a note, where there is none.
 fn exported(
     text: &OsString,
-    environment: &impl Environment,
-) -> Result<Option<(OsString, OsString)>, UsageError> {
+    all: &[(OsString, OsString)],
+) -> Result<Vec<(OsString, OsString)>, UsageError> {
     let bytes = text.as_bytes();
     let (name, value) = match bytes.iter().position(|&byte| byte == b'=') {
         Some(at) => (&bytes[..at], Some(OsString::from_vec(bytes[at + 1..].to_vec()))),
@@ -319,14 +312,22 @@ fn exported(
         return Err(UsageError::NamelessVariable { text: text.display().to_string() });
     }
     let name = OsString::from_vec(name.to_vec());
-    let value = value.or_else(|| name.to_str().and_then(|name| environment.get(name)));
-    if value.is_none() {
+    let values = match (value, name.as_bytes().strip_suffix(b"*")) {
+        (Some(value), _) => vec![(name.clone(), value)],
+        (None, Some(beginning)) => {
+            let begins = |name: &OsString| name.as_bytes().starts_with(beginning);
+            let is_meant = |name: &OsString| begins(name) && !env::identifies_rank(name);
+            all.iter().filter(|(name, _)| is_meant(name)).cloned().collect()
+        }
+        (None, None) => all.iter().filter(|(known, _)| *known == name).cloned().collect(),
+    };
+    if values.is_empty() {
         console::note(&format!(
             "-x {}: it has no value here; nothing is passed on",
             name.display()
         ));
     }
-    Ok(value.map(|value| (name, value)))
+    Ok(values)
 }
 
 fn stdin_target(layers: &Layers) -> Result<StdinTarget, env::EnvironmentError> {
@@ -347,19 +348,21 @@ fn has_open_mpi_variables(layers: &Layers) -> Result<bool, env::EnvironmentError
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashMap;
-
     use super::*;
 
     #[test]
     fn exported_variables_take_a_value_or_the_one_they_have() {
-        let environment = HashMap::from([("HOME", "/root")]);
-        let pair = |name: &str, value: &str| Some((name.into(), value.into()));
-        let export = |text: &str| exported(&text.into(), &environment).ok().flatten();
-        assert_eq!(export("A=b=c"), pair("A", "b=c"));
-        assert_eq!(export("A="), pair("A", ""));
-        assert_eq!(export("HOME"), pair("HOME", "/root"));
-        assert_eq!(export("ABSENT"), None);
-        assert!(exported(&"=x".into(), &environment).is_err());
+        let pair = |name: &str, value: &str| (OsString::from(name), OsString::from(value));
+        let all = [pair("HOME", "/root"), pair("AB", "1"), pair("AC", "2"), pair("RANK", "3")];
+        let export = |text: &str| exported(&text.into(), &all).expect("well formed");
+        assert_eq!(export("A=b=c"), [pair("A", "b=c")]);
+        assert_eq!(export("A="), [pair("A", "")]);
+        assert_eq!(export("HOME"), [pair("HOME", "/root")]);
+        assert_eq!(export("A*"), [pair("AB", "1"), pair("AC", "2")]);
+        assert_eq!(export("A*=5"), [pair("A*", "5")]);
+        // Which rank a process is is not passed on because something begins like it.
+        assert_eq!(export("R*"), []);
+        assert_eq!(export("ABSENT"), []);
+        assert!(exported(&"=x".into(), &all).is_err());
     }
 }

@@ -6,9 +6,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use paceline_rendezvous::bootstrap::DEFAULT_STALL_REPORT;
+use paceline_rendezvous::env::ProcessEnvironment;
+use paceline_rendezvous::interface::InterfaceChoice;
 
-use crate::hosts::HostSlots;
+use crate::environment::Passed;
+use crate::hosts::HostList;
+use crate::plan::MapBy;
 use crate::program::Program;
+use crate::run::SshOptions;
 
 /// Time between SIGTERM and SIGKILL: long enough to write a checkpoint of a small model.
 pub const GRACE_DEFAULT: Duration = Duration::from_secs(10);
@@ -19,10 +24,17 @@ pub const START_TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
 /// A job, as the user describes it. [`crate::plan()`] turns it into what each host does.
 #[derive(Debug, Clone)]
 pub struct JobSpec {
-    /// Number of ranks; may be left out where `hosts` have slots.
+    /// Number of ranks; may be left out where hosts or `ranks_per_host` say how many there is room
+    /// for.
     pub rank_count: Option<NonZeroU32>,
-    /// Hosts to use, in order of ranks; empty means this one.
-    pub hosts: Vec<HostSlots>,
+    /// Hosts to use, in order of ranks; none means this one, or those of a rank file.
+    pub hosts: HostList,
+    /// Use so many of the hosts, the first ones; `None` for all that there are ranks for.
+    pub host_count: Option<NonZeroU32>,
+    /// Ranks of each host, however many slots beyond that it has.
+    pub ranks_per_host: Option<NonZeroU32>,
+    /// The order in which ranks are dealt to hosts.
+    pub map_by: MapBy,
     /// What each rank runs.
     pub program: Program,
     /// The program's arguments, passed on untouched.
@@ -31,6 +43,9 @@ pub struct JobSpec {
     pub working_directory: PathBuf,
     /// Variables to set for every rank. Those that say which rank a process is are refused.
     pub variables: Vec<(OsString, OsString)>,
+    /// Variables of this process that ranks on other hosts get, before those of `variables`; ranks on
+    /// this host inherit all.
+    pub passed_on: Vec<(OsString, OsString)>,
     /// Between SIGTERM and SIGKILL when ranks are stopped.
     pub grace: Duration,
     /// Longest time for the whole job; `None` for no limit.
@@ -43,6 +58,10 @@ pub struct JobSpec {
     pub stdin: StdinTarget,
     /// What becomes of the ranks' output.
     pub output: OutputOptions,
+    /// How other hosts are reached.
+    pub ssh: SshOptions,
+    /// Over which network ranks on several hosts talk to each other.
+    pub interface: InterfaceChoice,
     /// Give the ranks Open MPI's variables, too: some programs then expect Open MPI's daemons.
     pub open_mpi_variables: bool,
 }
@@ -73,17 +92,23 @@ impl JobSpec {
     pub fn local(rank_count: NonZeroU32, program: Program, arguments: Vec<OsString>) -> Self {
         Self {
             rank_count: Some(rank_count),
-            hosts: Vec::new(),
+            hosts: HostList::default(),
+            host_count: None,
+            ranks_per_host: None,
+            map_by: MapBy::Slot,
             program,
             arguments,
             working_directory: std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/")),
             variables: Vec::new(),
+            passed_on: Passed::Usual.of(ProcessEnvironment.all()),
             grace: GRACE_DEFAULT,
             timeout: None,
             start_timeout: START_TIMEOUT_DEFAULT,
             stall_report: Some(DEFAULT_STALL_REPORT),
             stdin: StdinTarget::None,
             output: OutputOptions { prefix: true, directory: None },
+            ssh: SshOptions::default(),
+            interface: InterfaceChoice::Auto,
             open_mpi_variables: false,
         }
     }

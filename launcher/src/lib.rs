@@ -44,11 +44,19 @@ mod refusal;
 mod run;
 
 pub use agent::run_agent;
+pub use environment::Passed;
 pub use exit_code::ExitCode;
-pub use hosts::{HostError, HostSlots};
+pub use hosts::{
+    ConflictKind, DeviceError, DeviceName, HostConflict, HostError, HostFileError, HostLineProblem,
+    HostList, HostProblem, HostSlots, LineHint, LineProblem, LocalRule, RangeError, SelectionError,
+    TextFileError, parse_hostfile, select,
+};
 pub use job::{GRACE_DEFAULT, JobSpec, OutputOptions, START_TIMEOUT_DEFAULT, StdinTarget};
 pub use output::Stream;
-pub use plan::{HostFacts, LaunchPlan, PlanError, plan};
+pub use plan::{
+    HostFacts, LaunchPlan, MapBy, Placed, PlacementError, PlanError, RankFile, RankFileError,
+    RankLineProblem, RankPlace, parse_rank_file, place, plan,
+};
 pub use process::descendants::ProcessName;
 pub use process::wait::{Ending, ResourceUsage};
 pub use program::Program;
@@ -59,6 +67,6 @@ pub use protocol::link::LinkError;
 pub use protocol::messages::{LeftBehind, RankExit};
 pub use refusal::Refusal;
 pub use run::{
-    AgentCommand, MetricsError, MetricsListener, Outcome, RankFailure, RankOutcome, RunError,
-    Verdict, rank_ranges, run,
+    AgentCommand, LateHost, MetricsError, MetricsListener, Outcome, RankFailure, RankOutcome,
+    RunError, SshOptions, Unreached, Verdict, rank_ranges, run,
 };

@@ -38,6 +38,7 @@ use session::BenchError;
 use terminal::Terminals;
 
 use crate::console;
+use crate::hosts::Hosts;
 use crate::run;
 
 /// How long the ranks may take to say goodbye: they have all just been heard of.
@@ -54,7 +55,7 @@ pub(crate) fn bench(arguments: Arguments) -> ExitCode {
         Err(error) => return usage(&error),
     };
     let is_launched = info.dialect != Dialect::None;
-    let wants_ranks = plan.ranks.is_some() || !plan.hosts.is_empty();
+    let wants_ranks = plan.ranks.is_some() || Hosts::are_given(&plan.environment);
     if !is_launched && wants_ranks {
         return launch(&plan);
     }
@@ -93,10 +94,14 @@ fn launch(plan: &Plan) -> ExitCode {
     }
     let job = JobSpec {
         rank_count: plan.ranks,
-        hosts: plan.hosts.clone(),
         start_timeout: plan.context.start_timeout,
         output: OutputOptions { prefix: false, directory: None },
         ..JobSpec::local(NonZeroU32::MIN, Program::Itself, words)
+    };
+    // Ranks do not read these: files lie where they are started from.
+    let job = match Hosts::of(&plan.environment) {
+        Ok(hosts) => hosts.place(job),
+        Err(error) => return usage(&error.into()),
     };
     let metrics_port = match run::metrics_port(&plan.environment) {
         Ok(port) => port,

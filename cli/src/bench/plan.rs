@@ -15,15 +15,14 @@ use paceline_collectives::plan::Algorithm;
 use paceline_collectives::queue::QueueOptions;
 use paceline_collectives::{ContextOptions, SetupError, TransportChoice};
 use paceline_devices::{DType, ReduceOp};
-use paceline_launcher::HostSlots;
 use paceline_rendezvous::EnvironmentError;
 use paceline_rendezvous::env::{self, Environment as _, Variable};
 
 use super::arguments::{Arguments, PeerName, TransportSelection};
 use super::record::JsonTarget;
 use crate::config::ConfigError;
+use crate::hosts::HostSettingError;
 use crate::options::{Layers, SettingError};
-use crate::run::{self, HostSettingError};
 use crate::timeline::{Timeline, TimelineError};
 
 /// Shortest round where the user names none.
@@ -100,11 +99,12 @@ impl UsageError {
             Self::Idle { hint, .. } => Some((*hint).to_owned()),
             Self::Config(error) => error.hint(),
             Self::Timeline(error) => error.hint(),
+            Self::Host(error) => error.hint(),
             Self::WorldSize { .. } => Some("leave out -np under another launcher".to_owned()),
             Self::PeerModel => Some("--peer horovod and --peer gloo do".to_owned()),
             #[cfg(feature = "mpi")]
             Self::Peer(_) => None,
-            Self::Model(_) | Self::Transport { .. } | Self::Host(_) => None,
+            Self::Model(_) | Self::Transport { .. } => None,
         }
     }
 }
@@ -134,8 +134,6 @@ pub(super) struct Plan {
     pub(super) environment: Layers,
     /// Ranks to start where no launcher has started any.
     pub(super) ranks: Option<NonZeroU32>,
-    /// Hosts to start them on.
-    pub(super) hosts: Vec<HostSlots>,
     pub(super) json: Option<JsonTarget>,
     /// What the ranks record, for whoever starts them to end.
     pub(super) timeline: Option<Timeline>,
@@ -183,7 +181,6 @@ impl Plan {
             settings: settings(arguments),
             context,
             ranks,
-            hosts: run::hosts(&environment)?,
             timeline: Timeline::of(&environment)?,
             environment,
             json: arguments.json.as_deref().map(JsonTarget::new),

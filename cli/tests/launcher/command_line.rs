@@ -29,7 +29,8 @@ fn usage_errors_say_what_and_return_2() {
         (&["-np", "many", "true"], "'many'"),
         (&["-np", "2"], "PROGRAM"),
         (&["true"], "-np N"),
-        (&["-np", "2", "-H", "elsewhere:2", "true"], "elsewhere"),
+        (&["-np", "2", "-H", "localhost:1", "true"], "slots"),
+        (&["-np", "2", "--ssh-options", "ProxyJump gate", "true"], "ProxyJump"),
         (&["-np", "2", "-H", "localhost:x", "true"], "\"x\" is not a number of slots"),
         (&["-np", "2", "--grace", "soon", "true"], "number of seconds"),
         (&["-np", "2", "--stdin", "some", "true"], "none, all or the number of a rank"),
@@ -39,7 +40,7 @@ fn usage_errors_say_what_and_return_2() {
         (&["-np", "2", "--algorithm", "magic", "true"], "\"magic\""),
         (&["-np", "2", ""], "name of the program is empty"),
         (&["-np", "2", "-m", ""], "name of the program is empty"),
-        (&["-np", "4294967295", "true"], "too many for one host"),
+        (&["-np", "4294967295", "true"], "too many for one job"),
         (&["-np", "4294967296", "true"], "a whole number"),
     ] {
         let job = Job::new(arguments).run();

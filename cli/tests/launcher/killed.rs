@@ -84,3 +84,19 @@ fn no_rank_survives_launcher_and_agent_and_the_next_job_removes_the_card() {
     assert_eq!(next.code, 0, "{next:?}");
     assert_eq!(cards(directory.path()), [""; 0]);
 }
+
+#[test]
+fn a_stopped_agent_is_named_and_keeps_nobody_from_ending_the_job() {
+    let job = Job::new(&["-np", "2", "--grace", "600", "sleep", "1000"]);
+    let running = job.start();
+    let is_rank = |pid: &i32| command_line(*pid).starts_with("sleep");
+    eventually("the ranks run", || {
+        running.processes().iter().filter(|pid| is_rank(pid)).count() == 2
+    });
+    kill(running.agent(), Signal::STOP);
+    running.signal(Signal::TERM);
+    running.wait_until_all_gone();
+    let ended = running.wait();
+    assert_eq!(ended.code, 143, "{ended:?}");
+    assert!(ended.stderr.contains("has not answered for 8 s"), "{ended:?}");
+}

@@ -4,11 +4,13 @@
 //! left on the machine, whatever the test did to the job.
 
 mod cleanup;
+mod cluster;
 mod collectives;
 mod command_line;
 mod coordination;
 mod environment;
 mod failures;
+mod hosts;
 mod input;
 mod killed;
 mod observing;

@@ -10,19 +10,23 @@
 //!   ranks when it ends (PR_SET_PDEATHSIG).
 //! * a process group is signalled only while its leader has not been reaped, so its id is not
 //!   anybody else's.
+//! * where the launcher is on another host, its silence for 20 s ends every process of the job,
+//!   then the agent.
 
 mod feed;
+mod lease;
 mod pump;
 mod ranks;
 mod secret;
 mod signals;
 mod supervisor;
+mod tunnels;
 
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use paceline_rendezvous::ProcessEnvironment;
+use paceline_rendezvous::env::{self, ProcessEnvironment};
 use paceline_rendezvous::jobs::JobsDirectory;
 use rustix::process::{getpid, set_child_subreaper, setsid};
 use tokio::sync::mpsc;
@@ -30,9 +34,11 @@ use zeroize::Zeroizing;
 
 use crate::ExitCode;
 use crate::environment;
+use crate::protocol::facts::AgentFacts;
 use crate::protocol::link::{self, FrameReader, LinkError};
 use crate::protocol::messages::{AgentConfig, Order, Report};
 use supervisor::Supervisor;
+use tunnels::Tunnels;
 
 /// How long a launcher that has started an agent may take to say what it wants.
 const CONFIGURE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -88,8 +94,9 @@ async fn serve() -> Result<(), LinkError> {
     let host = host_name();
     reporter.send(&Report::Ready { pid: getpid().as_raw_pid(), host: host.clone() });
 
-    let configured = tokio::time::timeout(CONFIGURE_TIMEOUT, configuration(&mut orders)).await;
-    let (secret, config) = match configured {
+    let configured =
+        tokio::time::timeout(CONFIGURE_TIMEOUT, configuration(&mut orders, &reporter)).await;
+    let (secret, mut config) = match configured {
         Ok(Ok(Some(configured))) => configured,
         Ok(Ok(None)) => return Ok(()),
         Ok(Err(error)) => return Err(error),
@@ -98,7 +105,20 @@ async fn serve() -> Result<(), LinkError> {
             return Err(LinkError::System { operation: "wait for the plan on", source });
         }
     };
-    let mut supervisor = Supervisor::new(reporter, config.grace);
+    let tunnels =
+        if config.is_remote {
+            let tunnels = Tunnels::open(reporter.clone()).await;
+            Some(tunnels.map_err(|source| LinkError::System {
+                operation: "listen for ranks for",
+                source,
+            })?)
+        } else {
+            None
+        };
+    if let Some(tunnels) = &tunnels {
+        config.variables.push((env::RENDEZVOUS.name.into(), tunnels.address().to_string().into()));
+    }
+    let mut supervisor = Supervisor::new(reporter, config.grace, tunnels);
     supervisor.start(&config, &secret, &host);
     let launcher_is_there = supervisor.supervise(&mut orders).await;
     drop(supervisor);
@@ -114,6 +134,7 @@ async fn serve() -> Result<(), LinkError> {
 
 async fn configuration(
     orders: &mut FrameReader,
+    reporter: &Reporter,
 ) -> Result<Option<(Zeroizing<Vec<u8>>, AgentConfig)>, LinkError> {
     let mut secret = Zeroizing::new(Vec::new());
     while let Some(frame) = orders.next().await? {
@@ -121,8 +142,13 @@ async fn configuration(
             Order::Secret(bytes) => secret = bytes,
             Order::Start(config) => return Ok(Some((secret, *config))),
             Order::Stop | Order::Kill => return Ok(None),
+            Order::Ping => reporter.send(&Report::Alive),
+            Order::Describe => {
+                reporter.send(&Report::Facts(Box::new(AgentFacts::gather())));
+            }
             // Nothing runs yet.
-            Order::Signal(_) | Order::Grant { .. } | Order::Input { .. } => {}
+            Order::Signal(_) | Order::Grant { .. } | Order::Input { .. } | Order::Tunnel { .. } => {
+            }
         }
     }
     Ok(None)

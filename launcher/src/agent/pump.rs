@@ -1,57 +1,20 @@
 //! Moving a rank's output from its pipe to the launcher, no faster than the launcher takes it.
 
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::unix::AsyncFd;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 use super::Reporter;
 use crate::output::Stream;
 use crate::protocol::messages::Report;
-use crate::protocol::{OUTPUT_BYTES_MAX, WINDOW_BYTES, link};
+use crate::protocol::window::Window;
+use crate::protocol::{OUTPUT_BYTES_MAX, link};
 
 /// Once no process of the job is left, a pipe that is open and silent for this long is held by a
 /// stranger to whom a rank gave it; nothing of ours will come out of it.
 const SILENCE_AFTER_END: Duration = Duration::from_millis(500);
-
-/// The bytes of one stream that may still be sent.
-#[derive(Debug, Clone)]
-pub(crate) struct Window {
-    bytes: Arc<Semaphore>,
-}
-
-impl Window {
-    pub(crate) fn new() -> Self {
-        Self { bytes: Arc::new(Semaphore::new(usize::try_from(WINDOW_BYTES).unwrap_or(0))) }
-    }
-
-    /// The launcher has taken so many bytes.
-    pub(crate) fn grant(&self, bytes: u32) {
-        // A launcher that grants more than it was sent must not overflow the counter.
-        let missing = usize::try_from(WINDOW_BYTES)
-            .unwrap_or(0)
-            .saturating_sub(self.bytes.available_permits());
-        self.bytes.add_permits(usize::try_from(bytes).unwrap_or(0).min(missing));
-    }
-
-    /// Nobody takes bytes any more: the pump discards from here on.
-    pub(crate) fn close(&self) {
-        self.bytes.close();
-    }
-
-    async fn take(&self, bytes: usize) -> bool {
-        let Ok(count) = u32::try_from(bytes) else { return false };
-        match self.bytes.acquire_many(count).await {
-            Ok(permits) => {
-                permits.forget();
-                true
-            }
-            Err(_closed) => false,
-        }
-    }
-}
 
 /// Reads the pipe until its end and reports what it says.
 ///

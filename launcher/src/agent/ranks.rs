@@ -11,12 +11,13 @@ use std::time::Instant;
 use paceline_rendezvous::env::{Environment, ProcessEnvironment};
 
 use super::feed::Input;
-use super::pump::Window;
 use crate::environment;
 use crate::output::Stream;
 use crate::process::spawn::die_with_parent;
 use crate::program::{self, ResolvedProgram};
+use crate::protocol::WINDOW_BYTES;
 use crate::protocol::messages::{AgentConfig, RankConfig};
+use crate::protocol::window::Window;
 use crate::refusal::Refusal;
 
 /// A rank that has been started.
@@ -69,10 +70,15 @@ impl<'a> Recipe<'a> {
         let search_path =
             set_path.map(|(_, path)| path.clone()).or_else(|| ProcessEnvironment.get("PATH"));
         let program = program::resolve(&config.program, search_path.as_deref(), directory, host)?;
-        let defaults = config.default_variables.iter().filter(|(name, _)| {
+        let threads = config
+            .divide_cores
+            .then(|| environment::threads_default(environment::cores(), config.ranks.len()));
+        let defaults = config.default_variables.iter().cloned().chain(threads);
+        let defaults = defaults.filter(|(name, _)| {
             name.to_str().is_none_or(|name| ProcessEnvironment.get(name).is_none())
         });
-        let variables = defaults.chain(&config.variables).cloned().chain(variables).collect();
+        let ours = config.variables.iter().cloned().chain(variables);
+        let variables = defaults.chain(ours).collect();
         Ok(Self { config, program, host, variables, removed: environment::inherited_to_remove() })
     }
 
@@ -125,7 +131,8 @@ fn adopt(rank: u32, child: Child) -> (Rank, Pipes) {
     let (Some(stdout), Some(stderr)) = (child.stdout, child.stderr) else {
         unreachable!("both streams were piped")
     };
-    let windows = Stream::BOTH.map(|stream| (stream, Window::new())).into_iter().collect();
+    let windows =
+        Stream::BOTH.map(|stream| (stream, Window::of(WINDOW_BYTES))).into_iter().collect();
     let started = Rank { rank, pid, started: Instant::now(), ended: false, windows, input: None };
     let input = child.stdin.map(OwnedFd::from);
     (started, Pipes { input, outputs: [stdout.into(), stderr.into()] })

@@ -7,21 +7,26 @@ use std::time::{Duration, Instant};
 use rustix::process::{Signal, kill_process_group};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
 
 use super::Reporter;
 use super::feed;
+use super::lease::Lease;
 use super::pump::pump;
 use super::ranks::{Rank, Recipe};
 use super::secret::SecretFile;
 use super::signals::OwnSignals;
+use super::tunnels::Tunnels;
 use crate::environment;
 use crate::output::Stream;
 use crate::process::deaths::Deaths;
 use crate::process::descendants::{Family, ProcessName, killable, signal_entry};
 use crate::process::signals;
 use crate::process::wait::{Look, Reaped, Whom, reap_one};
+use crate::protocol::PING_INTERVAL;
 use crate::protocol::link::{self, FrameReader};
 use crate::protocol::messages::{AgentConfig, LeftBehind, Order, RankExit, Report};
+use crate::protocol::window::Window;
 use crate::refusal::Refusal;
 
 /// How often processes are looked for while some are being ended: a grandchild that another
@@ -68,10 +73,13 @@ pub(super) struct Supervisor {
     survivors: Vec<ProcessName>,
     /// Keeps the ranks' way to the secret open.
     secret: Option<SecretFile>,
+    /// The ranks' way to the coordinator, where the launcher is on another host.
+    tunnels: Option<Tunnels>,
+    lease: Lease,
 }
 
 impl Supervisor {
-    pub(super) fn new(reporter: Reporter, grace: Duration) -> Self {
+    pub(super) fn new(reporter: Reporter, grace: Duration, tunnels: Option<Tunnels>) -> Self {
         Self {
             reporter,
             grace,
@@ -86,6 +94,8 @@ impl Supervisor {
             left_behind_told: false,
             survivors: Vec::new(),
             secret: None,
+            tunnels,
+            lease: Lease::default(),
         }
     }
 
@@ -138,7 +148,7 @@ impl Supervisor {
         rank: u32,
         stream: Stream,
         pipe: OwnedFd,
-        windows: &HashMap<Stream, super::pump::Window>,
+        windows: &HashMap<Stream, Window>,
     ) -> Result<(), link::LinkError> {
         let pipe = link::asynchronous(pipe)?;
         let Some(window) = windows.get(&stream).cloned() else { return Ok(()) };
@@ -157,6 +167,8 @@ impl Supervisor {
             return true;
         };
         let mut connected = true;
+        let mut intervals = tokio::time::interval(PING_INTERVAL);
+        intervals.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             self.reap();
             self.advance(Instant::now());
@@ -174,7 +186,10 @@ impl Supervisor {
                     self.stop();
                 },
                 _ = self.pumps.join_next(), if !self.pumps.is_empty() => {}
-                () = at(next_look) => {}
+                () = link::at(next_look) => {}
+                _ = intervals.tick(), if connected && self.tunnels.is_some() => {
+                    connected = !self.lease.has_run_out();
+                }
             }
             if !connected {
                 self.launcher_is_gone();
@@ -186,11 +201,14 @@ impl Supervisor {
     }
 
     fn obey(&mut self, frame: &crate::protocol::codec::Frame) -> bool {
+        self.lease.heard();
         match Order::decode(frame) {
             Ok(Order::Stop) => self.stop(),
             Ok(Order::Kill) => self.kill(),
+            Ok(Order::Ping) => self.reporter.send(&Report::Alive),
             Ok(Order::Signal(number)) => {
                 if let Some(signal) = signals::from_number(number) {
+                    self.lease.passed_on(signal);
                     self.signal_ranks(signal);
                 }
             }
@@ -204,8 +222,13 @@ impl Supervisor {
                     window.grant(bytes);
                 }
             }
+            Ok(Order::Tunnel { connection, piece }) => {
+                if let Some(tunnels) = &self.tunnels {
+                    tunnels.take(connection, piece);
+                }
+            }
             // A second start makes no sense; a launcher that speaks gibberish is as good as gone.
-            Ok(Order::Start(_) | Order::Secret(_)) | Err(_) => return false,
+            Ok(Order::Start(_) | Order::Secret(_) | Order::Describe) | Err(_) => return false,
         }
         true
     }
@@ -227,6 +250,8 @@ impl Supervisor {
         for window in self.ranks.iter().flat_map(|rank| rank.windows.values()) {
             window.close();
         }
+        // With it went the coordinator.
+        self.tunnels = None;
         self.stop();
     }
 
@@ -365,12 +390,5 @@ impl Supervisor {
             }
             Phase::Killing { .. } => Some(now + POLL_INTERVAL),
         }
-    }
-}
-
-async fn at(time: Option<Instant>) {
-    match time {
-        Some(time) => tokio::time::sleep_until(time.into()).await,
-        None => std::future::pending().await,
     }
 }

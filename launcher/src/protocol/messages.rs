@@ -9,7 +9,9 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::codec::{self, Frame, FrameError};
+use super::facts::AgentFacts;
 use super::text;
+use super::tunnel::Piece;
 use crate::output::Stream;
 use crate::process::descendants::ProcessName;
 use crate::process::wait::{Ending, ResourceUsage};
@@ -30,9 +32,15 @@ pub(crate) struct AgentConfig {
     /// Variables that every rank gets unless the agent's environment has them.
     #[serde(with = "text::pairs")]
     pub(crate) default_variables: Vec<(OsString, OsString)>,
+    /// Whether OMP_NUM_THREADS becomes the cores of the host divided by its ranks, unless the agent's
+    /// environment has it. Who plans does not know the cores of other hosts.
+    pub(crate) divide_cores: bool,
     pub(crate) ranks: Vec<RankConfig>,
     /// Between SIGTERM and SIGKILL.
     pub(crate) grace: Duration,
+    /// The launcher is on another host. So ranks reach the coordinator through the agent, and a launcher
+    /// that is not heard of any more is gone, whatever the connection says.
+    pub(crate) is_remote: bool,
 }
 
 /// What one rank has of its own.
@@ -58,6 +66,12 @@ pub(crate) enum Order {
     Stop,
     /// End the ranks now.
     Kill,
+    /// Answer with `Alive`.
+    Ping,
+    /// Answer with `Facts`.
+    Describe,
+    /// A piece of a connection between a rank and the coordinator.
+    Tunnel { connection: u32, piece: Piece },
     /// So many more bytes of the stream may be sent.
     Grant { rank: u32, stream: Stream, bytes: u32 },
     /// Standard input for a rank; empty at its end.
@@ -69,6 +83,12 @@ pub(crate) enum Order {
 pub(crate) enum Report {
     /// The agent runs.
     Ready { pid: i32, host: String },
+    /// The answer to `Ping`.
+    Alive,
+    /// The answer to `Describe`.
+    Facts(Box<AgentFacts>),
+    /// A piece of a connection between a rank and the coordinator.
+    Tunnel { connection: u32, piece: Piece },
     /// The ranks cannot be started; none of them runs.
     Refused(Refusal),
     /// A rank runs.
@@ -122,6 +142,9 @@ mod kind {
     pub(super) const KILL: u8 = 5;
     pub(super) const GRANT: u8 = 6;
     pub(super) const INPUT: u8 = 7;
+    pub(super) const PING: u8 = 8;
+    pub(super) const DESCRIBE: u8 = 9;
+    pub(super) const TUNNEL_DOWN: u8 = 10;
     pub(super) const READY: u8 = 65;
     pub(super) const REFUSED: u8 = 66;
     pub(super) const STARTED: u8 = 67;
@@ -132,6 +155,9 @@ mod kind {
     pub(super) const LEFT_BEHIND: u8 = 72;
     pub(super) const FINISHED: u8 = 73;
     pub(super) const INPUT_TAKEN: u8 = 74;
+    pub(super) const ALIVE: u8 = 75;
+    pub(super) const FACTS: u8 = 76;
+    pub(super) const TUNNEL_UP: u8 = 77;
 }
 
 impl Order {
@@ -142,6 +168,11 @@ impl Order {
             Self::Signal(number) => json(kind::SIGNAL, number, out),
             Self::Stop => codec::encode(kind::STOP, &[], out),
             Self::Kill => codec::encode(kind::KILL, &[], out),
+            Self::Ping => codec::encode(kind::PING, &[], out),
+            Self::Describe => codec::encode(kind::DESCRIBE, &[], out),
+            Self::Tunnel { connection, piece } => {
+                tunnel(kind::TUNNEL_DOWN, *connection, piece, out)
+            }
             Self::Grant { rank, stream, bytes } => json(kind::GRANT, &(rank, stream, bytes), out),
             Self::Input { rank, bytes } => {
                 codec::encode(kind::INPUT, &[&rank.to_le_bytes(), bytes], out)
@@ -156,6 +187,12 @@ impl Order {
             kind::SIGNAL => Self::Signal(parse(frame)?),
             kind::STOP => Self::Stop,
             kind::KILL => Self::Kill,
+            kind::PING => Self::Ping,
+            kind::DESCRIBE => Self::Describe,
+            kind::TUNNEL_DOWN => {
+                let (connection, piece) = parse_tunnel(frame)?;
+                Self::Tunnel { connection, piece }
+            }
             kind::GRANT => {
                 let (rank, stream, bytes) = parse(frame)?;
                 Self::Grant { rank, stream, bytes }
@@ -175,6 +212,9 @@ impl Report {
     pub(crate) fn encode(&self, out: &mut Vec<u8>) -> Result<(), FrameError> {
         match self {
             Self::Ready { pid, host } => json(kind::READY, &(pid, host), out),
+            Self::Alive => codec::encode(kind::ALIVE, &[], out),
+            Self::Facts(facts) => json(kind::FACTS, facts, out),
+            Self::Tunnel { connection, piece } => tunnel(kind::TUNNEL_UP, *connection, piece, out),
             Self::Refused(refusal) => json(kind::REFUSED, refusal, out),
             Self::Started { rank, pid } => json(kind::STARTED, &(rank, pid), out),
             Self::Output { rank, stream, bytes } => {
@@ -195,6 +235,12 @@ impl Report {
             kind::READY => {
                 let (pid, host) = parse(frame)?;
                 Self::Ready { pid, host }
+            }
+            kind::ALIVE => Self::Alive,
+            kind::FACTS => Self::Facts(Box::new(parse(frame)?)),
+            kind::TUNNEL_UP => {
+                let (connection, piece) = parse_tunnel(frame)?;
+                Self::Tunnel { connection, piece }
             }
             kind::REFUSED => Self::Refused(parse(frame)?),
             kind::STARTED => {
@@ -226,6 +272,19 @@ fn decode_output(frame: &Frame) -> Result<Report, FrameError> {
         _ => return Err(malformed(frame, "no such stream")),
     };
     Ok(Report::Output { rank: u32::from_le_bytes([a, b, c, d]), stream, bytes: bytes.to_vec() })
+}
+
+fn tunnel(kind: u8, connection: u32, piece: &Piece, out: &mut Vec<u8>) -> Result<(), FrameError> {
+    let (what, contents) = piece.encode();
+    codec::encode(kind, &[&connection.to_le_bytes(), &[what], &contents], out)
+}
+
+fn parse_tunnel(frame: &Frame) -> Result<(u32, Piece), FrameError> {
+    let Some((&[a, b, c, d, what], contents)) = frame.body.split_first_chunk::<5>() else {
+        return Err(malformed(frame, "shorter than its header"));
+    };
+    let piece = Piece::decode(what, contents).ok_or_else(|| malformed(frame, "no such piece"))?;
+    Ok((u32::from_le_bytes([a, b, c, d]), piece))
 }
 
 fn json(kind: u8, value: &impl Serialize, out: &mut Vec<u8>) -> Result<(), FrameError> {
@@ -267,16 +326,21 @@ mod tests {
                 working_directory: "/tmp/".into(),
                 variables: vec![("A".into(), odd)],
                 default_variables: vec![],
+                divide_cores: true,
                 ranks: vec![RankConfig {
                     rank: 3,
                     has_input: true,
                     variables: vec![("R".into(), "3".into())],
                 }],
                 grace: Duration::from_millis(1500),
+                is_remote: true,
             })),
             Order::Signal(10),
             Order::Stop,
             Order::Kill,
+            Order::Ping,
+            Order::Describe,
+            Order::Tunnel { connection: 7, piece: Piece::Data(vec![0, 1]) },
             Order::Grant { rank: 1, stream: Stream::Stderr, bytes: 9 },
             Order::Input { rank: 1, bytes: vec![255, 0] },
             Order::Input { rank: 1, bytes: vec![] },
@@ -303,6 +367,9 @@ mod tests {
         let reports = [
             Report::Ready { pid: 4, host: "node1".into() },
             Report::Refused(Refusal::NotFound { program: "nope".into(), host: "node1".into() }),
+            Report::Alive,
+            Report::Facts(Box::new(AgentFacts::gather())),
+            Report::Tunnel { connection: 1 << 30, piece: Piece::Taken(77) },
             Report::Started { rank: 2, pid: 77 },
             Report::Output { rank: 2, stream: Stream::Stderr, bytes: vec![0, 255, 10] },
             Report::Closed { rank: 2, stream: Stream::Stdout },
@@ -326,6 +393,7 @@ mod tests {
         assert!(Order::decode(&Frame { kind: 99, body: vec![] }).is_err());
         assert!(Report::decode(&Frame { kind: kind::OUTPUT, body: vec![0; 4] }).is_err());
         assert!(Report::decode(&Frame { kind: kind::OUTPUT, body: vec![0, 0, 0, 0, 7] }).is_err());
+        assert!(Report::decode(&Frame { kind: kind::TUNNEL_UP, body: vec![0; 4] }).is_err());
         assert!(Report::decode(&Frame { kind: kind::EXITED, body: b"{}".to_vec() }).is_err());
     }
 }

@@ -10,12 +10,20 @@
 //!
 //! End of file in the direction of the agent means: the launcher is gone, end everything.
 
+use std::time::Duration;
+
 pub(crate) mod codec;
+pub(crate) mod facts;
 #[cfg(feature = "testing")]
 pub(crate) mod hostile;
 pub(crate) mod link;
 pub(crate) mod messages;
 pub(crate) mod text;
+pub(crate) mod tunnel;
+pub(crate) mod window;
+
+/// Time between two questions of the launcher to each agent, whether it is there.
+pub(crate) const PING_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Bytes of one stream of one rank that may be on their way at a time.
 ///

@@ -12,7 +12,9 @@ use rustix::process::{PidfdFlags, Signal, kill_process, pidfd_open};
 use tokio::sync::mpsc;
 
 use super::RunError;
+use super::words::Words;
 use crate::process::descendants::killable;
+use crate::process::spawn::die_with_parent;
 use crate::process::wait::Ending;
 use crate::protocol::link::{self, FrameReader, LinkError};
 use crate::protocol::messages::{Order, Report};
@@ -49,22 +51,28 @@ pub(super) struct Agent {
     child: Child,
     /// Encoded orders; dropped to close the agent's input.
     orders: Option<mpsc::UnboundedSender<Vec<u8>>>,
+    /// What came by way of ssh's standard error.
+    words: Option<Words>,
 }
 
 impl Agent {
-    /// Starts an agent on this host.
+    /// Starts an agent, on this host or on `other_host`.
     pub(super) fn start(
         command: &AgentCommand,
+        other_host: Option<&str>,
         on_event: impl Fn(FromAgent) + Send + 'static,
     ) -> Result<Self, RunError> {
         let failed = |source| RunError::StartAgent { program: command.program.clone(), source };
-        let mut child = Command::new(&command.program)
-            .arg0("paceline")
-            .args(&command.arguments)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .map_err(failed)?;
+        let mut process = Command::new(&command.program);
+        process.args(&command.arguments).stdin(Stdio::piped()).stdout(Stdio::piped());
+        if other_host.is_some() {
+            // ^C in our terminal is for us, and we say what becomes of it.
+            die_with_parent(&mut process);
+            process.stderr(Stdio::piped());
+        } else {
+            process.arg0("paceline");
+        }
+        let mut child = process.spawn().map_err(failed)?;
         let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
             unreachable!("both streams were piped")
         };
@@ -74,7 +82,11 @@ impl Agent {
         // An error there means that the agent is gone, which its output says too.
         tokio::spawn(async move { link::write_frames(input, queue).await.ok() });
         tokio::spawn(read_reports(reader, on_event));
-        Ok(Self { child, orders: Some(orders) })
+        let words = match (other_host, child.stderr.take()) {
+            (Some(host), Some(errors)) => Some(Words::listen(host, OwnedFd::from(errors))?),
+            _ => None,
+        };
+        Ok(Self { child, orders: Some(orders), words })
     }
 
     pub(super) fn pid(&self) -> i32 {
@@ -89,6 +101,26 @@ impl Agent {
             let _ = orders.send(bytes);
         }
         Ok(())
+    }
+
+    /// Where frames for the agent go.
+    pub(super) fn orders(&self) -> Option<&mpsc::UnboundedSender<Vec<u8>>> {
+        self.orders.as_ref()
+    }
+
+    /// It has come up: from now on what ssh says is passed on to the user at once.
+    pub(super) fn is_up(&self) {
+        if let Some(words) = &self.words {
+            words.pass_on();
+        }
+    }
+
+    /// The last lines that came by way of ssh's standard error before the agent was up.
+    pub(super) async fn last_words(&mut self) -> Vec<String> {
+        match &mut self.words {
+            Some(words) => words.last().await,
+            None => Vec::new(),
+        }
     }
 
     /// Kills the agent; the kernel then kills its ranks.

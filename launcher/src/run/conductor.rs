@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::io::{self, Write as _};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use paceline_rendezvous::Secret;
@@ -12,21 +13,25 @@ use paceline_rendezvous::env::{self, ProcessEnvironment};
 use paceline_rendezvous::jobs::{JobCard, JobsDirectory};
 use rustix::process::Signal;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
+use tokio::time::MissedTickBehavior;
 use zeroize::Zeroizing;
 
 use super::agents::{Agent, AgentCommand, FromAgent};
 use super::director::{Action, Director, Limits};
+use super::gathering::Gathering;
 use super::input::Input;
 use super::metrics::MetricsListener;
 use super::outcome::{Outcome, Verdict};
+use super::tunnels::Tunnels;
 use super::{RunError, terminal};
 use crate::output::writer::{Destination, StreamWriter, WriterEvent};
 use crate::output::{Stream, files};
 use crate::plan::LaunchPlan;
 use crate::process::descendants::{Family, ProcessName, signal_entry};
 use crate::process::wait;
-use crate::protocol::link::LinkError;
-use crate::protocol::messages::{Order, Report};
+use crate::protocol::PING_INTERVAL;
+use crate::protocol::link::{self, LinkError};
+use crate::protocol::messages::{AgentConfig, Order, Report};
 
 /// How long an agent that has finished may take to exit.
 const AGENT_EXIT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -93,7 +98,9 @@ pub(super) async fn conduct(
         agents: Vec::new(),
         writers,
         input,
+        tunnels: Tunnels::to(server.local_addr()),
         server,
+        gathering: None,
         stopping: false,
     };
     let started = conductor.start_agents(&plan, command, &secret, &events);
@@ -107,7 +114,7 @@ pub(super) async fn conduct(
 
 fn director(plan: &LaunchPlan) -> Director {
     let members = |node: &crate::plan::NodePlan| {
-        (node.host.clone(), node.config.ranks.iter().map(|rank| rank.rank).collect())
+        (node.host.host.clone(), node.config.ranks.iter().map(|rank| rank.rank).collect())
     };
     let nodes: Vec<_> = plan.nodes.iter().map(members).collect();
     let limits =
@@ -170,12 +177,15 @@ fn output_files(
         .map_err(|(path, source)| RunError::OutputFile { path, source })
 }
 
-struct Conductor {
-    director: Director,
+pub(super) struct Conductor {
+    pub(super) director: Director,
     agents: Vec<Agent>,
     writers: HashMap<Stream, StreamWriter>,
     input: Option<Input>,
     server: Server,
+    tunnels: Tunnels,
+    /// Where there are several hosts, until their agents have all said what they are like.
+    pub(super) gathering: Option<Gathering>,
     /// The job does not end by itself.
     stopping: bool,
 }
@@ -189,30 +199,57 @@ impl Conductor {
         events: &UnboundedSender<Event>,
     ) -> Result<(), RunError> {
         let rendezvous = self.server.local_addr().to_string();
+        let own_path = std::env::current_exe().ok();
+        let own_path = own_path.as_deref().and_then(Path::to_str);
+        let mut configs = Vec::new();
         for (number, node) in plan.nodes.iter().enumerate() {
             let events = events.clone();
-            let agent = Agent::start(command, move |event| {
+            let on_event = move |event| {
                 let _ = events.send(Event::Agent(number, event));
-            })?;
+            };
             let mut config = node.config.clone();
-            config.variables.push((env::RENDEZVOUS.name.into(), rendezvous.clone().into()));
-            let hex = secret.to_hex();
-            agent.send(&Order::Secret(Zeroizing::new(hex.as_bytes().to_vec())))?;
-            agent.send(&Order::Start(Box::new(config)))?;
+            let agent = if node.is_local {
+                config.variables.push((env::RENDEZVOUS.name.into(), rendezvous.clone().into()));
+                Agent::start(command, None, on_event)?
+            } else {
+                config.variables.splice(0..0, plan.passed_on.iter().cloned());
+                let ssh = plan.ssh.command(&node.host, own_path);
+                Agent::start(&ssh, Some(&node.host.host), on_event)?
+            };
             self.agents.push(agent);
+            configs.push((node.host.host.clone(), config));
+        }
+        match <[_; 1]>::try_from(configs) {
+            Ok([(_, config)]) if !config.is_remote => {
+                let secret = Zeroizing::new(secret.to_hex().as_bytes().to_vec());
+                self.tell(0, &[Order::Secret(secret), Order::Start(Box::new(config))]);
+            }
+            Ok(one) => self.gather(one.into(), plan, secret),
+            Err(configs) => self.gather(configs, plan, secret),
         }
         Ok(())
     }
 
+    fn gather(&mut self, hosts: Vec<(String, AgentConfig)>, plan: &LaunchPlan, secret: &Secret) {
+        self.gathering =
+            Some(Gathering::of(hosts, plan.first_node(), plan.interface.clone(), secret.clone()));
+        self.tell_all(&Order::Describe);
+    }
+
     /// Until every agent has reported its end or is gone.
     async fn follow(&mut self, happenings: &mut UnboundedReceiver<Event>) {
+        let mut pings = tokio::time::interval(PING_INTERVAL);
+        pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !self.director.is_over() {
-            let event = match self.director.deadline() {
-                Some(at) => tokio::time::timeout_at(at.into(), happenings.recv()).await.ok(),
-                None => Some(happenings.recv().await),
+            let event = tokio::select! {
+                event = happenings.recv() => event,
+                _ = pings.tick() => {
+                    self.director.ping();
+                    None
+                }
+                () = link::at(self.director.deadline()) => None,
             };
-            // The channel cannot close: the listeners for signals hold it open.
-            if let Some(Some(event)) = event {
+            if let Some(event) = event {
                 self.handle(event).await;
             }
             self.director.tick(Instant::now());
@@ -238,10 +275,7 @@ impl Conductor {
             }
             Event::Coordinator(coordinator::Event::Left { rank }) => self.director.rank_left(rank),
             Event::Coordinator(coordinator::Event::Renewed { .. }) => self.director.renewed(),
-            Event::Coordinator(coordinator::Event::Stalled { report }) => {
-                // If standard error is closed there is nobody to tell.
-                let _ = writeln!(io::stderr(), "paceline: {report}");
-            }
+            Event::Coordinator(coordinator::Event::Stalled { report }) => say(&report),
             Event::Coordinator(_) => {}
         }
     }
@@ -266,7 +300,18 @@ impl Conductor {
                     input.taken();
                 }
             }
-            other => self.director.report(node, other, Instant::now()),
+            Report::Tunnel { connection, piece } => {
+                if let Some(orders) = self.agents.get(node).and_then(Agent::orders) {
+                    self.tunnels.take(node, connection, piece, orders);
+                }
+            }
+            Report::Facts(facts) => self.take_facts(node, *facts),
+            other => {
+                if let (Report::Ready { .. }, Some(agent)) = (&other, self.agents.get(node)) {
+                    agent.is_up();
+                }
+                self.director.report(node, other, Instant::now());
+            }
         }
     }
 
@@ -274,7 +319,8 @@ impl Conductor {
         if self.director.has_finished(node) {
             return;
         }
-        let Some(agent) = self.agents.get(node) else { return };
+        self.tunnels.node_is_gone(node);
+        let Some(agent) = self.agents.get_mut(node) else { return };
         let pid = agent.pid();
         let reason = error.map(|error| error.to_string());
         let ending = match reason {
@@ -287,7 +333,8 @@ impl Conductor {
         };
         // An agent that talks nonsense, or not at all, supervises nothing.
         agent.kill();
-        self.director.agent_lost(node, pid, ending, reason, Instant::now());
+        let words = agent.last_words().await;
+        self.director.agent_lost(node, pid, ending, reason, words, Instant::now());
     }
 
     fn take_writer_event(&mut self, event: WriterEvent) {
@@ -311,7 +358,11 @@ impl Conductor {
         }
     }
 
-    fn pass_input(&mut self, bytes: &[u8]) {
+    pub(super) fn pass_input(&mut self, bytes: &[u8]) {
+        if let Some(gathering) = &mut self.gathering {
+            gathering.hold_input(bytes);
+            return;
+        }
         let recipients = self.input.as_mut().map(Input::recipients).unwrap_or_default();
         for rank in recipients {
             self.tell_all(&Order::Input { rank, bytes: bytes.to_vec() });
@@ -328,8 +379,19 @@ impl Conductor {
 
     fn tell_all(&self, order: &Order) {
         for agent in &self.agents {
-            // Only a plan can be too large for a frame, and that one has been sent.
+            // Only a plan can be too large for a frame, and that one is not for all.
             let _ = agent.send(order);
+        }
+    }
+
+    /// Tells one agent.
+    pub(super) fn tell(&mut self, node: usize, orders: &[Order]) {
+        let Some(agent) = self.agents.get(node) else { return };
+        for order in orders {
+            if let Err(error) = agent.send(order) {
+                let verdict = Verdict::PlanTooLarge { reason: error.to_string() };
+                self.director.stop_because(verdict, Instant::now());
+            }
         }
     }
 
@@ -341,6 +403,9 @@ impl Conductor {
                     self.tell_all(&Order::Stop);
                 }
                 Action::Kill => self.tell_all(&Order::Kill),
+                Action::KillAgent { node } => self.agents.get(node).map(Agent::kill).unwrap_or(()),
+                Action::Ping => self.tell_all(&Order::Ping),
+                Action::Say(text) => say(&text),
                 Action::AbandonAgents => self.agents.iter().for_each(Agent::kill),
                 Action::RankLost { rank, reason } => self.server.rank_lost(rank, &reason),
             }
@@ -376,6 +441,11 @@ impl Conductor {
         self.server.shutdown();
         self.director.finish(survivors)
     }
+}
+
+pub(super) fn say(text: &str) {
+    // If standard error is closed there is nobody to tell.
+    let _ = writeln!(io::stderr(), "paceline: {text}");
 }
 
 /// Kills what a dead agent left to us, until nothing is left or it is clear that it cannot be.

@@ -3,11 +3,16 @@
 mod agents;
 mod conductor;
 mod director;
+mod gathering;
 mod input;
+mod meeting;
 mod metrics;
 mod outcome;
 mod report;
+mod ssh;
 mod terminal;
+mod tunnels;
+mod words;
 
 use std::io;
 use std::path::PathBuf;
@@ -20,8 +25,9 @@ use thiserror::Error;
 
 pub use agents::AgentCommand;
 pub use metrics::{MetricsError, MetricsListener};
-pub use outcome::{Outcome, RankFailure, RankOutcome, Verdict};
+pub use outcome::{LateHost, Outcome, RankFailure, RankOutcome, Unreached, Verdict};
 pub use report::rank_ranges;
+pub use ssh::SshOptions;
 
 use crate::ExitCode;
 use crate::plan::LaunchPlan;

@@ -19,6 +19,25 @@ pub enum Verdict {
     RankFailed(RankFailure),
     /// A host could not start its ranks.
     Refused(Refusal),
+    /// No agent came up on these hosts.
+    Unreached(Vec<Unreached>),
+    /// The agent of a host is of another version.
+    OtherVersion {
+        /// The host.
+        host: String,
+        /// Its version of paceline.
+        theirs: String,
+    },
+    /// What a host is to be told does not fit into a message.
+    PlanTooLarge {
+        /// The size, and what is allowed.
+        reason: String,
+    },
+    /// The hosts cannot meet.
+    NoNetwork {
+        /// Why: a sentence without its full stop.
+        reason: String,
+    },
     /// A signal to the launcher.
     Interrupted {
         /// Its number.
@@ -41,7 +60,7 @@ pub enum Verdict {
         /// What was allowed.
         limit: Duration,
         /// Hosts whose ranks had not.
-        hosts: Vec<String>,
+        hosts: Vec<LateHost>,
     },
     /// Nobody reads our standard output any more.
     OutputClosed,
@@ -81,11 +100,37 @@ impl Verdict {
             Self::TimedOut { .. } | Self::StartTimedOut { .. } => ExitCode::TimedOut,
             // What a program gets that writes to a pipe without a reader: SIGPIPE.
             Self::OutputClosed => ExitCode::Interrupted(13),
-            Self::AgentInterrupted { .. } | Self::OutputFailed { .. } | Self::AgentLost { .. } => {
-                ExitCode::LauncherFailed
-            }
+            Self::Unreached(_)
+            | Self::OtherVersion { .. }
+            | Self::NoNetwork { .. }
+            | Self::PlanTooLarge { .. }
+            | Self::AgentInterrupted { .. }
+            | Self::OutputFailed { .. }
+            | Self::AgentLost { .. } => ExitCode::LauncherFailed,
         }
     }
+}
+
+/// A host whose ranks were not started in time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LateHost {
+    /// The host.
+    pub host: String,
+    /// Whether its agent had come up.
+    pub has_agent: bool,
+}
+
+/// A host on which no agent came up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unreached {
+    /// The host.
+    pub host: String,
+    /// How ssh, or the agent, ended, where that is known.
+    pub ending: Option<Ending>,
+    /// The last lines that it wrote to standard error, oldest first.
+    pub words: Vec<String>,
+    /// What it said that made no sense.
+    pub reason: Option<String>,
 }
 
 /// The first rank that failed.

@@ -2,9 +2,11 @@
 
 use std::fmt::Write;
 
-use super::outcome::{Outcome, RankFailure, RankOutcome, Verdict};
+use super::outcome::{LateHost, Outcome, RankFailure, RankOutcome, Unreached, Verdict};
+use super::ssh;
 use crate::process::signals;
 use crate::process::wait::Ending;
+use crate::protocol::facts::VERSION;
 
 impl Outcome {
     /// What to tell the user, one line each; empty when there is nothing to tell.
@@ -18,7 +20,13 @@ impl Outcome {
                 lines.push(refusal.to_string());
                 lines.extend(refusal.hint().map(|hint| format!("hint: {hint}")));
             }
-            other => lines.push(describe(other)),
+            Verdict::Unreached(hosts) => {
+                hosts.iter().for_each(|host| describe_host(host, &mut lines))
+            }
+            other => {
+                lines.push(describe(other));
+                lines.extend(hint(other).map(|hint| format!("hint: {hint}")));
+            }
         }
         self.describe_leftovers(&mut lines);
         lines
@@ -103,7 +111,7 @@ fn describe(verdict: &Verdict) -> String {
         Verdict::StartTimedOut { limit, hosts } => format!(
             "not all ranks were started within {} s; missing on {}",
             limit.as_secs_f64(),
-            hosts.join(", ")
+            hosts.iter().map(describe_late).collect::<Vec<_>>().join(", ")
         ),
         Verdict::OutputFailed { path: Some(path), reason } => {
             format!("failed to write {}: {reason}", path.display())
@@ -121,10 +129,54 @@ fn describe(verdict: &Verdict) -> String {
             }
             text
         }
-        Verdict::Success | Verdict::OutputClosed => String::new(),
+        Verdict::OtherVersion { host, theirs } => {
+            format!("paceline on {host} is version {theirs}, here it is {VERSION}")
+        }
+        Verdict::NoNetwork { reason } => reason.clone(),
+        Verdict::PlanTooLarge { reason } => {
+            format!("the program's arguments and variables are too many: {reason}")
+        }
+        Verdict::Success | Verdict::OutputClosed | Verdict::Unreached(_) => String::new(),
         Verdict::RankFailed(failure) => format!("rank {} failed", failure.exit.rank),
         Verdict::Refused(refusal) => refusal.to_string(),
     }
+}
+
+/// What to do about it.
+fn hint(verdict: &Verdict) -> Option<String> {
+    match verdict {
+        Verdict::OtherVersion { host, .. } => {
+            Some(format!("install the same version on {host}, or name it with --remote-program"))
+        }
+        Verdict::NoNetwork { .. } => Some(
+            "name an interface or a network that all hosts have: --interface eth0, or \
+             --interface 10.0.0.0/24"
+                .to_owned(),
+        ),
+        _ => None,
+    }
+}
+
+fn describe_late(late: &LateHost) -> String {
+    let LateHost { host, has_agent } = late;
+    let what = if *has_agent { "its agent is up" } else { "ssh has not brought up its agent" };
+    format!("{host} ({what})")
+}
+
+fn describe_host(unreached: &Unreached, lines: &mut Vec<String>) {
+    let Unreached { host, ending, words, reason } = unreached;
+    let mut text = format!("no agent on {host}");
+    // Of several lines the last one is the verdict; ssh's and the shell's.
+    let cause = reason.as_ref().or_else(|| words.last());
+    if let Some(cause) = cause {
+        let _ = write!(text, ": {cause}");
+    } else if let Some(ending) = ending {
+        let _ = write!(text, ": ssh {ending}");
+    }
+    lines.push(text);
+    let before = words.len().saturating_sub(usize::from(reason.is_none()));
+    lines.extend(words[..before].iter().map(|line| format!("  | {line}")));
+    lines.extend(ssh::remedy(unreached).map(|hint| format!("hint: {hint}")));
 }
 
 /// `0-2, 5` for 0, 1, 2, 5. The numbers ascend.

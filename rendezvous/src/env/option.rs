@@ -1,7 +1,7 @@
 //! How a setting is spelled outside the environment: as an option of a command and as a key of a
 //! configuration file.
 
-use std::num::NonZeroU32;
+use std::num::{NonZeroU16, NonZeroU32};
 use std::time::Duration;
 
 use super::PortRange;
@@ -34,6 +34,8 @@ pub enum Form {
     Seconds,
     /// A number of seconds, more than 0.
     PositiveSeconds,
+    /// A port.
+    Port,
     /// A port or a range of ports.
     Ports,
     /// One of these words.
@@ -78,6 +80,7 @@ impl Form {
             Self::Count => text.parse::<NonZeroU32>().is_ok(),
             Self::Seconds => seconds(text).is_some(),
             Self::PositiveSeconds => seconds(text).is_some_and(|time| !time.is_zero()),
+            Self::Port => text.parse::<NonZeroU16>().is_ok(),
             Self::Ports => text.parse::<PortRange>().is_ok(),
             Self::OneOf(words) => words.contains(&text),
             Self::AutoOr(first, last) => {

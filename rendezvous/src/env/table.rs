@@ -213,7 +213,8 @@ variables! {
             value_name: "N",
             form: Form::Count
         };
-    /// Hosts and their slots, as in localhost:4.
+    /// Hosts and their slots, as in a:4,b:4, rack[1-2]n[01-16]:8 or with devices a:@0+1. With a hostfile,
+    /// those of its hosts to use.
     HOSTS = "PACELINE_HOSTS" Paceline Setting ("hosts and their slots, separated by commas")
         option {
             name: "hosts",
@@ -221,6 +222,39 @@ variables! {
             aliases: &["host"],
             value_name: "HOST[:SLOTS],..."
         };
+    /// The port of sshd on the other hosts, where ssh's own configuration does not say.
+    SSH_PORT = "PACELINE_SSH_PORT" Paceline Setting ("a port, 1 to 65535")
+        option { name: "ssh-port", short: Some('p'), value_name: "PORT", form: Form::Port };
+    /// The private key to log in to other hosts with.
+    SSH_IDENTITY_FILE = "PACELINE_SSH_IDENTITY_FILE" Paceline Setting ("the path of a file")
+        option { name: "ssh-identity-file", short: Some('i'), value_name: "FILE" };
+    /// Options as for ssh -o, separated by spaces, as in "ProxyJump=gate ConnectTimeout=3".
+    SSH_OPTIONS = "PACELINE_SSH_OPTIONS" Paceline Setting ("NAME=VALUE, separated by spaces")
+        option { name: "ssh-options", value_name: "NAME=VALUE..." };
+    /// Where paceline is on other hosts. Without it: at the path that it has here, or in the PATH
+    /// there.
+    REMOTE_PROGRAM = "PACELINE_REMOTE_PROGRAM" Paceline Setting ("the path of a file")
+        option { name: "remote-program", value_name: "PATH" };
+    /// File with a host on each line, as HOST slots=4 or HOST:4; ^HOST leaves one out.
+    HOSTFILE = "PACELINE_HOSTFILE" Paceline Setting ("the path of a file")
+        option { name: "hostfile", aliases: &["machinefile"], value_name: "FILE" };
+    /// Use so many of the hosts, the first ones.
+    NNODES = "PACELINE_NNODES" Paceline Setting ("a whole number, at least 1")
+        option { name: "nnodes", value_name: "N", form: Form::Count };
+    /// Ranks of each host; a host without a number of slots has as many.
+    NPROC_PER_NODE = "PACELINE_NPROC_PER_NODE" Paceline Setting ("a whole number, at least 1")
+        option {
+            name: "nproc-per-node",
+            aliases: &["nproc_per_node", "npernode", "ppn"],
+            value_name: "N",
+            form: Form::Count
+        };
+    /// How ranks are dealt to hosts: slot fills one host after the other, node gives each one in turn.
+    MAP_BY = "PACELINE_MAP_BY" Paceline Setting ("slot or node", default "slot")
+        option { name: "map-by", value_name: "ORDER", form: Form::OneOf(&["slot", "node"]) };
+    /// File that says where each rank runs, on lines as rank 0=HOST.
+    RANK_FILE = "PACELINE_RANK_FILE" Paceline Setting ("the path of a file")
+        option { name: "rank-file", aliases: &["rankfile"], value_name: "FILE" };
     /// Time between SIGTERM and SIGKILL when ranks are stopped.
     GRACE = "PACELINE_GRACE" Paceline Setting ("a number of seconds, 0 or more", default "10")
         option { name: "grace", value_name: "SECONDS", form: Form::Seconds };

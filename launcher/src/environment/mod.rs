@@ -1,11 +1,16 @@
 //! The environment of a rank, as data.
 
+mod passed;
+
 use std::ffi::{OsStr, OsString};
 use std::net::{Ipv4Addr, TcpListener};
+use std::num::NonZeroU32;
 
 use paceline_rendezvous::env::{self, ProcessEnvironment};
 use paceline_rendezvous::{RankInfo, RunId};
 use rustix::process::getpid;
+
+pub use passed::Passed;
 
 use crate::process::table::ProcessEntry;
 use crate::protocol::messages::AgentConfig;
@@ -37,10 +42,22 @@ pub(crate) fn inherited_to_remove() -> Vec<OsString> {
 }
 
 /// What the rank in this place has of its own.
-pub(crate) fn of_rank(place: &RankInfo, open_mpi: bool) -> Vec<(OsString, OsString)> {
+///
+/// `cross` is its place among the ranks with the same local rank, and how many those are: on hosts
+/// with different numbers of ranks this is not the node rank.
+pub(crate) fn of_rank(
+    place: &RankInfo,
+    cross: (u32, u32),
+    open_mpi: bool,
+) -> Vec<(OsString, OsString)> {
     let open_mpi = if open_mpi { place.open_mpi_variables() } else { Vec::new() };
     let variables = place.variables().into_iter().chain(open_mpi);
-    variables.map(|(name, value)| (name.into(), value.into())).collect()
+    let value = |(name, value): (&str, String)| match name {
+        _ if name == env::HOROVOD_CROSS_RANK.name => (name.into(), cross.0.to_string().into()),
+        _ if name == env::HOROVOD_CROSS_SIZE.name => (name.into(), cross.1.to_string().into()),
+        _ => (name.into(), value.into()),
+    };
+    variables.map(value).collect()
 }
 
 /// The run that the ranks of an agent belong to.
@@ -59,14 +76,22 @@ pub(crate) fn known_to_agent_only(secret_file: &OsStr) -> Vec<(OsString, OsStrin
     ]
 }
 
-/// Defaults for programs that do not know they share a machine.
-///
-/// `threads` is what OMP_NUM_THREADS becomes where nobody has set it.
-pub(crate) fn defaults(threads: u32) -> Vec<(OsString, OsString)> {
-    vec![
-        (OMP_NUM_THREADS.into(), threads.to_string().into()),
-        (PYTHONUNBUFFERED.into(), "1".into()),
-    ]
+/// Defaults for programs whose output is a pipe.
+pub(crate) fn defaults() -> Vec<(OsString, OsString)> {
+    vec![(PYTHONUNBUFFERED.into(), "1".into())]
+}
+
+/// The default for programs that do not know they share a machine: what OMP_NUM_THREADS becomes
+/// for each of `ranks` where nobody has set it.
+pub(crate) fn threads_default(cores: NonZeroU32, ranks: usize) -> (OsString, OsString) {
+    let threads = u32::try_from(ranks).ok().and_then(|ranks| cores.get().checked_div(ranks));
+    (OMP_NUM_THREADS.into(), threads.unwrap_or(1).max(1).to_string().into())
+}
+
+/// Cores that this process may use.
+pub(crate) fn cores() -> NonZeroU32 {
+    let cores = std::thread::available_parallelism().ok();
+    cores.and_then(|cores| NonZeroU32::try_from(cores).ok()).unwrap_or(NonZeroU32::MIN)
 }
 
 /// Where the user's framework may let its own ranks meet.
@@ -107,6 +132,15 @@ mod tests {
         }
         for name in ["MASTER_PORT", "PATH", "NCCL_DEBUG", "PACELINE_TRANSPORT"] {
             assert!(!is_identity(OsStr::new(name)), "{name}");
+        }
+    }
+
+    #[test]
+    fn cores_are_divided_among_the_ranks_of_a_host() {
+        let cores = NonZeroU32::new(8).expect("not zero");
+        for (ranks, threads) in [(1, "8"), (3, "2"), (8, "1"), (9, "1"), (0, "1")] {
+            let expected = (OMP_NUM_THREADS.into(), threads.into());
+            assert_eq!(threads_default(cores, ranks), expected, "{ranks}");
         }
     }
 

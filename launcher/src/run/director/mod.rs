@@ -3,9 +3,12 @@
 //! A pure state machine: events and the time go in, orders come out. [`super::conductor`] carries
 //! them out.
 
+mod nodes;
+
 use std::time::{Duration, Instant};
 
-use super::outcome::{Outcome, RankFailure, RankOutcome, Verdict};
+use self::nodes::NodeRecord;
+use super::outcome::{LateHost, Outcome, RankFailure, RankOutcome, Unreached, Verdict};
 use crate::output::tail::Tail;
 use crate::process::descendants::ProcessName;
 use crate::process::wait::Ending;
@@ -14,6 +17,10 @@ use crate::protocol::messages::{LeftBehind, RankExit, Report};
 /// After the first failure is seen, others may still be on their way that happened before it (on
 /// another host) or that name its cause. So long the verdict waits.
 const SETTLE_TIME: Duration = Duration::from_millis(50);
+
+/// Where one host cannot be reached, others often cannot either: so long they are waited for, to be
+/// told of in one go.
+const UNREACHED_TIME: Duration = Duration::from_millis(500);
 
 /// Beyond the grace, an agent needs this long at most to kill, drain and report.
 const AGENT_OVERTIME: Duration = Duration::from_secs(15);
@@ -30,6 +37,12 @@ pub(super) enum Action {
     Kill,
     /// Kill the agents themselves; the kernel kills their ranks.
     AbandonAgents,
+    /// Kill this one: it has not said anything yet, so it has started nothing.
+    KillAgent { node: usize },
+    /// Ask every agent whether it is there.
+    Ping,
+    /// Tell the user.
+    Say(String),
     /// Tell the coordinator, which tells the other ranks unless this one had said goodbye.
     /// `reason` completes "rank 3 …".
     RankLost { rank: u32, reason: String },
@@ -65,12 +78,6 @@ struct RankRecord {
     errors: Tail,
 }
 
-#[derive(Debug)]
-struct NodeRecord {
-    host: String,
-    finished: bool,
-}
-
 /// Limits of time of a job.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
@@ -91,6 +98,8 @@ pub(super) struct Director {
     failures: Vec<u32>,
     /// The rank that the coordinator holds responsible, and what it told the others.
     aborted: Option<(Option<u32>, String)>,
+    /// Hosts on which no agent came up, before any stop.
+    unreached: Vec<Unreached>,
     left_behind: Vec<LeftBehind>,
     survivors: Vec<ProcessName>,
     actions: Vec<Action>,
@@ -103,7 +112,7 @@ impl Director {
         for (node, (_, members)) in nodes.iter().enumerate() {
             ranks.extend(members.iter().map(|_| RankRecord { node, ..RankRecord::default() }));
         }
-        let record = |(host, _): &(String, _)| NodeRecord { host: host.clone(), finished: false };
+        let record = |(host, _): &(String, _)| NodeRecord::new(host.clone());
         Self {
             limits,
             began: now,
@@ -113,6 +122,7 @@ impl Director {
             nodes: nodes.iter().map(record).collect(),
             failures: Vec::new(),
             aborted: None,
+            unreached: Vec::new(),
             left_behind: Vec::new(),
             survivors: Vec::new(),
             actions: Vec::new(),
@@ -168,7 +178,10 @@ impl Director {
             let late = |rank: &RankRecord| (!rank.started).then_some(rank.node);
             let mut nodes: Vec<usize> = self.ranks.iter().filter_map(late).collect();
             nodes.dedup();
-            let host = |node: usize| self.nodes.get(node).map(|node| node.host.clone());
+            let host = |node: usize| {
+                let node = self.nodes.get(node)?;
+                Some(LateHost { host: node.host.clone(), has_agent: node.is_up() })
+            };
             let hosts = nodes.into_iter().filter_map(host).collect();
             let limit = self.limits.start_timeout;
             self.stop_because(Verdict::StartTimedOut { limit, hosts }, now);
@@ -181,7 +194,14 @@ impl Director {
 
     /// An agent has something to say. `Output` is only looked at, for the failure report.
     pub(super) fn report(&mut self, node: usize, report: Report, now: Instant) {
+        let told = self.nodes.get_mut(node).and_then(NodeRecord::answered);
+        self.actions.extend(told.map(Action::Say));
         match report {
+            Report::Ready { pid, .. } => {
+                if let Some(node) = self.nodes.get_mut(node) {
+                    node.agent = Some(pid);
+                }
+            }
             Report::Started { rank, .. } => {
                 if let Some(record) = self.record(rank) {
                     record.started = true;
@@ -200,7 +220,9 @@ impl Director {
                     node.finished = true;
                 }
             }
-            Report::Ready { .. }
+            Report::Alive
+            | Report::Facts(_)
+            | Report::Tunnel { .. }
             | Report::Output { .. }
             | Report::Closed { .. }
             | Report::InputTaken { .. } => {}
@@ -264,8 +286,9 @@ impl Director {
                 self.stop_because(Verdict::Interrupted { signal }, now);
             }
             // The user is impatient, once, twice.
-            Phase::Stopping { .. } => {
-                self.phase = Phase::Killing { abandon_at: now + AGENT_OVERTIME };
+            Phase::Stopping { abandon_at } => {
+                let abandon_at = abandon_at.min(now + AGENT_OVERTIME);
+                self.phase = Phase::Killing { abandon_at };
                 self.actions.push(Action::Kill);
             }
             Phase::Killing { .. } => self.abandon(),
@@ -279,16 +302,34 @@ impl Director {
             self.verdict.get_or_insert(verdict);
             self.phase = Phase::Stopping { abandon_at: now + self.limits.grace + AGENT_OVERTIME };
             self.actions.push(Action::Stop);
+            let not_up = (0..).zip(&self.nodes).filter(|(_, node)| !node.finished && !node.is_up());
+            self.actions.extend(not_up.map(|(node, _)| Action::KillAgent { node }));
         }
     }
 
-    /// The agent of a node is gone; nothing more will come from it.
+    /// It is time to ask the agents whether they are there: every
+    /// [`PING_INTERVAL`](crate::protocol::PING_INTERVAL).
+    pub(super) fn ping(&mut self) {
+        let told = self.nodes.iter_mut().filter_map(NodeRecord::ask).map(Action::Say);
+        self.actions.extend(told);
+        self.actions.push(Action::Ping);
+        let is_stopping = matches!(self.phase, Phase::Stopping { .. } | Phase::Killing { .. });
+        let mut left = self.nodes.iter().filter(|node| !node.finished).peekable();
+        if is_stopping && left.peek().is_some() && left.all(NodeRecord::is_silent) {
+            // They did not hear of it, or cannot do anything about it.
+            self.abandon();
+        }
+    }
+
+    /// The agent of a node is gone; nothing more will come from it. `words` are what was said instead,
+    /// if it never came up.
     pub(super) fn agent_lost(
         &mut self,
         node: usize,
         pid: i32,
         ending: Option<Ending>,
         reason: Option<String>,
+        words: Vec<String>,
         now: Instant,
     ) {
         let Some(record) = self.nodes.get_mut(node) else { return };
@@ -297,11 +338,24 @@ impl Director {
         }
         record.finished = true;
         let host = record.host.clone();
+        if !record.is_up() {
+            self.not_reached(Unreached { host, ending, words, reason }, now);
+            return;
+        }
         for rank in (0..).zip(&self.ranks).filter(|(_, rank)| rank.node == node).map(|(n, _)| n) {
             let reason = format!("was lost with the agent on {host}");
             self.actions.push(Action::RankLost { rank, reason });
         }
         self.stop_because(Verdict::AgentLost { host, pid, ending, reason }, now);
+    }
+
+    fn not_reached(&mut self, unreached: Unreached, now: Instant) {
+        if matches!(self.phase, Phase::Running | Phase::Settling { .. }) {
+            self.unreached.push(unreached);
+        }
+        if self.phase == Phase::Running {
+            self.phase = Phase::Settling { until: now + UNREACHED_TIME };
+        }
     }
 
     fn abandon(&mut self) {
@@ -310,9 +364,17 @@ impl Director {
     }
 
     fn conclude_failure(&mut self, now: Instant) {
-        if let Some(failure) = self.first_failure() {
-            self.stop_because(Verdict::RankFailed(failure), now);
+        if let Some(verdict) = self.failure() {
+            self.stop_because(verdict, now);
         }
+    }
+
+    /// What the job failed of, if it did.
+    fn failure(&mut self) -> Option<Verdict> {
+        if !self.unreached.is_empty() {
+            return Some(Verdict::Unreached(std::mem::take(&mut self.unreached)));
+        }
+        self.first_failure().map(Verdict::RankFailed)
     }
 
     /// The rank that the coordinator blames, if it has failed itself, else the one that ended first.
@@ -340,7 +402,7 @@ impl Director {
     pub(super) fn finish(mut self, survivors: Vec<ProcessName>) -> Outcome {
         let mut verdict = match self.verdict.take() {
             Some(verdict) => verdict,
-            None => self.first_failure().map_or(Verdict::Success, Verdict::RankFailed),
+            None => self.failure().unwrap_or(Verdict::Success),
         };
         let first = match &mut verdict {
             Verdict::RankFailed(failure) => {
@@ -377,5 +439,4 @@ impl Director {
 }
 
 #[cfg(test)]
-#[path = "director_tests.rs"]
 mod tests;

@@ -19,6 +19,7 @@ impl Job {
         let now = Instant::now();
         let nodes = [("node1".to_owned(), (0..ranks).collect())];
         let mut job = Self { director: Director::new(&nodes, LIMITS, now), now };
+        job.report(Report::Ready { pid: 50, host: "node1".to_owned() });
         for rank in 0..ranks {
             job.report(Report::Started { rank, pid: 100 });
         }
@@ -178,6 +179,65 @@ fn a_third_interrupt_does_not_wait_for_the_agents() {
 }
 
 #[test]
+fn a_second_interrupt_does_not_give_agents_more_time() {
+    let mut job = Job::of(1);
+    job.director.interrupt(15, job.now);
+    let abandon_at = job.director.deadline();
+    job.pass(LIMITS.grace + AGENT_OVERTIME / 2);
+    job.director.interrupt(15, job.now);
+    assert_eq!(job.director.deadline(), abandon_at);
+}
+
+/// The sentences among what is to be done.
+fn said(actions: Vec<Action>) -> Vec<String> {
+    let said = actions.into_iter().filter_map(|action| match action {
+        Action::Say(text) => Some(text),
+        _ => None,
+    });
+    said.collect()
+}
+
+#[test]
+fn an_agent_that_does_not_answer_is_named_once_and_not_waited_for() {
+    let mut job = Job::of(1);
+    (0..9).for_each(|_| job.director.ping());
+    let told = said(job.director.take_actions());
+    let expected =
+        "the agent on node1 (pid 50) has not answered for 8 s: it is stopped, or out of reach";
+    assert_eq!(told, [expected]);
+    // The job goes on, until it is to end.
+    assert!(!job.director.is_over());
+    job.director.interrupt(15, job.now);
+    job.director.ping();
+    let actions = job.director.take_actions();
+    assert_eq!(actions, [Action::Stop, Action::Ping, Action::AbandonAgents]);
+}
+
+#[test]
+fn an_agent_that_answers_again_is_waited_for() {
+    let mut job = Job::of(1);
+    (0..9).for_each(|_| job.director.ping());
+    job.director.take_actions();
+    job.report(Report::Alive);
+    assert_eq!(said(job.director.take_actions()), ["the agent on node1 (pid 50) answers again"]);
+    job.director.interrupt(15, job.now);
+    (0..4).for_each(|_| {
+        job.director.ping();
+        job.report(Report::Alive);
+    });
+    let actions = job.director.take_actions();
+    assert!(!actions.contains(&Action::AbandonAgents), "{actions:?}");
+}
+
+#[test]
+fn who_never_said_anything_is_not_silent() {
+    let now = Instant::now();
+    let mut director = Director::new(&[("a".to_owned(), vec![0])], LIMITS, now);
+    (0..99).for_each(|_| director.ping());
+    assert_eq!(said(director.take_actions()), [""; 0]);
+}
+
+#[test]
 fn a_failure_while_stopping_does_not_change_the_verdict() {
     let mut job = Job::of(2);
     job.director.interrupt(15, job.now);
@@ -200,19 +260,47 @@ fn a_start_that_takes_too_long_names_the_host() {
     let now = Instant::now();
     let nodes = [("a".to_owned(), vec![0]), ("b".to_owned(), vec![1])];
     let mut director = Director::new(&nodes, LIMITS, now);
+    director.report(0, Report::Ready { pid: 8, host: "a".into() }, now);
     director.report(0, Report::Started { rank: 0, pid: 9 }, now);
     director.tick(now + LIMITS.start_timeout);
-    assert_eq!(director.take_actions(), [Action::Stop]);
+    // Nothing runs where nobody has answered; the other agent ends its ranks in good order.
+    assert_eq!(director.take_actions(), [Action::Stop, Action::KillAgent { node: 1 }]);
     let outcome = director.finish(vec![]);
-    let expected = Verdict::StartTimedOut { limit: LIMITS.start_timeout, hosts: vec!["b".into()] };
+    let late = LateHost { host: "b".into(), has_agent: false };
+    let expected = Verdict::StartTimedOut { limit: LIMITS.start_timeout, hosts: vec![late] };
     assert_eq!(outcome.verdict, expected);
     assert!(matches!(outcome.ranks[..], [RankOutcome::Unknown, RankOutcome::NotStarted]));
 }
 
 #[test]
+fn all_hosts_that_cannot_be_reached_are_named_together() {
+    let now = Instant::now();
+    let nodes = ["a", "b", "c"].map(|host| (host.to_owned(), vec![]));
+    let mut director = Director::new(&nodes, LIMITS, now);
+    director.report(0, Report::Ready { pid: 8, host: "a".into() }, now);
+    let fail = |director: &mut Director, node, word: &str| {
+        let words = vec![word.to_owned()];
+        director.agent_lost(node, 9, Some(Ending::Code(255)), None, words, now);
+    };
+    fail(&mut director, 2, "refused");
+    director.tick(now);
+    assert_eq!(director.take_actions(), [], "others may follow");
+    fail(&mut director, 1, "unknown");
+    director.tick(now + UNREACHED_TIME);
+    assert_eq!(director.take_actions(), [Action::Stop]);
+    director.report(0, Report::Finished { survivors: vec![] }, now);
+    assert!(director.is_over());
+    let outcome = director.finish(vec![]);
+    assert_eq!(outcome.exit_code(), ExitCode::LauncherFailed);
+    let Verdict::Unreached(hosts) = outcome.verdict else { panic!("{outcome:?}") };
+    let hosts: Vec<_> = hosts.iter().map(|host| (&host.host[..], &host.words[0][..])).collect();
+    assert_eq!(hosts, [("c", "refused"), ("b", "unknown")]);
+}
+
+#[test]
 fn a_lost_agent_and_a_refusal_have_codes_of_their_own() {
     let mut job = Job::of(2);
-    job.director.agent_lost(0, 50, Some(Ending::Signal(9)), None, job.now);
+    job.director.agent_lost(0, 50, Some(Ending::Signal(9)), None, vec![], job.now);
     assert!(job.director.is_over());
     let lost = job.director.take_actions();
     assert_eq!(lost.iter().filter(|a| matches!(a, Action::RankLost { .. })).count(), 2);

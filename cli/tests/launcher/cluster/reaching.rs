@@ -1,0 +1,96 @@
+//! Hosts that cannot be reached, or on which the job cannot start.
+
+use super::on_hosts;
+
+/// Behaviours 6 to 8: named once, with the host, and nothing runs anywhere.
+#[test]
+fn what_is_not_there_is_named_with_its_host() {
+    on_hosts(2, |cluster| {
+        let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
+        let path = directory.path().display().to_string();
+        for (program, code, what) in
+            [("/no/such/program", 127, "/no/such/program"), (path.as_str(), 126, path.as_str())]
+        {
+            let ended = cluster.job(&["-H", "n1:2,n2:2", program]).run();
+            assert_eq!(ended.code, code, "{ended:?}");
+            assert!(ended.stderr.contains(what), "{ended:?}");
+            let hosts = ["n1", "n2"].map(|host| ended.stderr.contains(&format!("on {host}")));
+            assert!(hosts.contains(&true), "{ended:?}");
+            cluster.wait_until_empty();
+        }
+    });
+}
+
+/// Behaviour 30.
+#[test]
+fn hosts_that_cannot_be_reached_are_all_named_with_a_remedy() {
+    on_hosts(2, |cluster| {
+        cluster.kill_sshd(2);
+        let ended = cluster.job(&["-H", "n1,n2,no-such-host.invalid", "true"]).run();
+        assert_eq!(ended.code, 125, "{ended:?}");
+        for words in [
+            "no agent on n2: ssh: connect to host n2 port 22: Connection refused",
+            "--ssh-port",
+            "no agent on no-such-host.invalid: ",
+            "check the spelling of no-such-host.invalid",
+        ] {
+            assert!(ended.stderr.contains(words), "{words:?}: {}", ended.stderr);
+        }
+        assert!(!ended.stderr.contains("no agent on n1"), "{ended:?}");
+        cluster.wait_until_empty();
+    });
+}
+
+#[test]
+fn a_host_that_does_not_answer_is_named_when_the_start_takes_too_long() {
+    on_hosts(2, |cluster| {
+        cluster.set_link(2, "down");
+        let ended = cluster.job(&["-H", "n1,n2", "--start-timeout", "2", "true"]).run();
+        assert_eq!(ended.code, 124, "{ended:?}");
+        assert!(ended.stderr.contains("n2 (ssh has not brought up its agent)"), "{ended:?}");
+        cluster.wait_until_empty();
+    });
+}
+
+#[test]
+fn who_is_not_let_in_is_told_so() {
+    on_hosts(1, |cluster| {
+        let ended = cluster.job_with_key("/no/such/key", &["-H", "n1", "true"]).run();
+        assert_eq!(ended.code, 125, "{ended:?}");
+        assert!(ended.stderr.contains("Permission denied"), "{ended:?}");
+        assert!(ended.stderr.contains("ssh-copy-id n1"), "{ended:?}");
+    });
+}
+
+#[test]
+fn a_host_without_paceline_is_told_what_to_do() {
+    on_hosts(1, |cluster| {
+        let job = cluster.job(&["-H", "n1", "--remote-program", "/no/such/paceline", "true"]);
+        let ended = job.run();
+        assert_eq!(ended.code, 125, "{ended:?}");
+        assert!(ended.stderr.contains("install paceline on n1"), "{ended:?}");
+    });
+}
+
+#[test]
+fn an_interface_that_a_host_lacks_is_named() {
+    on_hosts(2, |cluster| {
+        let ended = cluster.job(&["-H", "n1,n2", "--interface", "eth7", "true"]).run();
+        assert_eq!(ended.code, 125, "{ended:?}");
+        assert!(ended.stderr.contains("n1 has no interface that matches eth7"), "{ended:?}");
+        let ended = cluster.job(&["-H", "n1,n2", "--interface", "10.78.0.0/24", "true"]).run();
+        assert_eq!(ended.code, 0, "{ended:?}");
+    });
+}
+
+#[test]
+fn nothing_secret_is_on_any_command_line() {
+    on_hosts(1, |cluster| {
+        let script = "for p in /proc/[0-9]*; do tr '\\0' ' ' <$p/cmdline; done 2>/dev/null | \
+                      grep -c -F \"$(cat $PACELINE_SECRET_FILE)\"; true";
+        let ended = cluster.script(&["-H", "n1", "--no-prefix"], script).run();
+        // The grep itself is a process of which the shell has put the secret on the command line.
+        let count: u32 = ended.text().trim().parse().expect("a number");
+        assert!(count <= 1, "{ended:?}");
+    });
+}

@@ -1,0 +1,74 @@
+//! Why there is no plan.
+
+use thiserror::Error;
+
+use super::placement::PlacementError;
+use crate::ExitCode;
+
+/// Why a job makes no sense as described.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum PlanError {
+    /// Neither a count nor slots.
+    #[error("the number of ranks is missing")]
+    NoRankCount,
+    /// Fewer hosts than were asked for.
+    #[error("{wanted} hosts were asked for, and there are {hosts}")]
+    TooFewHosts {
+        /// Hosts asked for.
+        wanted: usize,
+        /// Hosts that there are, this machine counted once.
+        hosts: usize,
+    },
+    /// Several names of this machine, with devices that do not add up.
+    #[error("{} are all this machine, and their devices do not add up", names.join(", "))]
+    LocalDevices {
+        /// The names.
+        names: Vec<String>,
+    },
+    /// Ranks find no place.
+    #[error(transparent)]
+    Placement(#[from] PlacementError),
+    /// A rank's identity is the launcher's to give.
+    #[error("{variable} says which rank a process is and cannot be set for all of them")]
+    IdentityVariable {
+        /// The variable.
+        variable: String,
+    },
+    /// There is no such rank.
+    #[error("rank {rank} cannot get standard input: the ranks are 0 to {}", world_size - 1)]
+    StdinRank {
+        /// The rank asked for.
+        rank: u32,
+        /// Number of ranks, at least 1.
+        world_size: u32,
+    },
+    /// Every port for frameworks is taken.
+    #[error("no port between 20000 and 32000 is free for the program's own rendezvous")]
+    NoPort,
+}
+
+impl PlanError {
+    /// What the launcher returns for it.
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::NoPort => ExitCode::LauncherFailed,
+            _ => ExitCode::Usage,
+        }
+    }
+
+    /// What the user may do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::NoRankCount => Some("say how many with -np N".into()),
+            Self::TooFewHosts { .. } => {
+                Some("name as many with -H or --hostfile, or lower --nnodes".into())
+            }
+            Self::LocalDevices { .. } => {
+                Some("name this machine once, with all its devices, as in -H localhost:@0+1".into())
+            }
+            Self::Placement(error) => error.hint(),
+            Self::IdentityVariable { .. } | Self::StdinRank { .. } | Self::NoPort => None,
+        }
+    }
+}

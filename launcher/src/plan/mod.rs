@@ -1,0 +1,261 @@
+//! From a job to what each host does. Pure: no host is asked, nothing is started.
+
+mod display;
+mod error;
+mod hosts;
+mod placement;
+#[cfg(test)]
+mod placement_tests;
+mod rank_file;
+#[cfg(test)]
+mod tests;
+
+use std::ffi::OsString;
+use std::net::IpAddr;
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use paceline_rendezvous::env::Environment;
+use paceline_rendezvous::interface::InterfaceChoice;
+use paceline_rendezvous::{DeviceAssignment, Dialect, Fraction, RankInfo, RunId};
+
+use crate::environment;
+use crate::hosts::{HostSlots, LocalRule};
+use crate::job::{JobSpec, OutputOptions, StdinTarget};
+use crate::protocol::messages::{AgentConfig, RankConfig};
+use crate::run::SshOptions;
+
+pub use error::PlanError;
+pub use placement::{MapBy, Placed, PlacementError, place};
+pub use rank_file::{RankFile, RankFileError, RankLineProblem, RankPlace, parse_rank_file};
+
+/// What must be known of the machine that plans.
+#[derive(Debug, Clone)]
+pub struct HostFacts {
+    /// Its name.
+    pub name: String,
+    /// The addresses of its interfaces.
+    pub addresses: Vec<IpAddr>,
+    /// Which hosts are this machine.
+    pub local_rule: LocalRule,
+    /// Cores that this process may use.
+    pub cores: NonZeroU32,
+    /// A port that the user's framework may listen on.
+    pub framework_port: u16,
+}
+
+impl HostFacts {
+    /// Those of this machine.
+    ///
+    /// # Errors
+    /// [`PlanError::NoPort`].
+    pub fn of_this_host() -> Result<Self, PlanError> {
+        // Without them only names and loopback addresses are known to be ours.
+        let interfaces = if_addrs::get_if_addrs().unwrap_or_default();
+        Ok(Self {
+            name: crate::agent::host_name(),
+            addresses: interfaces.iter().map(if_addrs::Interface::ip).collect(),
+            local_rule: LocalRule::Own,
+            cores: environment::cores(),
+            framework_port: environment::free_framework_port(std::process::id())
+                .ok_or(PlanError::NoPort)?,
+        })
+    }
+}
+
+/// What each host of a job does.
+#[derive(Debug, Clone)]
+pub struct LaunchPlan {
+    pub(crate) run_id: RunId,
+    pub(crate) world_size: u32,
+    /// Hosts that have ranks, by node rank.
+    pub(crate) nodes: Vec<NodePlan>,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) start_timeout: Duration,
+    pub(crate) stall_report: Option<Duration>,
+    pub(crate) grace: Duration,
+    pub(crate) stdin: StdinTarget,
+    pub(crate) output: OutputOptions,
+    /// Variables that ranks on other hosts get unless they get others of the same names.
+    pub(crate) passed_on: Vec<(OsString, OsString)>,
+    pub(crate) ssh: SshOptions,
+    pub(crate) interface: InterfaceChoice,
+    /// Cores of the machine that plans.
+    local_cores: NonZeroU32,
+    /// Decisions that the user may want to know of, one sentence each.
+    pub notices: Vec<String>,
+}
+
+/// What one host does.
+#[derive(Debug, Clone)]
+pub(crate) struct NodePlan {
+    /// The host; by the name that it has itself where it is this machine.
+    pub(crate) host: HostSlots,
+    /// Whether it is this machine, so that its agent is simply started.
+    pub(crate) is_local: bool,
+    pub(crate) config: AgentConfig,
+}
+
+/// Decides which rank runs where and with what.
+///
+/// # Errors
+/// See [`PlanError`].
+pub fn plan(
+    job: &JobSpec,
+    run_id: RunId,
+    facts: &HostFacts,
+    environment: &impl Environment,
+) -> Result<LaunchPlan, PlanError> {
+    refuse_identities(&job.variables)?;
+    let mut notices = job.hosts.notices.clone();
+    let hosts = hosts::resolve(job, facts, &mut notices)?;
+    let order = hosts::named_as_planned(&job.map_by, &hosts, facts);
+    let placed = place(hosts.rank_count, &hosts.all, &order, job.ranks_per_host)?;
+    let world_size = u32::try_from(placed.len()).unwrap_or(u32::MAX);
+    if let StdinTarget::Rank(rank) = job.stdin
+        && rank >= world_size
+    {
+        return Err(PlanError::StdinRank { rank, world_size });
+    }
+    let mut nodes = nodes(job, run_id, &hosts, &placed);
+    if let [only] = &mut nodes[..]
+        && only.is_local
+    {
+        // Where there are other hosts, it is known when their agents have said what they are like.
+        let address = environment::for_framework("127.0.0.1", facts.framework_port);
+        only.config.variables.splice(0..0, address);
+    }
+    notices.extend(hosts::unused(&hosts, &placed));
+    if let MapBy::RankFile(file) = &job.map_by
+        && file.ranks.iter().any(|place| place.slot.is_some())
+    {
+        notices.push("slot= in a rank file changes nothing: ranks are not bound to cores".into());
+    }
+    let is_set = environment.get(environment::OMP_NUM_THREADS).is_some() || sets_threads(job);
+    if !is_set {
+        notices.push(threads_notice(&nodes, facts));
+    }
+    Ok(LaunchPlan {
+        run_id,
+        world_size,
+        nodes,
+        timeout: job.timeout,
+        start_timeout: job.start_timeout,
+        stall_report: job.stall_report,
+        grace: job.grace,
+        stdin: job.stdin,
+        output: job.output.clone(),
+        passed_on: job.passed_on.clone(),
+        ssh: job.ssh.clone(),
+        interface: job.interface.clone(),
+        local_cores: facts.cores,
+        notices,
+    })
+}
+
+fn refuse_identities(variables: &[(OsString, OsString)]) -> Result<(), PlanError> {
+    match variables.iter().find(|(name, _)| environment::is_identity(name)) {
+        Some((name, _)) => {
+            Err(PlanError::IdentityVariable { variable: name.display().to_string() })
+        }
+        None => Ok(()),
+    }
+}
+
+fn sets_threads(job: &JobSpec) -> bool {
+    job.variables.iter().any(|(name, _)| name == environment::OMP_NUM_THREADS)
+}
+
+/// What each host that has ranks does, but for the address of the framework.
+fn nodes(job: &JobSpec, run_id: RunId, hosts: &hosts::Hosts, placed: &[Placed]) -> Vec<NodePlan> {
+    let config = AgentConfig {
+        program: job.program.clone(),
+        arguments: job.arguments.clone(),
+        working_directory: job.working_directory.clone(),
+        variables: job.variables.clone(),
+        default_variables: environment::defaults(),
+        divide_cores: !sets_threads(job),
+        ranks: Vec::new(),
+        grace: job.grace,
+        is_remote: false,
+    };
+    let mut ranks_of: Vec<Vec<RankConfig>> = hosts.all.iter().map(|_| Vec::new()).collect();
+    let node_count = placed.iter().map(|place| place.node + 1).max().unwrap_or(0);
+    let world = World { size: u32::try_from(placed.len()).unwrap_or(u32::MAX), node_count, run_id };
+    for (rank, place) in (0..).zip(placed) {
+        ranks_of[place.host].push(rank_config(rank, place, &world, job));
+    }
+    let used = hosts.all.iter().enumerate().zip(ranks_of).filter(|(_, ranks)| !ranks.is_empty());
+    used.map(|((index, host), ranks)| NodePlan {
+        host: host.clone(),
+        is_local: hosts.local == Some(index),
+        config: AgentConfig { ranks, is_remote: hosts.local != Some(index), ..config.clone() },
+    })
+    .collect()
+}
+
+/// What all ranks have in common.
+struct World {
+    size: u32,
+    node_count: u32,
+    run_id: RunId,
+}
+
+fn rank_config(rank: u32, placed: &Placed, world: &World, job: &JobSpec) -> RankConfig {
+    let device = match &placed.device {
+        Some(name) => {
+            DeviceAssignment::Local { uuid: name.as_str().to_owned(), fraction: Fraction::WHOLE }
+        }
+        None => DeviceAssignment::None,
+    };
+    let place = RankInfo {
+        rank,
+        world_size: world.size,
+        local_rank: placed.local_rank,
+        local_size: placed.local_size,
+        node_rank: placed.node,
+        node_count: world.node_count,
+        run_id: Some(world.run_id),
+        epoch: 0,
+        device,
+        dialect: Dialect::Paceline,
+    };
+    let has_input = matches!(job.stdin, StdinTarget::All) || job.stdin == StdinTarget::Rank(rank);
+    let cross = (placed.cross_rank, placed.cross_size);
+    let variables = environment::of_rank(&place, cross, job.open_mpi_variables);
+    RankConfig { rank, has_input, variables }
+}
+
+/// How many threads each rank gets.
+fn threads_notice(nodes: &[NodePlan], facts: &HostFacts) -> String {
+    let name = environment::OMP_NUM_THREADS;
+    match nodes {
+        [only] if only.is_local => {
+            let ranks = only.config.ranks.len();
+            let threads = environment::threads_default(facts.cores, ranks).1;
+            format!(
+                "{name}={} for each rank ({} cores, {ranks} ranks on {}); -x {name}=N changes it",
+                threads.display(),
+                facts.cores,
+                facts.name,
+            )
+        }
+        _ => format!(
+            "{name} for each rank is the cores of its host divided by the ranks there; \
+             -x {name}=N changes it"
+        ),
+    }
+}
+
+impl LaunchPlan {
+    /// Number of ranks.
+    pub fn world_size(&self) -> u32 {
+        self.world_size
+    }
+
+    /// The number of the node that rank 0 is on.
+    pub(crate) fn first_node(&self) -> usize {
+        let has_rank_0 = |node: &NodePlan| node.config.ranks.iter().any(|rank| rank.rank == 0);
+        self.nodes.iter().position(has_rank_0).unwrap_or(0)
+    }
+}

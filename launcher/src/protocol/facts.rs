@@ -1,0 +1,97 @@
+//! What an agent says of its host and of itself.
+
+use std::fs;
+use std::net::IpAddr;
+use std::path::Path;
+
+use paceline_rendezvous::env::{Environment, ProcessEnvironment};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::environment;
+
+/// The version of this package: launcher and agents must be of the same.
+pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Set by sshd: address and port of the client, address and port of the server.
+const SSH_CONNECTION: &str = "SSH_CONNECTION";
+
+/// A host, and the agent that runs on it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct AgentFacts {
+    pub(crate) version: String,
+    /// SHA-256 of the binary in hexadecimal; `None` if it cannot be read.
+    pub(crate) binary: Option<String>,
+    /// Cores that the agent may use.
+    pub(crate) cores: u32,
+    /// A port on which nothing listens, for the user's framework.
+    pub(crate) framework_port: Option<u16>,
+    /// The address at which ssh reached this host.
+    pub(crate) reached_at: Option<IpAddr>,
+    /// The address of the launcher, as this host sees it.
+    pub(crate) reached_from: Option<IpAddr>,
+    /// In the order of the kernel's list.
+    pub(crate) addresses: Vec<HostAddress>,
+}
+
+/// One address of a host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct HostAddress {
+    pub(crate) interface: String,
+    pub(crate) address: IpAddr,
+    /// What the driver says; virtual devices may say nothing, or anything.
+    pub(crate) megabits_per_second: Option<u32>,
+}
+
+impl AgentFacts {
+    /// Those of this process and its host.
+    pub(crate) fn gather() -> Self {
+        let (reached_from, reached_at) = ssh_connection();
+        let cores = std::thread::available_parallelism().ok();
+        Self {
+            version: VERSION.to_owned(),
+            binary: own_digest(),
+            cores: cores.and_then(|cores| u32::try_from(cores.get()).ok()).unwrap_or(1),
+            framework_port: environment::free_framework_port(std::process::id()),
+            reached_at,
+            reached_from,
+            addresses: addresses(),
+        }
+    }
+}
+
+/// The addresses of both ends of the connection over which this process was started, if ssh did.
+fn ssh_connection() -> (Option<IpAddr>, Option<IpAddr>) {
+    let connection = ProcessEnvironment.get(SSH_CONNECTION).unwrap_or_default();
+    let words: Vec<&str> = connection.to_str().unwrap_or_default().split(' ').collect();
+    let address = |index: usize| words.get(index)?.parse().ok();
+    (address(0), address(2))
+}
+
+/// SHA-256 of the binary that this process runs.
+pub(crate) fn own_digest() -> Option<String> {
+    let binary = fs::read("/proc/self/exe").ok()?;
+    Some(Sha256::digest(binary).iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+fn addresses() -> Vec<HostAddress> {
+    // Without the list the other hosts may still know one: that at which ssh came here.
+    let found = if_addrs::get_if_addrs().unwrap_or_default();
+    let mut addresses: Vec<HostAddress> = found
+        .into_iter()
+        .map(|found| HostAddress {
+            address: found.ip(),
+            megabits_per_second: speed(&found.name),
+            interface: found.name,
+        })
+        .collect();
+    // Where an interface has both: every host of a mixed cluster has IPv4.
+    addresses.sort_by_key(|found| found.address.is_ipv6());
+    addresses
+}
+
+fn speed(interface: &str) -> Option<u32> {
+    let path = Path::new("/sys/class/net").join(interface).join("speed");
+    // -1, or an error, where there is no such thing.
+    fs::read_to_string(path).ok()?.trim().parse().ok().filter(|speed| *speed > 0)
+}

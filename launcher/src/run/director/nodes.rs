@@ -1,0 +1,62 @@
+//! Whether the agents answer.
+//!
+//! A stopped agent, or one that is out of reach, says nothing and does nothing. That alone ends no
+//! job: somebody may look at it with a debugger. But the user is told, and when the job is to end
+//! nobody waits for it.
+
+use crate::protocol::PING_INTERVAL;
+
+/// An agent that has left so many questions unanswered is taken to be stopped or out of reach.
+/// Counting them, rather than time, holds nothing against an agent while we were stopped ourselves.
+const SILENT_AFTER: u32 = 5;
+
+/// One host, as far as its agent goes.
+#[derive(Debug)]
+pub(super) struct NodeRecord {
+    pub(super) host: String,
+    pub(super) finished: bool,
+    /// The agent's process id on its host, once it has said anything.
+    pub(super) agent: Option<i32>,
+    unanswered: u32,
+}
+
+impl NodeRecord {
+    pub(super) fn new(host: String) -> Self {
+        Self { host, finished: false, agent: None, unanswered: 0 }
+    }
+
+    /// The agent is about to be asked whether it is there. Returns what to tell the user, once.
+    pub(super) fn ask(&mut self) -> Option<String> {
+        if self.finished || self.agent.is_none() {
+            return None;
+        }
+        let was_silent = self.is_silent();
+        self.unanswered = self.unanswered.saturating_add(1);
+        (self.is_silent() && !was_silent).then(|| {
+            let silence = (PING_INTERVAL * (SILENT_AFTER - 1)).as_secs();
+            let name = self.name();
+            format!("{name} has not answered for {silence} s: it is stopped, or out of reach")
+        })
+    }
+
+    /// It has said something. Returns what to tell the user.
+    pub(super) fn answered(&mut self) -> Option<String> {
+        let was_silent = self.is_silent();
+        self.unanswered = 0;
+        was_silent.then(|| format!("{} answers again", self.name()))
+    }
+
+    pub(super) fn is_silent(&self) -> bool {
+        self.unanswered >= SILENT_AFTER
+    }
+
+    /// Whether ranks may run there.
+    pub(super) fn is_up(&self) -> bool {
+        self.agent.is_some()
+    }
+
+    fn name(&self) -> String {
+        let pid = self.agent.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
+        format!("the agent on {}{pid}", self.host)
+    }
+}

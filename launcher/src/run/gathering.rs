@@ -1,0 +1,141 @@
+//! Starting ranks on several hosts: every agent first says what its host is like, then all are told
+//! where they meet.
+
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use paceline_rendezvous::Secret;
+use paceline_rendezvous::env;
+use paceline_rendezvous::interface::InterfaceChoice;
+use zeroize::Zeroizing;
+
+use super::conductor::{Conductor, say};
+use super::meeting::{self, Described, Meeting};
+use super::outcome::Verdict;
+use crate::environment;
+use crate::protocol::facts::{self, AgentFacts};
+use crate::protocol::messages::{AgentConfig, Order};
+
+/// Agents that have not all said yet what their hosts are like.
+#[derive(Debug)]
+pub(super) struct Gathering {
+    hosts: Vec<Host>,
+    /// The node of rank 0.
+    first: usize,
+    wanted: InterfaceChoice,
+    secret: Secret,
+    own_digest: Option<JoinHandle<Option<String>>>,
+    /// The first piece of standard input: no other is read before somebody has taken it.
+    input: Option<Vec<u8>>,
+}
+
+#[derive(Debug)]
+struct Host {
+    name: String,
+    config: AgentConfig,
+    facts: Option<AgentFacts>,
+}
+
+impl Gathering {
+    /// Of the hosts named, each with what its ranks are to do.
+    pub(super) fn of(
+        hosts: Vec<(String, AgentConfig)>,
+        first: usize,
+        wanted: InterfaceChoice,
+        secret: Secret,
+    ) -> Self {
+        let host = |(name, config)| Host { name, config, facts: None };
+        // It takes a moment, and ssh takes longer.
+        let own_digest = std::thread::Builder::new().spawn(facts::own_digest).ok();
+        Self {
+            hosts: hosts.into_iter().map(host).collect(),
+            first,
+            wanted,
+            secret,
+            own_digest,
+            input: None,
+        }
+    }
+
+    /// Keeps it until there are ranks.
+    pub(super) fn hold_input(&mut self, bytes: &[u8]) {
+        self.input = Some(bytes.to_vec());
+    }
+
+    /// Takes what an agent says of its host; returns why that ends the job, if it does.
+    fn learn(&mut self, node: usize, facts: AgentFacts) -> Option<Verdict> {
+        let host = self.hosts.get_mut(node)?;
+        if facts.version != facts::VERSION {
+            let (host, theirs) = (host.name.clone(), facts.version);
+            return Some(Verdict::OtherVersion { host, theirs });
+        }
+        host.facts = Some(facts);
+        None
+    }
+
+    /// All hosts as their agents describe them, once all have.
+    fn described(&self) -> Option<Vec<Described>> {
+        let described = |host: &Host| Some((host.name.clone(), host.facts.clone()?));
+        self.hosts.iter().map(described).collect()
+    }
+
+    /// What each host is told, now that it is known where they meet.
+    fn orders(&self, meeting: &Meeting) -> Vec<[Order; 2]> {
+        let secret = self.secret.to_hex();
+        let framework = meeting.framework;
+        let shared = environment::for_framework(&framework.ip().to_string(), framework.port());
+        let orders = self.hosts.iter().zip(&meeting.addresses).map(|(host, address)| {
+            let mut config = host.config.clone();
+            let interface = (env::INTERFACE.name.into(), address.address.to_string().into());
+            // What the user has set comes later and counts.
+            let ours = shared.iter().cloned().chain([interface]);
+            config.variables.splice(0..0, ours);
+            let secret = Zeroizing::new(secret.as_bytes().to_vec());
+            [Order::Secret(secret), Order::Start(Box::new(config))]
+        });
+        orders.collect()
+    }
+
+    /// Hosts that run another build of the same version.
+    fn other_builds(&mut self) -> Vec<String> {
+        let own = self.own_digest.take().and_then(|digest| digest.join().ok()).flatten();
+        let differs = |host: &&Host| {
+            let theirs = host.facts.as_ref().and_then(|facts| facts.binary.as_ref());
+            own.is_some() && theirs.is_some() && theirs != own.as_ref()
+        };
+        self.hosts.iter().filter(differs).map(|host| host.name.clone()).collect()
+    }
+}
+
+impl Conductor {
+    /// An agent has said what its host is like. The last one lets all begin.
+    pub(super) fn take_facts(&mut self, node: usize, facts: AgentFacts) {
+        let Some(gathering) = &mut self.gathering else { return };
+        if let Some(verdict) = gathering.learn(node, facts) {
+            self.director.stop_because(verdict, Instant::now());
+            return;
+        }
+        let Some(described) = gathering.described() else { return };
+        let meeting = match meeting::meet(&described, gathering.first, &gathering.wanted) {
+            Ok(meeting) => meeting,
+            Err(error) => {
+                let verdict = Verdict::NoNetwork { reason: error.to_string() };
+                self.director.stop_because(verdict, Instant::now());
+                return;
+            }
+        };
+        let others = gathering.other_builds();
+        if !others.is_empty() {
+            let hosts = others.join(", ");
+            say(&format!("paceline on {hosts} is another build than here, of the same version"));
+        }
+        let (orders, input) = (gathering.orders(&meeting), gathering.input.take());
+        self.gathering = None;
+        for (node, orders) in orders.iter().enumerate() {
+            self.tell(node, orders);
+        }
+        if let Some(input) = input {
+            self.pass_input(&input);
+        }
+    }
+}

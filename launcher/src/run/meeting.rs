@@ -1,0 +1,158 @@
+//! Where the ranks of several hosts meet: the address of each host that the others use. Pure.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use paceline_rendezvous::interface::{Candidate, InterfaceChoice};
+use thiserror::Error;
+
+use crate::protocol::facts::AgentFacts;
+
+/// What the hosts are told of each other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Meeting {
+    /// One address of each host.
+    pub(super) addresses: Vec<Candidate>,
+    /// Where the user's framework may let its ranks meet: on the host of rank 0.
+    pub(super) framework: SocketAddr,
+}
+
+/// Why hosts cannot meet.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub(super) enum MeetingError {
+    /// What the user wants to go over is not there.
+    #[error("{host} has no interface that matches {wanted}; it has {has}")]
+    Interface { host: String, wanted: String, has: String },
+    /// There is no network.
+    #[error("{host} has no address but {has}, at which no other host reaches it")]
+    Address { host: String, has: String },
+    /// All of thousands are taken.
+    #[error("no port between 20000 and 32000 of {host} is free for the program's own rendezvous")]
+    Port { host: String },
+}
+
+/// A host and what its agent says.
+pub(super) type Described = (String, AgentFacts);
+
+/// Chooses an address of each host: the one that the user wants, else the one at which ssh came to
+/// it or came from it, else the first one that may lead to other hosts.
+///
+/// `first` is the host of rank 0.
+pub(super) fn meet(
+    hosts: &[Described],
+    first: usize,
+    wanted: &InterfaceChoice,
+) -> Result<Meeting, MeetingError> {
+    let clients: Vec<IpAddr> = hosts.iter().filter_map(|(_, facts)| facts.reached_from).collect();
+    let mut addresses = Vec::with_capacity(hosts.len());
+    for (host, facts) in hosts {
+        addresses.push(choose(host, facts, &clients, wanted)?);
+    }
+    let (Some(first), Some((host, facts))) = (addresses.get(first), hosts.get(first)) else {
+        let unspecified = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+        return Ok(Meeting { addresses, framework: unspecified });
+    };
+    let Some(port) = facts.framework_port else {
+        return Err(MeetingError::Port { host: host.clone() });
+    };
+    let framework = SocketAddr::new(first.address, port);
+    Ok(Meeting { addresses, framework })
+}
+
+fn choose(
+    host: &str,
+    facts: &AgentFacts,
+    clients: &[IpAddr],
+    wanted: &InterfaceChoice,
+) -> Result<Candidate, MeetingError> {
+    let candidates: Vec<Candidate> = facts
+        .addresses
+        .iter()
+        .map(|found| Candidate { interface: found.interface.clone(), address: found.address })
+        .collect();
+    let is_own = |address: &IpAddr| candidates.iter().any(|own| own.address == *address);
+    let on_the_way = facts.reached_at.filter(is_own);
+    let on_the_way = on_the_way.or_else(|| clients.iter().copied().find(is_own));
+    if let Some(chosen) = wanted.pick(&candidates, on_the_way) {
+        return Ok(chosen.clone());
+    }
+    let names = candidates.iter().map(|found| format!("{} {}", found.interface, found.address));
+    let (host, has) = (host.to_owned(), names.collect::<Vec<_>>().join(", "));
+    Err(match wanted {
+        InterfaceChoice::Auto => MeetingError::Address { host, has },
+        _ => MeetingError::Interface { host, wanted: wanted.to_string(), has },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::facts::HostAddress;
+
+    fn host(name: &str, reached_at: Option<&str>, addresses: &[(&str, &str)]) -> Described {
+        let address = |text: &str| text.parse().expect("an address");
+        let facts = AgentFacts {
+            version: "1".into(),
+            binary: None,
+            cores: 2,
+            framework_port: Some(20_001),
+            reached_at: reached_at.map(address),
+            reached_from: reached_at.map(|_| address("10.0.0.1")),
+            addresses: addresses
+                .iter()
+                .map(|(interface, text)| HostAddress {
+                    interface: (*interface).into(),
+                    address: address(text),
+                    megabits_per_second: None,
+                })
+                .collect(),
+        };
+        (name.into(), facts)
+    }
+
+    fn chosen(hosts: &[Described], wanted: &str) -> Result<Vec<String>, MeetingError> {
+        let meeting = meet(hosts, 0, &wanted.parse().expect("well formed"))?;
+        Ok(meeting.addresses.iter().map(|found| found.address.to_string()).collect())
+    }
+
+    fn cluster() -> [Described; 3] {
+        let lo = ("lo", "127.0.0.1");
+        [
+            host("here", None, &[lo, ("eth1", "192.168.0.1"), ("eth0", "10.0.0.1")]),
+            host("a", Some("10.0.0.2"), &[lo, ("eth1", "192.168.0.2"), ("eth0", "10.0.0.2")]),
+            // Behind address translation: it does not know the address at which ssh came.
+            host("b", Some("203.0.113.9"), &[lo, ("docker0", "172.17.0.1"), ("eth0", "10.0.0.3")]),
+        ]
+    }
+
+    #[test]
+    fn hosts_meet_where_ssh_went() {
+        let hosts = cluster();
+        assert_eq!(chosen(&hosts, "auto").expect("sound"), ["10.0.0.1", "10.0.0.2", "10.0.0.3"]);
+        let meeting = meet(&hosts, 1, &InterfaceChoice::Auto).expect("sound");
+        assert_eq!(meeting.framework, "10.0.0.2:20001".parse().expect("an address"));
+    }
+
+    #[test]
+    fn what_the_user_wants_counts_on_every_host() {
+        let hosts = cluster();
+        let chosen_of = chosen(&hosts[..2], "eth1").expect("both have it");
+        assert_eq!(chosen_of, ["192.168.0.1", "192.168.0.2"]);
+        let error = chosen(&hosts, "192.168.0.0/24").expect_err("b has none");
+        assert_eq!(
+            error.to_string(),
+            "b has no interface that matches 192.168.0.0/24; it has lo 127.0.0.1, \
+             docker0 172.17.0.1, eth0 10.0.0.3"
+        );
+    }
+
+    #[test]
+    fn a_host_without_a_network_is_named() {
+        let mut hosts = cluster().to_vec();
+        hosts.push(host("c", None, &[("lo", "127.0.0.1"), ("docker0", "172.17.0.1")]));
+        let error = chosen(&hosts, "auto").expect_err("c is alone");
+        assert!(matches!(&error, MeetingError::Address { host, .. } if host == "c"), "{error}");
+        hosts[0].1.framework_port = None;
+        let error = chosen(&hosts[..1], "auto").expect_err("no port");
+        assert!(matches!(error, MeetingError::Port { .. }), "{error}");
+    }
+}

@@ -1,0 +1,114 @@
+//! What comes by way of ssh's standard error: ssh's own words, the remote shell's and the agent's.
+
+use std::collections::VecDeque;
+use std::io::{self, Write as _};
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+
+use crate::protocol::link::{self, LinkError};
+
+/// Lines that are kept for the report.
+const LINES_MAX: usize = 20;
+
+/// Bytes of a line that are kept.
+const LINE_BYTES_MAX: usize = 1024;
+
+/// How long the end may take to come once ssh is dead: others may hold its standard error open.
+const END_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Lines, as they come.
+#[derive(Debug)]
+pub(super) struct Words {
+    heard: Arc<Mutex<Heard>>,
+    listener: JoinHandle<()>,
+}
+
+#[derive(Debug, Default)]
+struct Heard {
+    lines: VecDeque<String>,
+    /// The last one, so far.
+    partial: Vec<u8>,
+    is_passed_on: bool,
+}
+
+impl Words {
+    pub(super) fn listen(host: &str, errors: OwnedFd) -> Result<Self, LinkError> {
+        let errors = link::asynchronous(errors)?;
+        let heard = Arc::<Mutex<Heard>>::default();
+        let (host, shared) = (host.to_owned(), Arc::clone(&heard));
+        let listener = tokio::spawn(async move {
+            let mut buffer = vec![0; 4096];
+            while let Ok(count @ 1..) = link::read(&errors, &mut buffer).await {
+                lock(&shared).push(&buffer[..count], &host);
+            }
+            lock(&shared).push(b"\n", &host);
+        });
+        Ok(Self { heard, listener })
+    }
+
+    /// From now on lines are not kept but told at once.
+    pub(super) fn pass_on(&self) {
+        lock(&self.heard).is_passed_on = true;
+    }
+
+    /// All lines that were kept, once there will be no more.
+    pub(super) async fn last(&mut self) -> Vec<String> {
+        let _ = tokio::time::timeout(END_TIMEOUT, &mut self.listener).await;
+        std::mem::take(&mut lock(&self.heard).lines).into()
+    }
+}
+
+fn lock(heard: &Mutex<Heard>) -> MutexGuard<'_, Heard> {
+    heard.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Heard {
+    fn push(&mut self, bytes: &[u8], host: &str) {
+        for part in bytes.split_inclusive(|byte| *byte == b'\n') {
+            let room = LINE_BYTES_MAX.saturating_sub(self.partial.len());
+            self.partial.extend_from_slice(&part[..part.len().min(room)]);
+            if part.ends_with(b"\n") {
+                let line = std::mem::take(&mut self.partial);
+                let line = String::from_utf8_lossy(&line).trim_end().to_owned();
+                if !line.is_empty() {
+                    self.line(line, host);
+                }
+            }
+        }
+    }
+
+    fn line(&mut self, line: String, host: &str) {
+        if self.is_passed_on {
+            // If standard error is closed there is nobody to tell.
+            let _ = writeln!(io::stderr(), "paceline: {host}: {line}");
+            return;
+        }
+        if self.lines.len() >= LINES_MAX {
+            self.lines.pop_front();
+        }
+        self.lines.push_back(line);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_lines_are_kept_each_within_bounds() {
+        let mut heard = Heard::default();
+        heard.push(b"a\r\n\nb", "n1");
+        heard.push("ü\nrest".as_bytes(), "n1");
+        assert_eq!(heard.lines, ["a", "bü"]);
+        heard.push(b"\n", "n1");
+        assert_eq!(heard.lines, ["a", "bü", "rest"]);
+        heard.push(&[b'x'; 1 << 20], "n1");
+        heard.push(b"\n", "n1");
+        assert_eq!(heard.lines.back().map(String::len), Some(LINE_BYTES_MAX));
+        (0..100).for_each(|line| heard.push(format!("{line}\n").as_bytes(), "n1"));
+        assert_eq!((heard.lines.len(), heard.lines.back()), (LINES_MAX, Some(&"99".to_owned())));
+    }
+}
