@@ -6,9 +6,9 @@ use std::path::Path;
 
 use paceline_rendezvous::env::{Environment, ProcessEnvironment};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use crate::environment;
+use crate::process::build_id;
 
 /// The version of this package: launcher and agents must be of the same.
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -20,8 +20,8 @@ const SSH_CONNECTION: &str = "SSH_CONNECTION";
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct AgentFacts {
     pub(crate) version: String,
-    /// SHA-256 of the binary in hexadecimal; `None` if it cannot be read.
-    pub(crate) binary: Option<String>,
+    /// Which build of that version; `None` if it cannot be told.
+    pub(crate) build: Option<String>,
     /// Cores that the agent may use.
     pub(crate) cores: u32,
     /// A port on which nothing listens, for the user's framework.
@@ -50,7 +50,7 @@ impl AgentFacts {
         let cores = std::thread::available_parallelism().ok();
         Self {
             version: VERSION.to_owned(),
-            binary: own_digest(),
+            build: build_id::of_this_process(),
             cores: cores.and_then(|cores| u32::try_from(cores.get()).ok()).unwrap_or(1),
             framework_port: environment::free_framework_port(std::process::id()),
             reached_at,
@@ -66,12 +66,6 @@ fn ssh_connection() -> (Option<IpAddr>, Option<IpAddr>) {
     let words: Vec<&str> = connection.to_str().unwrap_or_default().split(' ').collect();
     let address = |index: usize| words.get(index)?.parse().ok();
     (address(0), address(2))
-}
-
-/// SHA-256 of the binary that this process runs.
-pub(crate) fn own_digest() -> Option<String> {
-    let binary = fs::read("/proc/self/exe").ok()?;
-    Some(Sha256::digest(binary).iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 fn addresses() -> Vec<HostAddress> {

@@ -1,7 +1,6 @@
 //! Starting ranks on several hosts: every agent first says what its host is like, then all are told
 //! where they meet.
 
-use std::thread::JoinHandle;
 use std::time::Instant;
 
 use paceline_rendezvous::Secret;
@@ -13,6 +12,7 @@ use super::conductor::{Conductor, say};
 use super::meeting::{self, Described, Meeting};
 use super::outcome::Verdict;
 use crate::environment;
+use crate::process::build_id;
 use crate::protocol::facts::{self, AgentFacts};
 use crate::protocol::messages::{AgentConfig, Order};
 
@@ -24,7 +24,6 @@ pub(super) struct Gathering {
     first: usize,
     wanted: InterfaceChoice,
     secret: Secret,
-    own_digest: Option<JoinHandle<Option<String>>>,
     /// The first piece of standard input: no other is read before somebody has taken it.
     input: Option<Vec<u8>>,
 }
@@ -45,16 +44,7 @@ impl Gathering {
         secret: Secret,
     ) -> Self {
         let host = |(name, config)| Host { name, config, facts: None };
-        // It takes a moment, and ssh takes longer.
-        let own_digest = std::thread::Builder::new().spawn(facts::own_digest).ok();
-        Self {
-            hosts: hosts.into_iter().map(host).collect(),
-            first,
-            wanted,
-            secret,
-            own_digest,
-            input: None,
-        }
+        Self { hosts: hosts.into_iter().map(host).collect(), first, wanted, secret, input: None }
     }
 
     /// Keeps it until there are ranks.
@@ -97,10 +87,10 @@ impl Gathering {
     }
 
     /// Hosts that run another build of the same version.
-    fn other_builds(&mut self) -> Vec<String> {
-        let own = self.own_digest.take().and_then(|digest| digest.join().ok()).flatten();
+    fn other_builds(&self) -> Vec<String> {
+        let own = build_id::of_this_process();
         let differs = |host: &&Host| {
-            let theirs = host.facts.as_ref().and_then(|facts| facts.binary.as_ref());
+            let theirs = host.facts.as_ref().and_then(|facts| facts.build.as_ref());
             own.is_some() && theirs.is_some() && theirs != own.as_ref()
         };
         self.hosts.iter().filter(differs).map(|host| host.name.clone()).collect()

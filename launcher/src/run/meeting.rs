@@ -92,7 +92,7 @@ mod tests {
         let address = |text: &str| text.parse().expect("an address");
         let facts = AgentFacts {
             version: "1".into(),
-            binary: None,
+            build: None,
             cores: 2,
             framework_port: Some(20_001),
             reached_at: reached_at.map(address),
