@@ -1,10 +1,10 @@
-//! The tests that a document says show something.
+//! The tests that documents say show something.
 
 use std::fs;
 use std::path::Path;
 
-/// The document, below the root.
-const DOCUMENT: &str = "docs/pains.md";
+/// The documents, below the root.
+const DOCUMENTS: [&str; 2] = ["docs/pains.md", "docs/launcher-behaviours.md"];
 
 /// What between back quotes names a test: `path::function`.
 fn tests_named_in(line: &str) -> impl Iterator<Item = (&str, &str)> {
@@ -28,18 +28,22 @@ fn has_test(source: &str, name: &str) -> bool {
     false
 }
 
-/// The tests that the document names and that do not exist.
+/// The tests that the documents name and that do not exist.
 pub(crate) fn findings(root: &Path) -> Vec<String> {
-    let Ok(document) = fs::read_to_string(root.join(DOCUMENT)) else {
-        return vec![format!("{DOCUMENT} cannot be read")];
+    DOCUMENTS.iter().flat_map(|document| findings_in(root, document)).collect()
+}
+
+fn findings_in(root: &Path, name: &str) -> Vec<String> {
+    let Ok(document) = fs::read_to_string(root.join(name)) else {
+        return vec![format!("{name} cannot be read")];
     };
     let mut findings = Vec::new();
     for (index, line) in document.lines().enumerate() {
-        for (path, name) in tests_named_in(line).filter(|(path, _)| *path != "path") {
+        for (path, test) in tests_named_in(line).filter(|(path, _)| *path != "path") {
             let source = fs::read_to_string(root.join(path)).unwrap_or_default();
-            if !has_test(&source, name) {
+            if !has_test(&source, test) {
                 let line_number = index + 1;
-                findings.push(format!("{DOCUMENT}:{line_number}: no test {name} in {path}"));
+                findings.push(format!("{name}:{line_number}: no test {test} in {path}"));
             }
         }
     }

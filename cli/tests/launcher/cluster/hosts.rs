@@ -64,6 +64,11 @@ impl Cluster {
         self.directory.path().join(name)
     }
 
+    /// A directory that is empty on every host but the launcher's.
+    pub(crate) fn launchers_own(&self) -> PathBuf {
+        self.path("launcher")
+    }
+
     fn switch(&self) -> String {
         format!("{}-s", self.id)
     }
@@ -110,10 +115,24 @@ impl Cluster {
         ip(&["-n", &namespace, "addr", "add", &with_prefix, "dev", "eth0"]);
         ip(&["-n", &namespace, "link", "set", "eth0", "up"]);
         let option = |name: &str, value: &str| format!("-o{name}={value}");
-        let sshd = format!("hostname n{number}; exec \"$0\" \"$@\"");
+        // What is below is there for the launcher alone, as most of a machine's files are.
+        let hidden = self.launchers_own();
+        fs::create_dir_all(&hidden).expect("a directory");
+        let hide = format!("mount -t tmpfs none {}", hidden.display());
+        let sshd = format!("{hide} && hostname n{number} && exec \"$0\" \"$@\"");
         let child = Command::new("ip")
             .args(["netns", "exec", &namespace])
-            .args(["setpriv", "--pdeathsig", "KILL", "unshare", "--uts", "sh", "-c", &sshd])
+            .args([
+                "setpriv",
+                "--pdeathsig",
+                "KILL",
+                "unshare",
+                "--uts",
+                "--mount",
+                "sh",
+                "-c",
+                &sshd,
+            ])
             .args([sshd_path().expect("looked for").as_str(), "-D", "-e", "-f", "/dev/null"])
             .arg(option("HostKey", self.path("host").to_str().expect("UTF-8")))
             .arg(option("AuthorizedKeysFile", self.path("user.pub").to_str().expect("UTF-8")))

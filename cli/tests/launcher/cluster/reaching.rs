@@ -21,6 +21,32 @@ fn what_is_not_there_is_named_with_its_host() {
     });
 }
 
+/// Behaviour 8.
+#[test]
+fn a_directory_that_another_host_lacks_is_named_with_it() {
+    on_hosts(2, |cluster| {
+        let directory = cluster.launchers_own().join("work");
+        std::fs::create_dir(&directory).expect("a directory");
+        let job = cluster.job(&["-H", "localhost:1,n2:1", "touch", "begun"]);
+        let ended = job.directory(&directory).run();
+        assert_eq!(ended.code, 125, "{ended:?}");
+        let path = directory.display().to_string();
+        assert!(ended.stderr.contains(&path) && ended.stderr.contains("on n2"), "{ended:?}");
+        cluster.wait_until_empty();
+    });
+}
+
+/// Behaviour 22: hosts that no rank is left for take no part, so they cannot end a job.
+#[test]
+fn hosts_without_ranks_are_not_even_reached() {
+    on_hosts(1, |cluster| {
+        let options = ["-np", "1", "-H", "n1:1,no-such-host.invalid:4", "true"];
+        let ended = cluster.job(&options).run();
+        assert_eq!(ended.code, 0, "{ended:?}");
+        assert!(ended.stderr.contains("no-such-host.invalid"), "{ended:?}");
+    });
+}
+
 /// Behaviour 30.
 #[test]
 fn hosts_that_cannot_be_reached_are_all_named_with_a_remedy() {
