@@ -19,8 +19,13 @@ pub(crate) const SETTINGS: &[Variable] =
     &[env::HOSTS, env::HOSTFILE, env::NNODES, env::NPROC_PER_NODE, env::MAP_BY, env::RANK_FILE];
 
 /// How other hosts are reached.
-pub(crate) const SSH_SETTINGS: &[Variable] =
-    &[env::SSH_PORT, env::SSH_IDENTITY_FILE, env::SSH_OPTIONS, env::REMOTE_PROGRAM];
+pub(crate) const SSH_SETTINGS: &[Variable] = &[
+    env::SSH_PORT,
+    env::SSH_IDENTITY_FILE,
+    env::SSH_OPTIONS,
+    env::REMOTE_PROGRAM,
+    env::COPY_BINARY,
+];
 
 /// Where the ranks of a job run, and how one gets there.
 #[derive(Debug, Default)]
@@ -144,6 +149,7 @@ fn ssh_options(layers: &Layers) -> Result<SshOptions, EnvironmentError> {
         identity_file: path(layers, env::SSH_IDENTITY_FILE),
         options,
         remote_program: env::REMOTE_PROGRAM.text(layers)?,
+        copy_binary: env::COPY_BINARY.is_on(layers)?,
     })
 }
 

@@ -153,6 +153,7 @@ impl Selection for BenchSettings {
             env::SSH_IDENTITY_FILE,
             env::SSH_OPTIONS,
             env::REMOTE_PROGRAM,
+            env::COPY_BINARY,
             env::START_TIMEOUT,
             env::TIMEOUT,
             env::INTERFACE,

@@ -21,12 +21,14 @@ use super::director::{Action, Director, Limits};
 use super::gathering::Gathering;
 use super::input::Input;
 use super::metrics::MetricsListener;
-use super::outcome::{Outcome, Verdict};
+use super::outcome::{Outcome, RankOutcome, Unreached, Verdict};
 use super::tunnels::Tunnels;
-use super::{RunError, terminal};
+use super::{RunError, copying, terminal};
+use crate::hosts::HostSlots;
 use crate::output::writer::{Destination, StreamWriter, WriterEvent};
 use crate::output::{Stream, files};
 use crate::plan::LaunchPlan;
+use crate::process::build_id;
 use crate::process::descendants::{Family, ProcessName, signal_entry};
 use crate::process::wait;
 use crate::protocol::PING_INTERVAL;
@@ -66,6 +68,11 @@ pub(super) async fn conduct(
     secret: Secret,
     metrics: Option<MetricsListener>,
 ) -> Result<Outcome, RunError> {
+    // Before signals are ours: so ^C ends this at once, and ssh with it.
+    let copies = match copies(&plan).await? {
+        Ok(copies) => copies,
+        Err(unreached) => return Ok(never_started(&plan, Verdict::Unreached(unreached))),
+    };
     let family = Family::of_this_process(env::RUN_ID.name, plan.run_id.to_string());
     let (events, mut happenings) = mpsc::unbounded_channel();
     let writers = start_writers(&plan, &events)?;
@@ -103,13 +110,38 @@ pub(super) async fn conduct(
         gathering: None,
         stopping: false,
     };
-    let started = conductor.start_agents(&plan, command, &secret, &events);
+    let started = conductor.start_agents(&plan, command, &copies, &secret, &events);
     drop(secret);
     if started.is_ok() {
         conductor.follow(&mut happenings).await;
     }
     let outcome = conductor.wind_up(&family, &mut happenings).await;
     started.map(|()| outcome)
+}
+
+/// Where each node has a copy of this binary, if the user wants that: on this host nobody needs one.
+async fn copies(
+    plan: &LaunchPlan,
+) -> Result<Result<Vec<Option<String>>, Vec<Unreached>>, RunError> {
+    let mut copies = vec![None; plan.nodes.len()];
+    if !plan.ssh.copy_binary {
+        return Ok(Ok(copies));
+    }
+    let build = build_id::of_this_process().ok_or(RunError::NoBuildId)?;
+    let others = || plan.nodes.iter().zip(0..).filter(|(node, _)| !node.is_local);
+    let hosts: Vec<HostSlots> = others().map(|(node, _)| node.host.clone()).collect();
+    Ok(copying::copy_to_all(&plan.ssh, &hosts, &build).await.map(|paths| {
+        for ((_, number), path) in others().zip(paths) {
+            copies[number] = Some(path);
+        }
+        copies
+    }))
+}
+
+fn never_started(plan: &LaunchPlan, verdict: Verdict) -> Outcome {
+    let ranks = (0..plan.world_size).map(|_| RankOutcome::NotStarted).collect();
+    let (left_behind, survivors) = (Vec::new(), Vec::new());
+    Outcome { verdict, ranks, left_behind, survivors, grace: plan.grace }
 }
 
 fn director(plan: &LaunchPlan) -> Director {
@@ -195,6 +227,7 @@ impl Conductor {
         &mut self,
         plan: &LaunchPlan,
         command: &AgentCommand,
+        copies: &[Option<String>],
         secret: &Secret,
         events: &UnboundedSender<Event>,
     ) -> Result<(), RunError> {
@@ -213,7 +246,8 @@ impl Conductor {
                 Agent::start(command, None, on_event)?
             } else {
                 config.variables.splice(0..0, plan.passed_on.iter().cloned());
-                let ssh = plan.ssh.command(&node.host, own_path);
+                let copy = copies.get(number).and_then(Option::as_deref);
+                let ssh = plan.ssh.command(&node.host, own_path, copy);
                 Agent::start(&ssh, Some(&node.host.host), on_event)?
             };
             self.agents.push(agent);

@@ -2,6 +2,7 @@
 
 mod agents;
 mod conductor;
+mod copying;
 mod director;
 mod gathering;
 mod input;
@@ -67,6 +68,9 @@ pub enum RunError {
         #[source]
         source: io::Error,
     },
+    /// This binary cannot be told from other builds.
+    #[error("this paceline has no build id, so a copy of it could not be told from another build")]
+    NoBuildId,
     /// No secret could be made.
     #[error(transparent)]
     Secret(#[from] SecretError),
@@ -87,6 +91,10 @@ impl RunError {
             Self::OutputFile { .. } => {
                 Some("--output-filename DIR needs a directory that can be written".into())
             }
+            Self::NoBuildId => Some(
+                "copy it by hand and name it with --remote-program, or link it with --build-id"
+                    .into(),
+            ),
             _ => None,
         }
     }

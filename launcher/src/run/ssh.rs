@@ -19,6 +19,8 @@ pub struct SshOptions {
     pub options: Vec<String>,
     /// Where paceline is on the other hosts. Without it: where it is here, or else in the `PATH` there.
     pub remote_program: Option<String>,
+    /// Copy this binary to the other hosts, where they do not have it yet, and use the copies.
+    pub copy_binary: bool,
 }
 
 /// What ssh is told unless the user's options say otherwise: never ask anybody for anything, notice
@@ -39,8 +41,18 @@ const SSH_FAILED: u8 = 255;
 impl SshOptions {
     /// The command that starts an agent on a host. Nothing in it is secret.
     ///
-    /// `own_path` is where this binary is here.
-    pub(super) fn command(&self, host: &HostSlots, own_path: Option<&str>) -> AgentCommand {
+    /// `own_path` is where this binary is here, `copy` where it has been copied to there.
+    pub(super) fn command(
+        &self,
+        host: &HostSlots,
+        own_path: Option<&str>,
+        copy: Option<&str>,
+    ) -> AgentCommand {
+        self.command_line(host, &self.remote_command(own_path, copy))
+    }
+
+    /// The command that has the login shell of a host carry out `remote_command`.
+    pub(super) fn command_line(&self, host: &HostSlots, remote_command: &str) -> AgentCommand {
         let mut arguments: Vec<OsString> = vec!["-T".into(), "-x".into()];
         // Of each option ssh takes the first value that it is given.
         for option in self.options.iter().map(String::as_str).chain(OPTIONS) {
@@ -55,17 +67,13 @@ impl SshOptions {
         if let Some(user) = &host.user {
             arguments.extend(["-l".into(), user.into()]);
         }
-        arguments.extend([
-            "--".into(),
-            host.host.clone().into(),
-            self.remote_command(own_path).into(),
-        ]);
+        arguments.extend(["--".into(), host.host.clone().into(), remote_command.into()]);
         AgentCommand { program: "ssh".into(), arguments }
     }
 
     /// Any login shell understands it: a command and words in single quotes.
-    fn remote_command(&self, own_path: Option<&str>) -> String {
-        match (&self.remote_program, own_path) {
+    fn remote_command(&self, own_path: Option<&str>, copy: Option<&str>) -> String {
+        match (copy.or(self.remote_program.as_deref()), own_path) {
             (Some(program), _) => format!("exec {} agent", quoted(program)),
             (None, Some(path)) => format!(
                 "exec sh -c 'test -x \"$0\" && exec \"$0\" agent; exec paceline agent' {}",
@@ -108,10 +116,10 @@ const REMEDIES: [(&[&str], &str); 8] = [
     (
         &["paceline: not found", "No such file or directory", "command not found"],
         "install paceline on {host} at the same path or in its PATH, or name it with \
-         --remote-program",
+         --remote-program, or let --copy-binary copy it",
     ),
     (
-        &["Permission denied", "cannot execute", "Exec format error"],
+        &["Permission denied", "cannot execute", "Exec format error", "it is made for"],
         "paceline on {host} cannot be executed: is it made for that machine, and its file system \
          not mounted noexec?",
     ),
@@ -149,7 +157,7 @@ mod tests {
 
     fn arguments(options: &SshOptions, host: &str, own_path: Option<&str>) -> Vec<String> {
         let host: HostSlots = host.parse().expect("well formed");
-        let command = options.command(&host, own_path);
+        let command = options.command(&host, own_path, None);
         assert_eq!(command.program.to_str(), Some("ssh"));
         command.arguments.iter().map(|word| word.to_str().expect("UTF-8").to_owned()).collect()
     }
@@ -161,6 +169,7 @@ mod tests {
             identity_file: Some("/k/key".into()),
             options: vec!["ConnectTimeout=3".into()],
             remote_program: Some("/opt/it's/paceline".into()),
+            copy_binary: false,
         };
         let words = arguments(&options, "me@node1:4", None);
         assert_eq!(words[..4], ["-T", "-x", "-o", "ConnectTimeout=3"]);

@@ -235,6 +235,9 @@ variables! {
     /// there.
     REMOTE_PROGRAM = "PACELINE_REMOTE_PROGRAM" Paceline Setting ("the path of a file")
         option { name: "remote-program", value_name: "PATH" };
+    /// Copy this binary to the other hosts, where they do not have it yet, and use the copies.
+    COPY_BINARY = "PACELINE_COPY_BINARY" Paceline Setting ("true or false", default "false")
+        option { name: "copy-binary", form: Form::Switch };
     /// File with a host on each line, as HOST slots=4 or HOST:4; ^HOST leaves one out.
     HOSTFILE = "PACELINE_HOSTFILE" Paceline Setting ("the path of a file")
         option { name: "hostfile", aliases: &["machinefile"], value_name: "FILE" };

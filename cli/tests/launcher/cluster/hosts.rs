@@ -60,7 +60,7 @@ impl Cluster {
         Some(cluster)
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
@@ -137,6 +137,7 @@ impl Cluster {
             .arg(option("HostKey", self.path("host").to_str().expect("UTF-8")))
             .arg(option("AuthorizedKeysFile", self.path("user.pub").to_str().expect("UTF-8")))
             .args(["-oStrictModes=no", "-oUsePAM=no", "-oPidFile=none", "-oMaxStartups=100"])
+            .args(["-oAcceptEnv=XDG_CACHE_HOME"])
             .stdin(Stdio::null())
             .stderr(fs::File::create(self.path(&format!("sshd{number}"))).expect("a file"))
             .spawn()
@@ -151,9 +152,20 @@ impl Cluster {
     }
 
     pub(crate) fn job_with_key(&self, identity: &str, arguments: &[&str]) -> Job {
-        let known = format!("UserKnownHostsFile={}", self.path("known_hosts").display());
+        let known = self.known_hosts();
         let ssh = ["--ssh-identity-file", identity, "--ssh-options", &known];
         Job::new(&[&ssh[..], arguments].concat()).under("ip", &["netns", "exec", &self.switch()])
+    }
+
+    pub(crate) fn known_hosts(&self) -> String {
+        format!("UserKnownHostsFile={}", self.path("known_hosts").display())
+    }
+
+    /// As [`script`](Self::script), where the options themselves say what ssh is told.
+    pub(crate) fn script_with_own_options(&self, options: &[&str], script: &str) -> Job {
+        let identity = self.path("user").display().to_string();
+        let words = [&["--ssh-identity-file", &identity], options, &["--", "sh", "-c", script]];
+        Job::new(&words.concat()).under("ip", &["netns", "exec", &self.switch()])
     }
 
     /// A job of ranks that each run a shell script.

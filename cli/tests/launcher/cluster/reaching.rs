@@ -99,6 +99,24 @@ fn a_host_without_paceline_is_told_what_to_do() {
 }
 
 #[test]
+fn the_binary_is_copied_where_that_is_asked_for() {
+    on_hosts(2, |cluster| {
+        let cache = cluster.path("cache").display().to_string();
+        let set = format!("{} SetEnv=XDG_CACHE_HOME={cache}", cluster.known_hosts());
+        let script = "tr '\\0' ' ' </proc/$PACELINE_AGENT_PID/cmdline; echo";
+        for _ in 0..2 {
+            let options = ["-H", "n1,n2", "--no-prefix", "--copy-binary", "--ssh-options", &set];
+            let ended = cluster.script_with_own_options(&options, script).run();
+            assert_eq!(ended.code, 0, "{ended:?}");
+            let lines = ended.sorted_lines();
+            let is_a_copy = |line: &String| line.starts_with(&format!("{cache}/paceline/"));
+            assert!(lines.len() == 2 && lines.iter().all(is_a_copy), "{ended:?}");
+        }
+        cluster.wait_until_empty();
+    });
+}
+
+#[test]
 fn an_interface_that_a_host_lacks_is_named() {
     on_hosts(2, |cluster| {
         let ended = cluster.job(&["-H", "n1,n2", "--interface", "eth7", "true"]).run();
