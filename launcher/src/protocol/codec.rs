@@ -8,6 +8,9 @@ pub(crate) const PREAMBLE: [u8; 16] = *b"paceline-agent\x00\x02";
 /// A launch plan may carry a command line and variables up to the kernel's limit of a few MiB.
 pub(crate) const BODY_BYTES_MAX: usize = 16 << 20;
 
+/// What login scripts of a host may print before its agent speaks.
+const NOISE_BYTES_MAX: usize = 64 << 10;
+
 const HEADER_BYTES: usize = 5;
 
 /// One frame, not interpreted.
@@ -81,9 +84,16 @@ pub(crate) struct Decoder {
     /// How much of `buffer` has been given out already.
     consumed: usize,
     greeted: bool,
+    /// What comes before the preamble is passed over, as far as that may be.
+    is_tolerant: bool,
 }
 
 impl Decoder {
+    /// For a stream that a login shell may have written to before the other side does.
+    pub(crate) fn after_login() -> Self {
+        Self { is_tolerant: true, ..Self::default() }
+    }
+
     pub(crate) fn push(&mut self, bytes: &[u8]) {
         self.buffer.drain(..self.consumed);
         self.consumed = 0;
@@ -113,22 +123,32 @@ impl Decoder {
     }
 
     fn take_preamble(&mut self) -> Result<bool, FrameError> {
-        let present = self.buffer.len().min(PREAMBLE.len());
         let version_at = PREAMBLE.len() - 1;
-        let named = present.min(version_at);
-        if self.buffer[..named] != PREAMBLE[..named] {
+        let present = self.buffer.len().min(PREAMBLE.len());
+        let noise = if self.is_tolerant { noise(&self.buffer, &PREAMBLE[..version_at]) } else { 0 };
+        let named = (self.buffer.len() - noise).min(version_at);
+        if self.buffer[noise..][..named] != PREAMBLE[..named] || noise > NOISE_BYTES_MAX {
             let begins = String::from_utf8_lossy(&self.buffer[..present]).into_owned();
             return Err(FrameError::Preamble { begins });
         }
-        let Some(&theirs) = self.buffer.get(version_at) else { return Ok(false) };
+        let Some(&theirs) = self.buffer.get(noise + version_at) else { return Ok(false) };
         let ours = PREAMBLE[version_at];
         if theirs != ours {
             return Err(FrameError::Version { ours, theirs });
         }
-        self.consumed = PREAMBLE.len();
+        self.consumed = noise + PREAMBLE.len();
         self.greeted = true;
         Ok(true)
     }
+}
+
+/// How many bytes there are before `name`, or before what may become it.
+fn noise(bytes: &[u8], name: &[u8]) -> usize {
+    let begins_it = |at: &usize| {
+        let rest = &bytes[*at..];
+        rest.starts_with(name) || name.starts_with(rest)
+    };
+    (0..bytes.len()).find(begins_it).unwrap_or(bytes.len())
 }
 
 #[cfg(test)]
@@ -175,6 +195,23 @@ mod tests {
         decoder.push(&PREAMBLE);
         decoder.push(&[0xff, 0xff, 0xff, 0xff, 1]);
         assert!(matches!(decoder.next(), Err(FrameError::TooLarge { .. })));
+    }
+
+    #[test]
+    fn what_a_login_prints_is_passed_over() {
+        let said = b"Welcome, paceline-agents!\npaceline-a";
+        let bytes = [&said[..], &stream(&[(1, b"one")])].concat();
+        for at in 0..bytes.len() {
+            let mut decoder = Decoder::after_login();
+            decoder.push(&bytes[..at]);
+            assert_eq!(decoder.next(), Ok(None), "split at {at}");
+            decoder.push(&bytes[at..]);
+            let frame = decoder.next().expect("well formed").expect("whole");
+            assert_eq!((frame.kind, &frame.body[..]), (1, &b"one"[..]));
+        }
+        let mut decoder = Decoder::after_login();
+        decoder.push(&[b'x'; NOISE_BYTES_MAX + 1]);
+        assert!(matches!(decoder.next(), Err(FrameError::Preamble { .. })));
     }
 
     #[test]

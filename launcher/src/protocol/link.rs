@@ -102,6 +102,11 @@ impl FrameReader {
         Ok(Self { from, decoder: Decoder::default(), buffer: vec![0; READ_BYTES] })
     }
 
+    /// As [`new`](Self::new), of a stream that a login shell may have written to before.
+    pub(crate) fn after_login(descriptor: OwnedFd) -> Result<Self, LinkError> {
+        Ok(Self { decoder: Decoder::after_login(), ..Self::new(descriptor)? })
+    }
+
     /// The next frame, or `None` once the other side is gone. Safe to cancel.
     pub(crate) async fn next(&mut self) -> Result<Option<Frame>, LinkError> {
         loop {

@@ -77,7 +77,11 @@ impl Agent {
             unreachable!("both streams were piped")
         };
         let input = link::asynchronous(OwnedFd::from(input))?;
-        let reader = FrameReader::new(OwnedFd::from(output))?;
+        let output = OwnedFd::from(output);
+        let reader = match other_host {
+            Some(_) => FrameReader::after_login(output)?,
+            None => FrameReader::new(output)?,
+        };
         let (orders, queue) = mpsc::unbounded_channel();
         // An error there means that the agent is gone, which its output says too.
         tokio::spawn(async move { link::write_frames(input, queue).await.ok() });

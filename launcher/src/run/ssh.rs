@@ -133,8 +133,8 @@ pub(super) fn remedy(unreached: &Unreached) -> Option<String> {
             format!("install the same paceline on {host} as here")
         } else {
             format!(
-                "something on {host} writes to standard output at login: in its ~/.bashrc or \
-                 ~/.cshrc, print only where the shell is interactive"
+                "something on {host} writes much to standard output at login, and no agent came: in \
+                 its ~/.bashrc or ~/.cshrc, print only where the shell is interactive"
             )
         });
     }

@@ -99,6 +99,21 @@ fn a_host_without_paceline_is_told_what_to_do() {
 }
 
 #[test]
+fn what_a_login_prints_harms_nothing() {
+    on_hosts(1, |cluster| {
+        let talks = cluster.path("talks");
+        let program = env!("CARGO_BIN_EXE_paceline");
+        let script = format!("#!/bin/sh\necho Welcome to our cluster\nexec {program} \"$@\"\n");
+        std::fs::write(&talks, script).expect("a file");
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(&talks, mode).expect("our file");
+        let talks = talks.display().to_string();
+        let ended = cluster.job(&["-H", "n1", "--remote-program", &talks, "echo", "hi"]).run();
+        assert_eq!((ended.code, ended.text().as_str()), (0, "[0] hi\n"), "{ended:?}");
+    });
+}
+
+#[test]
 fn the_binary_is_copied_where_that_is_asked_for() {
     on_hosts(2, |cluster| {
         let cache = cluster.path("cache").display().to_string();
