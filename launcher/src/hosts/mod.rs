@@ -3,7 +3,7 @@
 //! One host is `HOST[:SLOTS]`, `user@HOST`, `[IPv6]:SLOTS`, or with devices `HOST:@0+2+3`, which has
 //! a slot for each. `node[01-16]:4` stands for sixteen. A [`HostList`] is what `-H` takes: any number
 //! of them between commas. [`parse_hostfile`] reads the files of Horovod, Open MPI and MPICH. Given
-//! both, [`select`] lets the list choose among what the file has.
+//! both, [`select()`] lets the list choose among what the file has.
 //!
 //! Everything here is pure: no name is looked up, no host is asked.
 
