@@ -6,6 +6,7 @@ mod bench;
 mod config;
 mod console;
 mod hosts;
+mod needless;
 mod options;
 mod run;
 mod status;

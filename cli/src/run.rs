@@ -19,6 +19,7 @@ use paceline_rendezvous::{BootstrapError, RunId, stall_report};
 use crate::config::ConfigError;
 use crate::console;
 use crate::hosts::{self, HostSettingError, Hosts};
+use crate::needless::Needless;
 use crate::options::{Layers, Selection, SettingError, Settings};
 use crate::timeline::{Timeline, TimelineError};
 
@@ -48,6 +49,9 @@ pub(crate) struct Arguments {
     /// Show what would be run, and where, and do nothing
     #[arg(long)]
     dry_run: bool,
+
+    #[command(flatten)]
+    needless: Needless,
 
     /// The program and its arguments. A .py file runs under python3, unless it is executable and
     /// has a #! line
@@ -224,6 +228,7 @@ fn wanted(arguments: Arguments) -> Result<Wanted, UsageError> {
     check_for_ranks(&layers, &variables)?;
     let quiet = env::QUIET.is_on(&layers)?;
     if !quiet {
+        arguments.needless.notices().iter().for_each(|notice| console::note(notice));
         console::unknown_variables(&variables);
     }
     let mut words = arguments.command.into_iter();

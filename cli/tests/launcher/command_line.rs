@@ -51,6 +51,32 @@ fn usage_errors_say_what_and_return_2() {
 }
 
 #[test]
+fn command_lines_of_other_launchers_run() {
+    for arguments in [
+        &["-np", "2", "-H", "localhost:2", "--gloo", "--disable-cache", "true"][..],
+        &["-np", "2", "--network-interfaces", "lo", "-hosts", "localhost:2", "true"],
+        &[
+            "--allow-run-as-root",
+            "--tag-output",
+            "-n",
+            "2",
+            "-x",
+            "PATH",
+            "-host",
+            "localhost:2",
+            "true",
+        ],
+        &["--npernode", "2", "--map-by", "slot", "true"],
+        &["--nnodes", "1", "--nproc_per_node", "2", "-m", "this"],
+    ] {
+        let job = Job::new(arguments).run();
+        assert_eq!(job.code, 0, "{arguments:?}: {}", job.stderr);
+        let needless = arguments.contains(&"--gloo") || arguments.contains(&"--tag-output");
+        assert_eq!(job.stderr.contains("changes nothing"), needless, "{}", job.stderr);
+    }
+}
+
+#[test]
 fn a_dry_run_shows_the_plan_and_starts_nothing() {
     let job = Job::new(&["-np", "2", "--dry-run", "/no/such/program", "a b"]).run();
     assert_eq!(job.code, 0, "{}", job.stderr);

@@ -158,7 +158,7 @@ variables! {
         ("the name of an interface or ADDRESS/PREFIX")
         option {
             name: "interface",
-            aliases: &["network-interface"],
+            aliases: &["network-interface", "network-interfaces"],
             value_name: "NAME|CIDR",
             reader: Reader::Ranks
         }
