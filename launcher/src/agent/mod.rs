@@ -107,7 +107,7 @@ async fn serve() -> Result<(), LinkError> {
     };
     let tunnels =
         if config.is_remote {
-            let tunnels = Tunnels::open(reporter.clone()).await;
+            let tunnels = Tunnels::open(reporter.clone(), config.ranks.len()).await;
             Some(tunnels.map_err(|source| LinkError::System {
                 operation: "listen for ranks for",
                 source,

@@ -14,8 +14,11 @@ use super::Reporter;
 use crate::protocol::messages::Report;
 use crate::protocol::tunnel::{self, Piece};
 
-/// A rank has one connection, and for a moment two when it comes again; strangers may connect, too.
-const CONNECTIONS_MAX: usize = 16 << 10;
+/// A rank has one connection, and for a moment two when it comes again. Whatever else comes is a stranger's
+/// or a tool's: of those few, since each costs the launcher a descriptor.
+fn connections_max(ranks: usize) -> usize {
+    ranks.saturating_mul(2).saturating_add(16)
+}
 
 /// Before it is tried again to accept a connection.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -31,12 +34,17 @@ pub(super) struct Tunnels {
 }
 
 impl Tunnels {
-    /// Listens from now on.
-    pub(super) async fn open(reporter: Reporter) -> io::Result<Self> {
+    /// Listens from now on, for so many ranks.
+    pub(super) async fn open(reporter: Reporter, ranks: usize) -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
         let connections = Connections::default();
-        let accepting = tokio::spawn(accept(listener, Arc::clone(&connections), reporter));
+        let accepting = tokio::spawn(accept(
+            listener,
+            connections_max(ranks),
+            Arc::clone(&connections),
+            reporter,
+        ));
         Ok(Self { address, connections, listener: accepting.abort_handle() })
     }
 
@@ -65,7 +73,12 @@ fn lock(connections: &Connections) -> MutexGuard<'_, HashMap<u32, UnboundedSende
     connections.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-async fn accept(listener: TcpListener, connections: Connections, reporter: Reporter) {
+async fn accept(
+    listener: TcpListener,
+    connections_max: usize,
+    connections: Connections,
+    reporter: Reporter,
+) {
     for connection in 0.. {
         let Ok((stream, _)) = listener.accept().await else {
             // Out of descriptors, for example: those that there are may end.
@@ -75,7 +88,7 @@ async fn accept(listener: TcpListener, connections: Connections, reporter: Repor
         let (pieces, incoming) = mpsc::unbounded_channel();
         {
             let mut open = lock(&connections);
-            if open.len() >= CONNECTIONS_MAX {
+            if open.len() >= connections_max {
                 continue;
             }
             open.insert(connection, pieces);

@@ -219,7 +219,7 @@ pub(super) struct Conductor {
     /// Where there are several hosts, until their agents have all said what they are like.
     pub(super) gathering: Option<Gathering>,
     /// The job does not end by itself.
-    stopping: bool,
+    pub(super) stopping: bool,
 }
 
 impl Conductor {

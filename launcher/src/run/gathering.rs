@@ -100,7 +100,8 @@ impl Gathering {
 impl Conductor {
     /// An agent has said what its host is like. The last one lets all begin.
     pub(super) fn take_facts(&mut self, node: usize, facts: AgentFacts) {
-        let Some(gathering) = &mut self.gathering else { return };
+        // After a stop nothing more is started.
+        let Some(gathering) = self.gathering.as_mut().filter(|_| !self.stopping) else { return };
         if let Some(verdict) = gathering.learn(node, facts) {
             self.director.stop_because(verdict, Instant::now());
             return;
