@@ -3,8 +3,10 @@
 mod agent;
 mod arguments;
 mod bench;
+mod columns;
 mod config;
 mod console;
+mod doctor;
 mod hosts;
 mod needless;
 mod options;
@@ -33,6 +35,8 @@ enum Command {
     Bench(Box<bench::Arguments>),
     /// Show the jobs that run here, and what one of them does or is stuck in
     Status(status::Arguments),
+    /// Find out whether jobs can run on some hosts and how good the network between them is
+    Doctor(Box<doctor::Arguments>),
     /// The process that supervises the ranks of one host; started by paceline itself
     #[command(hide = true)]
     Agent,
@@ -59,6 +63,7 @@ fn main() -> ProcessExitCode {
         Ok(Cli { command: Command::Run(arguments) }) => run::run(*arguments),
         Ok(Cli { command: Command::Bench(arguments) }) => bench::bench(*arguments),
         Ok(Cli { command: Command::Status(arguments) }) => status::status(&arguments),
+        Ok(Cli { command: Command::Doctor(arguments) }) => doctor::doctor(&arguments),
         Ok(Cli { command: Command::Agent }) => agent::agent(),
         Err(error) => {
             // Help and version go to standard output and succeed; if that is closed, so be it.

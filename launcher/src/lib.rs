@@ -31,12 +31,14 @@
 //! [`run()`] blocks the calling thread and owns the process's signals and children while it runs.
 
 mod agent;
+pub mod doctor;
 mod environment;
 mod exit_code;
 mod hosts;
 mod job;
 mod output;
 mod plan;
+pub mod probe;
 mod process;
 mod program;
 mod protocol;

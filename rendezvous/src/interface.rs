@@ -84,6 +84,11 @@ fn contains(network: IpAddr, prefix: u8, address: IpAddr) -> bool {
     }
 }
 
+/// Whether an interface of this name only connects containers or virtual machines of its own host.
+pub fn is_virtual(name: &str) -> bool {
+    VIRTUAL_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+}
+
 /// One address of a host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Candidate {
@@ -91,6 +96,14 @@ pub struct Candidate {
     pub interface: String,
     /// The address.
     pub address: IpAddr,
+}
+
+impl Candidate {
+    /// Whether it may lead to other hosts: it is neither loopback nor link-local nor of an interface that
+    /// only connects containers or virtual machines of its own host.
+    pub fn may_lead_elsewhere(&self) -> bool {
+        !self.address.is_loopback() && !is_link_local(self.address) && !is_virtual(&self.interface)
+    }
 }
 
 impl InterfaceChoice {
@@ -105,15 +118,10 @@ impl InterfaceChoice {
             |wanted: &dyn Fn(&Candidate) -> bool| candidates.iter().find(|found| wanted(found));
         match self {
             Self::Auto => {
-                let physical = |found: &Candidate| {
-                    !found.address.is_loopback()
-                        && !is_link_local(found.address)
-                        && !VIRTUAL_PREFIXES.iter().any(|name| found.interface.starts_with(name))
-                };
                 let on_the_way = towards.filter(|address| !address.is_loopback());
                 let on_the_way =
                     on_the_way.and_then(|address| first(&|found| found.address == address));
-                on_the_way.or_else(|| first(&physical))
+                on_the_way.or_else(|| first(&Candidate::may_lead_elsewhere))
             }
             Self::Name(name) => first(&|found: &Candidate| {
                 found.interface == *name && !is_link_local(found.address)

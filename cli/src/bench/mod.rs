@@ -13,7 +13,7 @@ mod mpirun;
 mod peer;
 mod plan;
 mod printer;
-mod record;
+pub(crate) mod record;
 mod report;
 mod rows;
 mod session;

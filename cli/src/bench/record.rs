@@ -14,25 +14,40 @@ use super::session::BenchError;
 
 /// Where the record goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum JsonTarget {
+pub(crate) enum JsonTarget {
     Stdout,
     File(PathBuf),
 }
 
 impl JsonTarget {
     /// What `--json` says.
-    pub(super) fn new(path: &Path) -> Self {
+    pub(crate) fn new(path: &Path) -> Self {
         if path == Path::new("-") { Self::Stdout } else { Self::File(path.to_owned()) }
     }
 
     /// Finds out before the work whether the record can be written, and leaves nothing behind.
     pub(super) fn check(&self) -> Result<(), BenchError> {
+        self.look().map_err(|source| self.failed(source))
+    }
+
+    /// As [`JsonTarget::check`], for records of any kind.
+    pub(crate) fn look(&self) -> io::Result<()> {
         match self {
             Self::Stdout => Ok(()),
-            Self::File(path) => Place::of(path)
-                .and_then(|place| place.check())
-                .map_err(|source| failed(path, source)),
+            Self::File(path) => Place::of(path).and_then(|place| place.check()),
         }
+    }
+
+    /// What is written to, for messages.
+    pub(crate) fn path(&self) -> &Path {
+        match self {
+            Self::Stdout => Path::new("standard output"),
+            Self::File(path) => path,
+        }
+    }
+
+    fn failed(&self, source: io::Error) -> BenchError {
+        BenchError::Record { path: self.path().to_owned(), source }
     }
 
     /// Puts what there is of the record in its file while more of it is measured, so that it is not lost
@@ -50,22 +65,19 @@ impl JsonTarget {
 
     /// Writes the record.
     pub(super) fn write(&self, report: &Report) -> Result<(), BenchError> {
-        let text = report.to_json();
+        self.put(&report.to_json()).map_err(|source| self.failed(source))
+    }
+
+    /// As [`JsonTarget::write`], for records of any kind.
+    pub(crate) fn put(&self, text: &str) -> io::Result<()> {
         match self {
             Self::Stdout => {
                 let mut stdout = stdout().lock();
-                let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
-                written.map_err(|source| failed(Path::new("standard output"), source))
+                stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush())
             }
-            Self::File(path) => Place::of(path)
-                .and_then(|place| place.write(text.as_bytes()))
-                .map_err(|source| failed(path, source)),
+            Self::File(path) => Place::of(path).and_then(|place| place.write(text.as_bytes())),
         }
     }
-}
-
-fn failed(path: &Path, source: io::Error) -> BenchError {
-    BenchError::Record { path: path.to_owned(), source }
 }
 
 /// How a file of some path is written.

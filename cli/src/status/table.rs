@@ -8,6 +8,8 @@ use paceline_rendezvous::activity::{Activity, PeerActivity};
 use paceline_rendezvous::jobs::JobCard;
 use paceline_rendezvous::status::{JobStatus, OperationStatus, RankPresence, RankStatus};
 
+use crate::columns::align;
+
 /// A rank that was not heard for so long is not known to be in what it was in: three heartbeats.
 const SILENCE_MIN_MS: u64 = 3000;
 
@@ -224,26 +226,6 @@ fn with_context<'a, T: 'a>(
     contexts.flat_map(move |activity| part(activity).iter().map(|item| (activity.context, item)))
 }
 
-/// Columns as wide as what is in them, two spaces apart; the last one ends where it ends. Control
-/// characters of what others said are shown, not obeyed.
-fn align<const N: usize>(table: &[[String; N]]) -> String {
-    let clean = |text: &String| {
-        text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect::<String>()
-    };
-    let table: Vec<Vec<String>> = table.iter().map(|row| row.iter().map(clean).collect()).collect();
-    let width =
-        |column: usize| table.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..N).map(width).collect();
-    let mut text = String::new();
-    for row in &table {
-        let cells = row.iter().zip(&widths);
-        let line: Vec<String> = cells.map(|(cell, width)| format!("{cell:width$}")).collect();
-        text.push_str(line.join("  ").trim_end());
-        text.push('\n');
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use paceline_rendezvous::activity::{Moved, OperationTotal, Underway};
@@ -346,14 +328,6 @@ JOB   RANKS  SINCE  PID  STATE      COMMAND
 ";
         assert_eq!(jobs(&rows), expected);
         assert!(verdict(&running).starts_with("ok: "));
-    }
-
-    #[test]
-    fn nothing_that_others_say_moves_the_cursor() {
-        assert_eq!(
-            align(&[["a\u{1b}[2J".to_owned(), "b\n".to_owned()]]),
-            "a\u{fffd}[2J  b\u{fffd}\n"
-        );
     }
 
     #[test]

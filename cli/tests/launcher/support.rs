@@ -27,11 +27,16 @@ pub(crate) struct Job {
 impl Job {
     /// `paceline run ARGUMENTS…`; output is collected.
     pub(crate) fn new(arguments: &[&str]) -> Self {
+        Self::of("run", arguments)
+    }
+
+    /// The same with another command than `run`.
+    pub(crate) fn of(command_name: &str, arguments: &[&str]) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let mark = format!("{}-{number}", std::process::id());
         let mut command = Command::new(env!("CARGO_BIN_EXE_paceline"));
-        command.arg("run").args(arguments).env(MARK, &mark).env_remove("OMP_NUM_THREADS");
+        command.arg(command_name).args(arguments).env(MARK, &mark).env_remove("OMP_NUM_THREADS");
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         Self { command, mark }
     }

@@ -13,6 +13,7 @@
 //! * where the launcher is on another host, its silence for 20 s ends every process of the job,
 //!   then the agent.
 
+mod examiner;
 mod feed;
 mod lease;
 mod pump;
@@ -24,7 +25,7 @@ mod tunnels;
 
 use std::io::{self, Write};
 use std::os::fd::AsFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use paceline_rendezvous::env::{self, ProcessEnvironment};
 use paceline_rendezvous::jobs::JobsDirectory;
@@ -37,11 +38,16 @@ use crate::environment;
 use crate::protocol::facts::AgentFacts;
 use crate::protocol::link::{self, FrameReader, LinkError};
 use crate::protocol::messages::{AgentConfig, Order, Report};
+use examiner::Examiner;
 use supervisor::Supervisor;
 use tunnels::Tunnels;
 
 /// How long a launcher that has started an agent may take to say what it wants.
 const CONFIGURE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long a launcher that examines this host may say nothing, though it asks every
+/// [`PING_INTERVAL`](crate::protocol::PING_INTERVAL) whether we are there.
+const EXAMINE_SILENCE_MAX: Duration = Duration::from_secs(20);
 
 /// How long the last reports may take to leave once everything has ended.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -94,16 +100,8 @@ async fn serve() -> Result<(), LinkError> {
     let host = host_name();
     reporter.send(&Report::Ready { pid: getpid().as_raw_pid(), host: host.clone() });
 
-    let configured =
-        tokio::time::timeout(CONFIGURE_TIMEOUT, configuration(&mut orders, &reporter)).await;
-    let (secret, mut config) = match configured {
-        Ok(Ok(Some(configured))) => configured,
-        Ok(Ok(None)) => return Ok(()),
-        Ok(Err(error)) => return Err(error),
-        Err(_elapsed) => {
-            let source = io::ErrorKind::TimedOut.into();
-            return Err(LinkError::System { operation: "wait for the plan on", source });
-        }
+    let Some((secret, mut config)) = configuration(&mut orders, &reporter).await? else {
+        return Ok(());
     };
     let tunnels =
         if config.is_remote {
@@ -137,7 +135,14 @@ async fn configuration(
     reporter: &Reporter,
 ) -> Result<Option<(Zeroizing<Vec<u8>>, AgentConfig)>, LinkError> {
     let mut secret = Zeroizing::new(Vec::new());
-    while let Some(frame) = orders.next().await? {
+    let mut examiner: Option<Examiner> = None;
+    let mut deadline = Instant::now() + CONFIGURE_TIMEOUT;
+    loop {
+        let Ok(frame) = tokio::time::timeout_at(deadline.into(), orders.next()).await else {
+            let source = io::ErrorKind::TimedOut.into();
+            return Err(LinkError::System { operation: "wait for the plan on", source });
+        };
+        let Some(frame) = frame? else { return Ok(None) };
         match Order::decode(&frame)? {
             Order::Secret(bytes) => secret = bytes,
             Order::Start(config) => return Ok(Some((secret, *config))),
@@ -146,12 +151,19 @@ async fn configuration(
             Order::Describe => {
                 reporter.send(&Report::Facts(Box::new(AgentFacts::gather())));
             }
+            Order::Examine { number, question } => {
+                let examiner = examiner.get_or_insert_with(Examiner::default);
+                examiner.take(number, question, &secret, reporter);
+            }
             // Nothing runs yet.
             Order::Signal(_) | Order::Grant { .. } | Order::Input { .. } | Order::Tunnel { .. } => {
             }
         }
+        if examiner.is_some() {
+            // As long as it asks there is no plan to come, and A-4 holds wherever it is.
+            deadline = Instant::now() + EXAMINE_SILENCE_MAX;
+        }
     }
-    Ok(None)
 }
 
 async fn until_closed(orders: &mut FrameReader) {

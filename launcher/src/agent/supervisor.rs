@@ -228,7 +228,8 @@ impl Supervisor {
                 }
             }
             // A second start makes no sense; a launcher that speaks gibberish is as good as gone.
-            Ok(Order::Start(_) | Order::Secret(_) | Order::Describe) | Err(_) => return false,
+            Ok(Order::Start(_) | Order::Secret(_) | Order::Describe | Order::Examine { .. })
+            | Err(_) => return false,
         }
         true
     }

@@ -63,6 +63,17 @@ impl HostFacts {
     }
 }
 
+/// The hosts of a job, each machine once, and whether it is this one.
+pub(crate) fn machines(
+    job: &JobSpec,
+    facts: &HostFacts,
+    notices: &mut Vec<String>,
+) -> Result<Vec<(HostSlots, bool)>, PlanError> {
+    let hosts = hosts::resolve(job, facts, notices)?;
+    let (all, local) = (hosts.all.into_iter().enumerate(), hosts.local);
+    Ok(all.map(|(index, host)| (host, local == Some(index))).collect())
+}
+
 /// What each host of a job does.
 #[derive(Debug, Clone)]
 pub struct LaunchPlan {

@@ -3,6 +3,7 @@
 //! Nothing here knows ranks or jobs. A process is addressed by its id together with its start time,
 //! because an id alone may belong to somebody else a moment later.
 
+pub(crate) mod answer;
 pub(crate) mod build_id;
 pub(crate) mod deaths;
 pub(crate) mod descendants;

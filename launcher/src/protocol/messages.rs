@@ -12,6 +12,7 @@ use super::codec::{self, Frame, FrameError};
 use super::facts::AgentFacts;
 use super::text;
 use super::tunnel::Piece;
+use crate::doctor::question::{Answer, Question};
 use crate::output::Stream;
 use crate::process::descendants::ProcessName;
 use crate::process::wait::{Ending, ResourceUsage};
@@ -70,6 +71,8 @@ pub(crate) enum Order {
     Ping,
     /// Answer with `Facts`.
     Describe,
+    /// Answer with `Examined` and the same number.
+    Examine { number: u32, question: Question },
     /// A piece of a connection between a rank and the coordinator.
     Tunnel { connection: u32, piece: Piece },
     /// So many more bytes of the stream may be sent.
@@ -87,6 +90,8 @@ pub(crate) enum Report {
     Alive,
     /// The answer to `Describe`.
     Facts(Box<AgentFacts>),
+    /// The answer to `Examine`.
+    Examined { number: u32, answer: Answer },
     /// A piece of a connection between a rank and the coordinator.
     Tunnel { connection: u32, piece: Piece },
     /// The ranks cannot be started; none of them runs.
@@ -145,6 +150,7 @@ mod kind {
     pub(super) const PING: u8 = 8;
     pub(super) const DESCRIBE: u8 = 9;
     pub(super) const TUNNEL_DOWN: u8 = 10;
+    pub(super) const EXAMINE: u8 = 11;
     pub(super) const READY: u8 = 65;
     pub(super) const REFUSED: u8 = 66;
     pub(super) const STARTED: u8 = 67;
@@ -158,6 +164,7 @@ mod kind {
     pub(super) const ALIVE: u8 = 75;
     pub(super) const FACTS: u8 = 76;
     pub(super) const TUNNEL_UP: u8 = 77;
+    pub(super) const EXAMINED: u8 = 78;
 }
 
 impl Order {
@@ -170,6 +177,7 @@ impl Order {
             Self::Kill => codec::encode(kind::KILL, &[], out),
             Self::Ping => codec::encode(kind::PING, &[], out),
             Self::Describe => codec::encode(kind::DESCRIBE, &[], out),
+            Self::Examine { number, question } => json(kind::EXAMINE, &(number, question), out),
             Self::Tunnel { connection, piece } => {
                 tunnel(kind::TUNNEL_DOWN, *connection, piece, out)
             }
@@ -189,6 +197,10 @@ impl Order {
             kind::KILL => Self::Kill,
             kind::PING => Self::Ping,
             kind::DESCRIBE => Self::Describe,
+            kind::EXAMINE => {
+                let (number, question) = parse(frame)?;
+                Self::Examine { number, question }
+            }
             kind::TUNNEL_DOWN => {
                 let (connection, piece) = parse_tunnel(frame)?;
                 Self::Tunnel { connection, piece }
@@ -214,6 +226,7 @@ impl Report {
             Self::Ready { pid, host } => json(kind::READY, &(pid, host), out),
             Self::Alive => codec::encode(kind::ALIVE, &[], out),
             Self::Facts(facts) => json(kind::FACTS, facts, out),
+            Self::Examined { number, answer } => json(kind::EXAMINED, &(number, answer), out),
             Self::Tunnel { connection, piece } => tunnel(kind::TUNNEL_UP, *connection, piece, out),
             Self::Refused(refusal) => json(kind::REFUSED, refusal, out),
             Self::Started { rank, pid } => json(kind::STARTED, &(rank, pid), out),
@@ -238,6 +251,10 @@ impl Report {
             }
             kind::ALIVE => Self::Alive,
             kind::FACTS => Self::Facts(Box::new(parse(frame)?)),
+            kind::EXAMINED => {
+                let (number, answer) = parse(frame)?;
+                Self::Examined { number, answer }
+            }
             kind::TUNNEL_UP => {
                 let (connection, piece) = parse_tunnel(frame)?;
                 Self::Tunnel { connection, piece }
@@ -340,6 +357,7 @@ mod tests {
             Order::Kill,
             Order::Ping,
             Order::Describe,
+            Order::Examine { number: 3, question: Question::Clock },
             Order::Tunnel { connection: 7, piece: Piece::Data(vec![0, 1]) },
             Order::Grant { rank: 1, stream: Stream::Stderr, bytes: 9 },
             Order::Input { rank: 1, bytes: vec![255, 0] },
@@ -369,6 +387,7 @@ mod tests {
             Report::Refused(Refusal::NotFound { program: "nope".into(), host: "node1".into() }),
             Report::Alive,
             Report::Facts(Box::new(AgentFacts::gather())),
+            Report::Examined { number: 3, answer: Answer::Clock { heard: 1 << 60, answered: 7 } },
             Report::Tunnel { connection: 1 << 30, piece: Piece::Taken(77) },
             Report::Started { rank: 2, pid: 77 },
             Report::Output { rank: 2, stream: Stream::Stderr, bytes: vec![0, 255, 10] },

@@ -39,7 +39,7 @@ impl AgentCommand {
 
 /// What comes from an agent.
 #[derive(Debug)]
-pub(super) enum FromAgent {
+pub(crate) enum FromAgent {
     Report(Report),
     /// Its stream has ended, or makes no sense for the reason given.
     Closed(Option<LinkError>),
@@ -47,7 +47,7 @@ pub(super) enum FromAgent {
 
 /// A running agent.
 #[derive(Debug)]
-pub(super) struct Agent {
+pub(crate) struct Agent {
     child: Child,
     /// Encoded orders; dropped to close the agent's input.
     orders: Option<mpsc::UnboundedSender<Vec<u8>>>,
@@ -57,7 +57,7 @@ pub(super) struct Agent {
 
 impl Agent {
     /// Starts an agent, on this host or on `other_host`.
-    pub(super) fn start(
+    pub(crate) fn start(
         command: &AgentCommand,
         other_host: Option<&str>,
         on_event: impl Fn(FromAgent) + Send + 'static,
@@ -93,11 +93,11 @@ impl Agent {
         Ok(Self { child, orders: Some(orders), words })
     }
 
-    pub(super) fn pid(&self) -> i32 {
+    pub(crate) fn pid(&self) -> i32 {
         i32::try_from(self.child.id()).unwrap_or(0)
     }
 
-    pub(super) fn send(&self, order: &Order) -> Result<(), LinkError> {
+    pub(crate) fn send(&self, order: &Order) -> Result<(), LinkError> {
         let mut bytes = Vec::new();
         order.encode(&mut bytes)?;
         if let Some(orders) = &self.orders {
@@ -108,19 +108,19 @@ impl Agent {
     }
 
     /// Where frames for the agent go.
-    pub(super) fn orders(&self) -> Option<&mpsc::UnboundedSender<Vec<u8>>> {
+    pub(crate) fn orders(&self) -> Option<&mpsc::UnboundedSender<Vec<u8>>> {
         self.orders.as_ref()
     }
 
     /// It has come up: from now on what ssh says is passed on to the user at once.
-    pub(super) fn is_up(&self) {
+    pub(crate) fn is_up(&self) {
         if let Some(words) = &self.words {
             words.pass_on();
         }
     }
 
     /// The last lines that came by way of ssh's standard error before the agent was up.
-    pub(super) async fn last_words(&mut self) -> Vec<String> {
+    pub(crate) async fn last_words(&mut self) -> Vec<String> {
         match &mut self.words {
             Some(words) => words.last().await,
             None => Vec::new(),
@@ -128,7 +128,7 @@ impl Agent {
     }
 
     /// Kills the agent; the kernel then kills its ranks.
-    pub(super) fn kill(&self) {
+    pub(crate) fn kill(&self) {
         if let Some(pid) = killable(self.pid()) {
             // It has not been reaped (only `ended` does that), so the id is still its own.
             let _ = kill_process(pid, Signal::KILL);
@@ -136,7 +136,12 @@ impl Agent {
     }
 
     /// Closes its input and waits until it has ended; kills it if it takes too long.
-    pub(super) async fn ended(mut self, patience: Duration) -> Option<Ending> {
+    pub(crate) async fn ended(mut self, patience: Duration) -> Option<Ending> {
+        self.finish(patience).await
+    }
+
+    /// The same, where somebody else owns it; nothing else is of use afterwards.
+    pub(crate) async fn finish(&mut self, patience: Duration) -> Option<Ending> {
         self.orders = None;
         if tokio::time::timeout(patience, self.exit()).await.is_err() {
             self.kill();
@@ -146,7 +151,7 @@ impl Agent {
     }
 
     /// Waits for the end without reaping.
-    pub(super) async fn exit(&self) {
+    pub(crate) async fn exit(&self) {
         let handle = killable(self.pid())
             .ok_or(rustix::io::Errno::SRCH)
             .and_then(|pid| pidfd_open(pid, PidfdFlags::NONBLOCK))

@@ -1,6 +1,6 @@
 //! Carrying out a plan: agents started, output moved, signals passed on, everything ended.
 
-mod agents;
+pub(crate) mod agents;
 mod conductor;
 mod copying;
 mod director;
@@ -10,8 +10,8 @@ mod meeting;
 mod metrics;
 mod outcome;
 mod report;
-mod ssh;
-mod terminal;
+pub(crate) mod ssh;
+pub(crate) mod terminal;
 mod tunnels;
 mod words;
 

@@ -36,13 +36,13 @@ const OPTIONS: [&str; 6] = [
 ];
 
 /// ssh's own exit code when it could not connect, or has lost the connection.
-const SSH_FAILED: u8 = 255;
+pub(crate) const SSH_FAILED: u8 = 255;
 
 impl SshOptions {
     /// The command that starts an agent on a host. Nothing in it is secret.
     ///
     /// `own_path` is where this binary is here, `copy` where it has been copied to there.
-    pub(super) fn command(
+    pub(crate) fn command(
         &self,
         host: &HostSlots,
         own_path: Option<&str>,
@@ -69,6 +69,13 @@ impl SshOptions {
         }
         arguments.extend(["--".into(), host.host.clone().into(), remote_command.into()]);
         AgentCommand { program: "ssh".into(), arguments }
+    }
+
+    /// The command that prints what ssh would do, and connects to nothing.
+    pub(crate) fn explanation(&self, host: &HostSlots) -> AgentCommand {
+        let mut command = self.command(host, None, None);
+        command.arguments.insert(0, "-G".into());
+        command
     }
 
     /// Any login shell understands it: a command and words in single quotes.
@@ -125,8 +132,13 @@ const REMEDIES: [(&[&str], &str); 8] = [
     ),
 ];
 
+/// What the user may do about a host of which the name is not known.
+pub(crate) fn name_remedy(host: &str) -> String {
+    REMEDIES[0].1.replace("{host}", host)
+}
+
 /// What the user may do about an agent that never came up.
-pub(super) fn remedy(unreached: &Unreached) -> Option<String> {
+pub(crate) fn remedy(unreached: &Unreached) -> Option<String> {
     let host = &unreached.host;
     if let Some(reason) = &unreached.reason {
         return Some(if reason.contains("version") {

@@ -16,7 +16,7 @@ const PASSED_ON: [Signal; 5] =
 /// Reports every signal of interest from now on.
 ///
 /// SIGHUP stays ignored if it was, as under `nohup`.
-pub(super) fn listen(on_signal: impl Fn(i32) + Send + Clone + 'static) -> Result<(), RunError> {
+pub(crate) fn listen(on_signal: impl Fn(i32) + Send + Clone + 'static) -> Result<(), RunError> {
     let ignored = |wanted: &Signal| *wanted == Signal::HUP && signals::is_ignored(*wanted);
     for wanted in ENDING.into_iter().chain(PASSED_ON).filter(|wanted| !ignored(wanted)) {
         let number = wanted.as_raw();
@@ -33,7 +33,7 @@ pub(super) fn listen(on_signal: impl Fn(i32) + Send + Clone + 'static) -> Result
 }
 
 /// Whether the signal asks for the end of the job.
-pub(super) fn ends_job(number: i32) -> bool {
+pub(crate) fn ends_job(number: i32) -> bool {
     ENDING.iter().any(|signal| signal.as_raw() == number)
 }
 

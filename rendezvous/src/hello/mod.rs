@@ -53,6 +53,8 @@ pub enum Purpose {
     Arena,
     /// A look at a job from outside, see [`crate::status`]. The peer is no rank.
     Observe,
+    /// A look at the network between two hosts. Ranks are then the numbers of the hosts.
+    Probe,
 }
 
 impl fmt::Display for Purpose {
@@ -63,6 +65,7 @@ impl fmt::Display for Purpose {
             Self::Data { channel } => write!(formatter, "data channel {channel}"),
             Self::Arena => formatter.write_str("arena"),
             Self::Observe => formatter.write_str("observe"),
+            Self::Probe => formatter.write_str("probe"),
         }
     }
 }

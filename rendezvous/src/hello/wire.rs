@@ -128,6 +128,7 @@ pub(super) const fn encode_purpose(purpose: Purpose) -> (u8, u16) {
         Purpose::Data { channel } => (3, channel),
         Purpose::Arena => (4, 0),
         Purpose::Observe => (5, 0),
+        Purpose::Probe => (6, 0),
     }
 }
 
@@ -138,7 +139,8 @@ pub(super) const fn decode_purpose(code: u8, channel: u16) -> Result<Purpose, He
         (3, channel) => Ok(Purpose::Data { channel }),
         (4, 0) => Ok(Purpose::Arena),
         (5, 0) => Ok(Purpose::Observe),
-        (1 | 2 | 4 | 5, _) => Err(HelloError::ReservedBits { stage: Stage::Hello }),
+        (6, 0) => Ok(Purpose::Probe),
+        (1 | 2 | 4 | 5 | 6, _) => Err(HelloError::ReservedBits { stage: Stage::Hello }),
         _ => Err(HelloError::UnknownPurpose { code }),
     }
 }

@@ -152,9 +152,20 @@ impl Cluster {
     }
 
     pub(crate) fn job_with_key(&self, identity: &str, arguments: &[&str]) -> Job {
+        self.command("run", identity, arguments)
+    }
+
+    /// `paceline doctor ARGUMENTS…` on the switch.
+    pub(crate) fn doctor(&self, arguments: &[&str]) -> Job {
+        let identity = self.path("user").display().to_string();
+        self.command("doctor", &identity, arguments)
+    }
+
+    fn command(&self, command: &str, identity: &str, arguments: &[&str]) -> Job {
         let known = self.known_hosts();
         let ssh = ["--ssh-identity-file", identity, "--ssh-options", &known];
-        Job::new(&[&ssh[..], arguments].concat()).under("ip", &["netns", "exec", &self.switch()])
+        let job = Job::of(command, &[&ssh[..], arguments].concat());
+        job.under("ip", &["netns", "exec", &self.switch()])
     }
 
     pub(crate) fn known_hosts(&self) -> String {

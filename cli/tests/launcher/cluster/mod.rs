@@ -1,6 +1,7 @@
-//! `paceline run` on several hosts, through real sshd. Where no such hosts can be made the tests pass
+//! `paceline run` and `paceline doctor` on several hosts, through real sshd. Where no such hosts can be made the tests pass
 //! and say on standard error that they were skipped; `ci/test` says so, too.
 
+mod examining;
 mod failing;
 mod hosts;
 mod reaching;

@@ -222,6 +222,7 @@ impl Director {
             }
             Report::Alive
             | Report::Facts(_)
+            | Report::Examined { .. }
             | Report::Tunnel { .. }
             | Report::Output { .. }
             | Report::Closed { .. }
