@@ -7,6 +7,7 @@ mod columns;
 mod config;
 mod console;
 mod doctor;
+mod events;
 mod hosts;
 mod needless;
 mod options;

@@ -10,14 +10,15 @@ use clap::Args;
 use paceline_collectives::queue::QueueOptions;
 use paceline_collectives::{ContextOptions, SetupError};
 use paceline_launcher::{
-    AgentCommand, ExitCode, GRACE_DEFAULT, HostFacts, JobSpec, LaunchPlan, MetricsListener,
-    Outcome, OutputOptions, Passed, Program, START_TIMEOUT_DEFAULT, StdinTarget,
+    AgentCommand, ExitCode, GRACE_DEFAULT, HostFacts, JobEvent, JobSpec, LaunchPlan,
+    MetricsListener, Outcome, OutputOptions, Passed, Program, START_TIMEOUT_DEFAULT, StdinTarget,
 };
 use paceline_rendezvous::env::{self, Environment, ProcessEnvironment, Variable};
 use paceline_rendezvous::{BootstrapError, RunId, stall_report};
 
 use crate::config::ConfigError;
 use crate::console;
+use crate::events::{self, EventLog, EventsError};
 use crate::hosts::{self, HostSettingError, Hosts};
 use crate::needless::Needless;
 use crate::options::{Layers, Selection, SettingError, Settings};
@@ -93,7 +94,7 @@ impl Selection for RunSettings {
                 env::PORT_RANGE,
             ],
         ),
-        ("Seeing inside", &[env::TIMELINE, env::METRICS_PORT]),
+        ("Seeing inside", &[env::TIMELINE, env::METRICS_PORT, env::EVENTS]),
     ];
 }
 
@@ -123,6 +124,8 @@ enum UsageError {
     Config(#[from] ConfigError),
     #[error(transparent)]
     Timeline(#[from] TimelineError),
+    #[error(transparent)]
+    Events(#[from] EventsError),
 }
 
 impl UsageError {
@@ -134,6 +137,7 @@ impl UsageError {
             Self::Bootstrap(error) => error.hint(),
             Self::Config(error) => error.hint(),
             Self::Timeline(error) => error.hint(),
+            Self::Events(error) => error.hint(),
             Self::Host(error) => error.hint(),
             _ => None,
         }
@@ -143,7 +147,7 @@ impl UsageError {
 /// Runs the job that the arguments describe.
 pub(crate) fn run(arguments: Arguments) -> ExitCode {
     let dry_run = arguments.dry_run;
-    let Wanted { job, quiet, timeline, metrics_port } = match wanted(arguments) {
+    let Wanted { job, quiet, timeline, events, metrics_port } = match wanted(arguments) {
         Ok(wanted) => wanted,
         Err(error) => {
             console::failure(&error, error.hint());
@@ -162,7 +166,14 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
         let _ = write!(std::io::stdout(), "{plan}");
         return ExitCode::Success;
     }
-    match carry_out(plan, metrics_port) {
+    let events = match events.map(|path| EventLog::create(&path, &plan)).transpose() {
+        Ok(events) => events,
+        Err(error) => {
+            console::failure(&error, error.hint());
+            return ExitCode::LauncherFailed;
+        }
+    };
+    match carry_out(plan, metrics_port, events) {
         Ok(outcome) => {
             if let Some(timeline) = timeline {
                 timeline.close(&outcome);
@@ -189,8 +200,12 @@ pub(crate) fn plan(job: &JobSpec) -> Result<LaunchPlan, ExitCode> {
 }
 
 /// Runs the plan to its end, or says why it was not even started. With a port, whoever asks there is
-/// told about the job meanwhile.
-pub(crate) fn carry_out(plan: LaunchPlan, metrics_port: Option<u16>) -> Result<Outcome, ExitCode> {
+/// told about the job meanwhile; with a log, what happens is written there.
+pub(crate) fn carry_out(
+    plan: LaunchPlan,
+    metrics_port: Option<u16>,
+    mut events: Option<EventLog>,
+) -> Result<Outcome, ExitCode> {
     let metrics = match metrics_port.map(MetricsListener::bind).transpose() {
         Ok(metrics) => metrics,
         Err(error) => {
@@ -201,7 +216,13 @@ pub(crate) fn carry_out(plan: LaunchPlan, metrics_port: Option<u16>) -> Result<O
     if let Some(metrics) = &metrics {
         console::note(&format!("metrics at http://{}/metrics", metrics.local_addr()));
     }
-    paceline_launcher::run(plan, &AgentCommand::this_program(), metrics).map_err(|error| {
+    let on_event = |event: &JobEvent| {
+        if let Some(log) = &mut events {
+            log.write(event);
+        }
+    };
+    let agent = AgentCommand::this_program();
+    paceline_launcher::run_with(plan, &agent, metrics, on_event).map_err(|error| {
         console::failure(&error, error.hint());
         error.exit_code()
     })
@@ -219,6 +240,8 @@ struct Wanted {
     /// Whether nothing is to be said about decisions.
     quiet: bool,
     timeline: Option<Timeline>,
+    /// Where events go.
+    events: Option<PathBuf>,
     metrics_port: Option<u16>,
 }
 
@@ -264,7 +287,7 @@ fn wanted(arguments: Arguments) -> Result<Wanted, UsageError> {
     };
     let job = Hosts::of(&layers)?.place(job);
     let (timeline, metrics_port) = (Timeline::of(&layers)?, metrics_port(&layers)?);
-    Ok(Wanted { job, quiet, timeline, metrics_port })
+    Ok(Wanted { job, quiet, timeline, events: events::path(&layers)?, metrics_port })
 }
 
 /// Finds out before the ranks do which of their variables make no sense.

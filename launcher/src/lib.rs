@@ -69,6 +69,6 @@ pub use protocol::link::LinkError;
 pub use protocol::messages::{LeftBehind, RankExit};
 pub use refusal::Refusal;
 pub use run::{
-    AgentCommand, LateHost, MetricsError, MetricsListener, Outcome, RankFailure, RankOutcome,
-    RunError, SshOptions, Unreached, Verdict, rank_ranges, run,
+    AgentCommand, JobEvent, LateHost, MetricsError, MetricsListener, Outcome, RankExited,
+    RankFailure, RankOutcome, RunError, SshOptions, Unreached, Verdict, rank_ranges, run, run_with,
 };

@@ -9,6 +9,7 @@ mod collectives;
 mod command_line;
 mod coordination;
 mod environment;
+mod events;
 mod failures;
 mod hosts;
 mod input;

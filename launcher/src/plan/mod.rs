@@ -264,6 +264,11 @@ impl LaunchPlan {
         self.world_size
     }
 
+    /// The number of this run.
+    pub fn run_id(&self) -> RunId {
+        self.run_id
+    }
+
     /// The number of the node that rank 0 is on.
     pub(crate) fn first_node(&self) -> usize {
         let has_rank_0 = |node: &NodePlan| node.config.ranks.iter().any(|rank| rank.rank == 0);

@@ -2,13 +2,11 @@
 
 use std::collections::HashMap;
 use std::io::{self, Write as _};
-use std::net::{Ipv4Addr, SocketAddr};
-use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use paceline_rendezvous::Secret;
-use paceline_rendezvous::coordinator::{self, Server, ServerConfig};
+use paceline_rendezvous::coordinator::{self, Server};
 use paceline_rendezvous::env::{self, ProcessEnvironment};
 use paceline_rendezvous::jobs::{JobCard, JobsDirectory};
 use rustix::process::Signal;
@@ -17,43 +15,31 @@ use tokio::time::MissedTickBehavior;
 use zeroize::Zeroizing;
 
 use super::agents::{Agent, AgentCommand, FromAgent};
-use super::director::{Action, Director, Limits};
+use super::director::{Action, Director};
+use super::events::JobEvent;
 use super::gathering::Gathering;
 use super::input::Input;
 use super::metrics::MetricsListener;
-use super::outcome::{Outcome, RankOutcome, Unreached, Verdict};
+use super::outcome::{Outcome, Verdict};
 use super::tunnels::Tunnels;
-use super::{RunError, copying, terminal};
-use crate::hosts::HostSlots;
-use crate::output::writer::{Destination, StreamWriter, WriterEvent};
-use crate::output::{Stream, files};
+use super::{RunError, copying, setup, terminal};
+use crate::output::Stream;
+use crate::output::writer::{StreamWriter, WriterEvent};
 use crate::plan::LaunchPlan;
-use crate::process::build_id;
-use crate::process::descendants::{Family, ProcessName, signal_entry};
+use crate::process::descendants::Family;
 use crate::process::wait;
 use crate::protocol::PING_INTERVAL;
 use crate::protocol::link::{self, LinkError};
 use crate::protocol::messages::{AgentConfig, Order, Report};
 
-/// How long an agent that has finished may take to exit.
-const AGENT_EXIT_TIMEOUT: Duration = Duration::from_secs(5);
-
 /// How long an agent that has closed its output may take to be dead.
 const AGENT_DEATH_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// How long adopted processes are killed before they are reported as survivors.
-const ORPHAN_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// How long nobody may take output, after the job was stopped, before it is given up.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// How long the coordinator waits for our word on a rank whose connection is gone.
-const LOST_GRACE: Duration = Duration::from_millis(500);
 
 /// Between telling the ranks of ^Z and stopping ourselves.
 const STOP_DELAY: Duration = Duration::from_millis(20);
 
-enum Event {
+/// Whatever the launcher wakes up for.
+pub(super) enum Event {
     Agent(usize, FromAgent),
     Writer(WriterEvent),
     Signal(i32),
@@ -67,15 +53,16 @@ pub(super) async fn conduct(
     command: &AgentCommand,
     secret: Secret,
     metrics: Option<MetricsListener>,
+    on_event: &mut dyn FnMut(&JobEvent),
 ) -> Result<Outcome, RunError> {
     // Before signals are ours: so ^C ends this at once, and ssh with it.
-    let copies = match copies(&plan).await? {
+    let copies = match copying::copies(&plan).await? {
         Ok(copies) => copies,
-        Err(unreached) => return Ok(never_started(&plan, Verdict::Unreached(unreached))),
+        Err(unreached) => return Ok(copying::never_started(&plan, unreached)),
     };
     let family = Family::of_this_process(env::RUN_ID.name, plan.run_id.to_string());
     let (events, mut happenings) = mpsc::unbounded_channel();
-    let writers = start_writers(&plan, &events)?;
+    let writers = setup::start_writers(&plan, &events)?;
     let signal_events = events.clone();
     terminal::listen(move |number| {
         let _ = signal_events.send(Event::Signal(number));
@@ -84,7 +71,7 @@ pub(super) async fn conduct(
     let input = Input::start(plan.stdin, plan.world_size, move |bytes| {
         let _ = input_events.send(Event::Input(bytes));
     })?;
-    let server = start_coordinator(&plan, &secret, &events)?;
+    let server = setup::start_coordinator(&plan, &secret, &events)?;
     if let Some(metrics) = metrics {
         // It ends with the runtime.
         metrics.serve(server.watcher())?;
@@ -101,7 +88,7 @@ pub(super) async fn conduct(
     let _card = JobsDirectory::of(&ProcessEnvironment).publish(&card);
     drop(card);
     let mut conductor = Conductor {
-        director: director(&plan),
+        director: setup::director(&plan),
         agents: Vec::new(),
         writers,
         input,
@@ -113,108 +100,18 @@ pub(super) async fn conduct(
     let started = conductor.start_agents(&plan, command, &copies, &secret, &events);
     drop(secret);
     if started.is_ok() {
-        conductor.follow(&mut happenings).await;
+        conductor.follow(&mut happenings, on_event).await;
     }
-    let outcome = conductor.wind_up(&family, &mut happenings).await;
+    let outcome = conductor.wind_up(&family, &mut happenings, on_event).await;
     started.map(|()| outcome)
-}
-
-/// Where each node has a copy of this binary, if the user wants that: on this host nobody needs one.
-async fn copies(
-    plan: &LaunchPlan,
-) -> Result<Result<Vec<Option<String>>, Vec<Unreached>>, RunError> {
-    let mut copies = vec![None; plan.nodes.len()];
-    if !plan.ssh.copy_binary {
-        return Ok(Ok(copies));
-    }
-    let build = build_id::of_this_process().ok_or(RunError::NoBuildId)?;
-    let others = || plan.nodes.iter().zip(0..).filter(|(node, _)| !node.is_local);
-    let hosts: Vec<HostSlots> = others().map(|(node, _)| node.host.clone()).collect();
-    Ok(copying::copy_to_all(&plan.ssh, &hosts, &build).await.map(|paths| {
-        for ((_, number), path) in others().zip(paths) {
-            copies[number] = Some(path);
-        }
-        copies
-    }))
-}
-
-fn never_started(plan: &LaunchPlan, verdict: Verdict) -> Outcome {
-    let ranks = (0..plan.world_size).map(|_| RankOutcome::NotStarted).collect();
-    let (left_behind, survivors) = (Vec::new(), Vec::new());
-    Outcome { verdict, ranks, left_behind, survivors, grace: plan.grace }
-}
-
-fn director(plan: &LaunchPlan) -> Director {
-    let members = |node: &crate::plan::NodePlan| {
-        (node.host.host.clone(), node.config.ranks.iter().map(|rank| rank.rank).collect())
-    };
-    let nodes: Vec<_> = plan.nodes.iter().map(members).collect();
-    let limits =
-        Limits { grace: plan.grace, timeout: plan.timeout, start_timeout: plan.start_timeout };
-    Director::new(&nodes, limits, Instant::now())
-}
-
-fn start_coordinator(
-    plan: &LaunchPlan,
-    secret: &Secret,
-    events: &UnboundedSender<Event>,
-) -> Result<Server, RunError> {
-    let mut config = ServerConfig::new(plan.run_id, secret.clone(), plan.world_size);
-    config.coordinator.join_timeout = Some(plan.start_timeout);
-    // We learn by what a rank died a moment after its connection is gone.
-    config.coordinator.lost_grace = LOST_GRACE;
-    config.coordinator.stall_report = plan.stall_report;
-    let events = events.clone();
-    let on_event = move |event| {
-        let _ = events.send(Event::Coordinator(event));
-    };
-    Ok(Server::start(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), config, on_event)?)
-}
-
-fn start_writers(
-    plan: &LaunchPlan,
-    events: &UnboundedSender<Event>,
-) -> Result<HashMap<Stream, StreamWriter>, RunError> {
-    let system = |source| RunError::System { operation: "set up the ranks' output", source };
-    let mut writers = HashMap::new();
-    for stream in Stream::BOTH {
-        let destination = Destination {
-            shared: Some(own_descriptor(stream).map_err(system)?),
-            files: output_files(plan, stream)?,
-            prefix: plan.output.prefix,
-        };
-        let events = events.clone();
-        let on_event = move |event| {
-            let _ = events.send(Event::Writer(event));
-        };
-        let writer = StreamWriter::start(stream, plan.world_size, destination, on_event);
-        writers.insert(stream, writer.map_err(system)?);
-    }
-    Ok(writers)
-}
-
-fn own_descriptor(stream: Stream) -> io::Result<OwnedFd> {
-    match stream {
-        Stream::Stdout => io::stdout().as_fd().try_clone_to_owned(),
-        Stream::Stderr => io::stderr().as_fd().try_clone_to_owned(),
-    }
-}
-
-fn output_files(
-    plan: &LaunchPlan,
-    stream: Stream,
-) -> Result<Vec<(std::path::PathBuf, std::fs::File)>, RunError> {
-    let Some(directory) = &plan.output.directory else { return Ok(Vec::new()) };
-    files::create_all(directory, plan.world_size, stream)
-        .map_err(|(path, source)| RunError::OutputFile { path, source })
 }
 
 pub(super) struct Conductor {
     pub(super) director: Director,
-    agents: Vec<Agent>,
-    writers: HashMap<Stream, StreamWriter>,
+    pub(super) agents: Vec<Agent>,
+    pub(super) writers: HashMap<Stream, StreamWriter>,
     input: Option<Input>,
-    server: Server,
+    pub(super) server: Server,
     tunnels: Tunnels,
     /// Where there are several hosts, until their agents have all said what they are like.
     pub(super) gathering: Option<Gathering>,
@@ -271,7 +168,11 @@ impl Conductor {
     }
 
     /// Until every agent has reported its end or is gone.
-    async fn follow(&mut self, happenings: &mut UnboundedReceiver<Event>) {
+    async fn follow(
+        &mut self,
+        happenings: &mut UnboundedReceiver<Event>,
+        on_event: &mut dyn FnMut(&JobEvent),
+    ) {
         let mut pings = tokio::time::interval(PING_INTERVAL);
         pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !self.director.is_over() {
@@ -287,6 +188,7 @@ impl Conductor {
                 self.handle(event).await;
             }
             self.director.tick(Instant::now());
+            self.director.take_events().iter().for_each(&mut *on_event);
             self.act();
         }
     }
@@ -309,7 +211,9 @@ impl Conductor {
             }
             Event::Coordinator(coordinator::Event::Left { rank }) => self.director.rank_left(rank),
             Event::Coordinator(coordinator::Event::Renewed { .. }) => self.director.renewed(),
-            Event::Coordinator(coordinator::Event::Stalled { report }) => say(&report),
+            Event::Coordinator(coordinator::Event::Stalled { report }) => {
+                self.director.stalled(report)
+            }
             Event::Coordinator(_) => {}
         }
     }
@@ -371,7 +275,7 @@ impl Conductor {
         self.director.agent_lost(node, pid, ending, reason, words, Instant::now());
     }
 
-    fn take_writer_event(&mut self, event: WriterEvent) {
+    pub(super) fn take_writer_event(&mut self, event: WriterEvent) {
         let now = Instant::now();
         match event {
             WriterEvent::Written { rank, stream, bytes } => {
@@ -445,55 +349,9 @@ impl Conductor {
             }
         }
     }
-
-    /// Ends what is left: agents, orphans, output.
-    async fn wind_up(
-        mut self,
-        family: &Family,
-        happenings: &mut UnboundedReceiver<Event>,
-    ) -> Outcome {
-        for agent in std::mem::take(&mut self.agents) {
-            agent.ended(AGENT_EXIT_TIMEOUT).await;
-        }
-        let survivors = end_orphans(family).await;
-        // Without senders the writers write what they have and end.
-        let mut running = std::mem::take(&mut self.writers).len();
-        while running > 0 {
-            let event = if self.stopping {
-                tokio::time::timeout(DRAIN_TIMEOUT, happenings.recv()).await.unwrap_or(None)
-            } else {
-                happenings.recv().await
-            };
-            match event {
-                Some(Event::Writer(WriterEvent::Finished)) => running -= 1,
-                Some(Event::Writer(event)) => self.take_writer_event(event),
-                Some(Event::Signal(number)) if terminal::ends_job(number) => break,
-                Some(_) => {}
-                None => break,
-            }
-        }
-        self.server.shutdown();
-        self.director.finish(survivors)
-    }
 }
 
 pub(super) fn say(text: &str) {
     // If standard error is closed there is nobody to tell.
     let _ = writeln!(io::stderr(), "paceline: {text}");
-}
-
-/// Kills what a dead agent left to us, until nothing is left or it is clear that it cannot be.
-async fn end_orphans(family: &Family) -> Vec<ProcessName> {
-    let give_up_at = Instant::now() + ORPHAN_TIMEOUT;
-    loop {
-        let living = family.living();
-        for entry in &living {
-            signal_entry(entry, Signal::KILL);
-        }
-        family.bury_dead_children();
-        if living.is_empty() || Instant::now() >= give_up_at {
-            return living.iter().map(ProcessName::from).collect();
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
 }

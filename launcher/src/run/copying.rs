@@ -12,10 +12,13 @@ use tokio::io::AsyncReadExt as _;
 use tokio::process::Command;
 use tokio::task::JoinSet;
 
+use super::RunError;
 use super::agents::AgentCommand;
-use super::outcome::Unreached;
+use super::outcome::{Outcome, RankOutcome, Unreached, Verdict};
 use super::ssh::SshOptions;
 use crate::hosts::HostSlots;
+use crate::plan::LaunchPlan;
+use crate::process::build_id;
 use crate::process::spawn::die_with_parent;
 use crate::process::wait::Ending;
 
@@ -28,8 +31,35 @@ const AT_ONCE: usize = 16;
 /// Bytes of what ssh says that are kept.
 const WORDS_BYTES_MAX: u64 = 4096;
 
+/// Where each node has a copy of this binary, if the user wants that: on this host nobody needs one.
+pub(super) async fn copies(
+    plan: &LaunchPlan,
+) -> Result<Result<Vec<Option<String>>, Vec<Unreached>>, RunError> {
+    let mut copies = vec![None; plan.nodes.len()];
+    if !plan.ssh.copy_binary {
+        return Ok(Ok(copies));
+    }
+    let build = build_id::of_this_process().ok_or(RunError::NoBuildId)?;
+    let others = || plan.nodes.iter().zip(0..).filter(|(node, _)| !node.is_local);
+    let hosts: Vec<HostSlots> = others().map(|(node, _)| node.host.clone()).collect();
+    Ok(copy_to_all(&plan.ssh, &hosts, &build).await.map(|paths| {
+        for ((_, number), path) in others().zip(paths) {
+            copies[number] = Some(path);
+        }
+        copies
+    }))
+}
+
+/// How a job ended whose hosts could not be copied to.
+pub(super) fn never_started(plan: &LaunchPlan, unreached: Vec<Unreached>) -> Outcome {
+    let verdict = Verdict::Unreached(unreached);
+    let ranks = (0..plan.world_size).map(|_| RankOutcome::NotStarted).collect();
+    let (left_behind, survivors) = (Vec::new(), Vec::new());
+    Outcome { verdict, ranks, left_behind, survivors, grace: plan.grace }
+}
+
 /// Makes sure that every host has a copy. Returns where each has it, or why one has not.
-pub(super) async fn copy_to_all(
+async fn copy_to_all(
     ssh: &SshOptions,
     hosts: &[HostSlots],
     build: &str,

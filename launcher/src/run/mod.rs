@@ -4,12 +4,15 @@ pub(crate) mod agents;
 mod conductor;
 mod copying;
 mod director;
+mod ending;
+mod events;
 mod gathering;
 mod input;
 mod meeting;
 mod metrics;
 mod outcome;
 mod report;
+mod setup;
 pub(crate) mod ssh;
 pub(crate) mod terminal;
 mod tunnels;
@@ -25,6 +28,7 @@ use rustix::process::{getpid, set_child_subreaper};
 use thiserror::Error;
 
 pub use agents::AgentCommand;
+pub use events::{JobEvent, RankExited};
 pub use metrics::{MetricsError, MetricsListener};
 pub use outcome::{LateHost, Outcome, RankFailure, RankOutcome, Unreached, Verdict};
 pub use report::rank_ranges;
@@ -114,6 +118,21 @@ pub fn run(
     agent: &AgentCommand,
     metrics: Option<MetricsListener>,
 ) -> Result<Outcome, RunError> {
+    run_with(plan, agent, metrics, |_| ())
+}
+
+/// [`run`], telling `on_event` what happens as it happens; [`JobEvent::Finished`] comes last.
+///
+/// While `on_event` runs nothing else is done for the job, so it must not wait for anybody.
+///
+/// # Errors
+/// As [`run`]; nothing has happened then, or nothing is left of it.
+pub fn run_with(
+    plan: LaunchPlan,
+    agent: &AgentCommand,
+    metrics: Option<MetricsListener>,
+    mut on_event: impl FnMut(&JobEvent),
+) -> Result<Outcome, RunError> {
     let system = |operation| move |source| RunError::System { operation, source };
     // If an agent dies, what it had started becomes ours to end.
     set_child_subreaper(Some(getpid()))
@@ -123,7 +142,7 @@ pub fn run(
         .enable_all()
         .build()
         .map_err(system("start the supervisor"))?;
-    let outcome = runtime.block_on(conductor::conduct(plan, agent, secret, metrics));
+    let outcome = runtime.block_on(conductor::conduct(plan, agent, secret, metrics, &mut on_event));
     // A thread that is stuck in a write must not keep us.
     runtime.shutdown_timeout(Duration::ZERO);
     outcome

@@ -24,7 +24,7 @@ impl Outcome {
                 hosts.iter().for_each(|host| describe_host(host, &mut lines))
             }
             other => {
-                lines.push(describe(other));
+                lines.push(other.reason());
                 lines.extend(hint(other).map(|hint| format!("hint: {hint}")));
             }
         }
@@ -34,14 +34,7 @@ impl Outcome {
 
     fn describe_failure(&self, failure: &RankFailure, lines: &mut Vec<String>) {
         let exit = &failure.exit;
-        lines.push(format!(
-            "first failure: rank {} (pid {} on {}) {} after {:.1} s",
-            exit.rank,
-            exit.pid,
-            failure.host,
-            exit.ending,
-            exit.ran.as_secs_f64()
-        ));
+        lines.push(format!("first failure: {}", describe_rank(failure)));
         if let Some(cause) = &failure.cause {
             lines.push(format!("before that: {cause}"));
         }
@@ -99,47 +92,70 @@ impl Outcome {
     }
 }
 
-fn describe(verdict: &Verdict) -> String {
-    match verdict {
-        Verdict::Interrupted { signal } => format!("stopped by {}", signals::name(*signal)),
-        Verdict::AgentInterrupted { host, signal } => {
-            format!("the agent on {host} was stopped by {}", signals::name(*signal))
-        }
-        Verdict::TimedOut { limit } => {
-            format!("the job was stopped: it took longer than --timeout {}", limit.as_secs_f64())
-        }
-        Verdict::StartTimedOut { limit, hosts } => format!(
-            "not all ranks were started within {} s; missing on {}",
-            limit.as_secs_f64(),
-            hosts.iter().map(describe_late).collect::<Vec<_>>().join(", ")
-        ),
-        Verdict::OutputFailed { path: Some(path), reason } => {
-            format!("failed to write {}: {reason}", path.display())
-        }
-        Verdict::OutputFailed { path: None, reason } => {
-            format!("failed to write the ranks' output: {reason}")
-        }
-        Verdict::AgentLost { host, pid, ending, reason } => {
-            let mut text = format!("the agent on {host} (pid {pid}) is lost");
-            if let Some(ending) = ending {
-                let _ = write!(text, ": it {ending}");
+impl Verdict {
+    /// Why the job ended: a sentence without its full stop.
+    pub fn reason(&self) -> String {
+        match self {
+            Self::Success => "every rank exited with 0".to_owned(),
+            Self::OutputClosed => "nobody reads the ranks' output any more".to_owned(),
+            Self::Unreached(hosts) => {
+                let hosts: Vec<&str> = hosts.iter().map(|host| &*host.host).collect();
+                format!("no agent on {}", hosts.join(", "))
             }
-            if let Some(reason) = reason {
-                let _ = write!(text, ": {reason}");
+            Self::RankFailed(failure) => describe_rank(failure),
+            Self::Interrupted { signal } => format!("stopped by {}", signals::name(*signal)),
+            Self::AgentInterrupted { host, signal } => {
+                format!("the agent on {host} was stopped by {}", signals::name(*signal))
             }
-            text
+            Self::TimedOut { limit } => {
+                format!(
+                    "the job was stopped: it took longer than --timeout {}",
+                    limit.as_secs_f64()
+                )
+            }
+            Self::StartTimedOut { limit, hosts } => format!(
+                "not all ranks were started within {} s; missing on {}",
+                limit.as_secs_f64(),
+                hosts.iter().map(describe_late).collect::<Vec<_>>().join(", ")
+            ),
+            Self::OutputFailed { path: Some(path), reason } => {
+                format!("failed to write {}: {reason}", path.display())
+            }
+            Self::OutputFailed { path: None, reason } => {
+                format!("failed to write the ranks' output: {reason}")
+            }
+            Self::AgentLost { host, pid, ending, reason } => {
+                let mut text = format!("the agent on {host} (pid {pid}) is lost");
+                if let Some(ending) = ending {
+                    let _ = write!(text, ": it {ending}");
+                }
+                if let Some(reason) = reason {
+                    let _ = write!(text, ": {reason}");
+                }
+                text
+            }
+            Self::OtherVersion { host, theirs } => {
+                format!("paceline on {host} is version {theirs}, here it is {VERSION}")
+            }
+            Self::NoNetwork { reason } => reason.clone(),
+            Self::PlanTooLarge { reason } => {
+                format!("the program's arguments and variables are too many: {reason}")
+            }
+            Self::Refused(refusal) => refusal.to_string(),
         }
-        Verdict::OtherVersion { host, theirs } => {
-            format!("paceline on {host} is version {theirs}, here it is {VERSION}")
-        }
-        Verdict::NoNetwork { reason } => reason.clone(),
-        Verdict::PlanTooLarge { reason } => {
-            format!("the program's arguments and variables are too many: {reason}")
-        }
-        Verdict::Success | Verdict::OutputClosed | Verdict::Unreached(_) => String::new(),
-        Verdict::RankFailed(failure) => format!("rank {} failed", failure.exit.rank),
-        Verdict::Refused(refusal) => refusal.to_string(),
     }
+}
+
+fn describe_rank(failure: &RankFailure) -> String {
+    let exit = &failure.exit;
+    format!(
+        "rank {} (pid {} on {}) {} after {:.1} s",
+        exit.rank,
+        exit.pid,
+        failure.host,
+        exit.ending,
+        exit.ran.as_secs_f64()
+    )
 }
 
 /// What to do about it.

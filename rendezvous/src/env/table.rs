@@ -267,6 +267,10 @@ variables! {
     /// Serve metrics in Prometheus' format at this port of 127.0.0.1; 0 takes any that is free.
     METRICS_PORT = "PACELINE_METRICS_PORT" Paceline Setting ("a port, or 0")
         option { name: "metrics-port", value_name: "PORT", form: Form::Ports };
+    /// File for what happens in the job, as JSON, one event in a line: agents and ranks come and go, why
+    /// it ends.
+    EVENTS = "PACELINE_EVENTS" Paceline Setting ("the path of a file")
+        option { name: "events", value_name: "FILE" };
     /// Also write DIR/rank.NN/stdout and DIR/rank.NN/stderr.
     OUTPUT_DIRECTORY = "PACELINE_OUTPUT_DIRECTORY" Paceline Setting ("the path of a directory")
         option { name: "output-filename", aliases: &["log-dir"], value_name: "DIR" };

@@ -3,12 +3,16 @@
 //! A pure state machine: events and the time go in, orders come out. [`super::conductor`] carries
 //! them out.
 
+mod action;
+mod ending;
 mod nodes;
 
 use std::time::{Duration, Instant};
 
-use self::nodes::NodeRecord;
-use super::outcome::{LateHost, Outcome, RankFailure, RankOutcome, Unreached, Verdict};
+pub(super) use self::action::Action;
+use self::nodes::{NodeRecord, Turn};
+use super::events::JobEvent;
+use super::outcome::{LateHost, Unreached, Verdict};
 use crate::output::tail::Tail;
 use crate::process::descendants::ProcessName;
 use crate::process::wait::Ending;
@@ -24,29 +28,6 @@ const UNREACHED_TIME: Duration = Duration::from_millis(500);
 
 /// Beyond the grace, an agent needs this long at most to kill, drain and report.
 const AGENT_OVERTIME: Duration = Duration::from_secs(15);
-
-/// Lines of standard error in the report of a failure.
-const LAST_LINES: usize = 20;
-
-/// What is to be done.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Action {
-    /// Tell every agent to stop its ranks.
-    Stop,
-    /// Tell every agent to kill its ranks.
-    Kill,
-    /// Kill the agents themselves; the kernel kills their ranks.
-    AbandonAgents,
-    /// Kill this one: it has not said anything yet, so it has started nothing.
-    KillAgent { node: usize },
-    /// Ask every agent whether it is there.
-    Ping,
-    /// Tell the user.
-    Say(String),
-    /// Tell the coordinator, which tells the other ranks unless this one had said goodbye.
-    /// `reason` completes "rank 3 …".
-    RankLost { rank: u32, reason: String },
-}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
@@ -103,6 +84,8 @@ pub(super) struct Director {
     left_behind: Vec<LeftBehind>,
     survivors: Vec<ProcessName>,
     actions: Vec<Action>,
+    /// What has happened since it was last asked for.
+    events: Vec<JobEvent>,
 }
 
 impl Director {
@@ -126,12 +109,18 @@ impl Director {
             left_behind: Vec::new(),
             survivors: Vec::new(),
             actions: Vec::new(),
+            events: Vec::new(),
         }
     }
 
     /// What is to be done now; empties the list.
     pub(super) fn take_actions(&mut self) -> Vec<Action> {
         std::mem::take(&mut self.actions)
+    }
+
+    /// What has happened; empties the list.
+    pub(super) fn take_events(&mut self) -> Vec<JobEvent> {
+        std::mem::take(&mut self.events)
     }
 
     /// Whether every agent has reported its end, or will not any more.
@@ -194,26 +183,34 @@ impl Director {
 
     /// An agent has something to say. `Output` is only looked at, for the failure report.
     pub(super) fn report(&mut self, node: usize, report: Report, now: Instant) {
-        let told = self.nodes.get_mut(node).and_then(NodeRecord::answered);
-        self.actions.extend(told.map(Action::Say));
+        let turn = self.nodes.get_mut(node).and_then(NodeRecord::answered);
+        self.tell_of(turn);
         match report {
             Report::Ready { pid, .. } => {
                 if let Some(node) = self.nodes.get_mut(node) {
                     node.agent = Some(pid);
+                    self.events.push(JobEvent::AgentUp { host: node.host.clone(), pid });
                 }
             }
-            Report::Started { rank, .. } => {
+            Report::Started { rank, pid } => {
                 if let Some(record) = self.record(rank) {
                     record.started = true;
+                    let host = self.host_of(node);
+                    self.events.push(JobEvent::RankStarted { rank, host, pid });
                 }
             }
             Report::Exited(exit) => self.rank_ended(exit, now),
             Report::Refused(refusal) => self.stop_because(Verdict::Refused(refusal), now),
             Report::Interrupted { signal } => {
-                let host = self.nodes.get(node).map(|node| node.host.clone()).unwrap_or_default();
+                let host = self.host_of(node);
                 self.stop_because(Verdict::AgentInterrupted { host, signal }, now);
             }
-            Report::LeftBehind(processes) => self.left_behind.extend(processes),
+            Report::LeftBehind(processes) => {
+                let host = self.host_of(node);
+                let told = processes.iter().map(|left| JobEvent::left_behind(left, host.clone()));
+                self.events.extend(told);
+                self.left_behind.extend(processes);
+            }
             Report::Finished { survivors } => {
                 self.survivors.extend(survivors);
                 if let Some(node) = self.nodes.get_mut(node) {
@@ -242,6 +239,8 @@ impl Director {
         let Some(record) = self.record(exit.rank) else { return };
         record.exit = Some(exit);
         record.after_stop = stopping;
+        let node = record.node;
+        self.events.push(JobEvent::rank_exited(&exit, self.host_of(node)));
         // Success is a loss too for those who still wait for it.
         let reason = exit.ending.to_string();
         self.actions.push(Action::RankLost { rank: exit.rank, reason });
@@ -280,6 +279,12 @@ impl Director {
         self.aborted = None;
     }
 
+    /// The coordinator has something to say of an operation in which ranks wait for long.
+    pub(super) fn stalled(&mut self, text: String) {
+        self.events.push(JobEvent::Stalled { text: text.clone() });
+        self.actions.push(Action::Say(text));
+    }
+
     /// A signal that asks us to stop.
     pub(super) fn interrupt(&mut self, signal: i32, now: Instant) {
         match self.phase {
@@ -300,7 +305,8 @@ impl Director {
     /// The job cannot go on, for a reason that is not a rank's.
     pub(super) fn stop_because(&mut self, verdict: Verdict, now: Instant) {
         if matches!(self.phase, Phase::Running | Phase::Settling { .. }) {
-            self.verdict.get_or_insert(verdict);
+            let reason = self.verdict.get_or_insert(verdict).reason();
+            self.events.push(JobEvent::Stopping { reason });
             self.phase = Phase::Stopping { abandon_at: now + self.limits.grace + AGENT_OVERTIME };
             self.actions.push(Action::Stop);
             let not_up = (0..).zip(&self.nodes).filter(|(_, node)| !node.finished && !node.is_up());
@@ -311,8 +317,8 @@ impl Director {
     /// It is time to ask the agents whether they are there: every
     /// [`PING_INTERVAL`](crate::protocol::PING_INTERVAL).
     pub(super) fn ping(&mut self) {
-        let told = self.nodes.iter_mut().filter_map(NodeRecord::ask).map(Action::Say);
-        self.actions.extend(told);
+        let turns: Vec<Turn> = self.nodes.iter_mut().filter_map(NodeRecord::ask).collect();
+        self.tell_of(turns);
         self.actions.push(Action::Ping);
         let is_stopping = matches!(self.phase, Phase::Stopping { .. } | Phase::Killing { .. });
         let mut left = self.nodes.iter().filter(|node| !node.finished).peekable();
@@ -364,78 +370,19 @@ impl Director {
         self.actions.push(Action::AbandonAgents);
     }
 
-    fn conclude_failure(&mut self, now: Instant) {
-        if let Some(verdict) = self.failure() {
-            self.stop_because(verdict, now);
+    fn tell_of(&mut self, turns: impl IntoIterator<Item = Turn>) {
+        for Turn { said, event } in turns {
+            self.actions.push(Action::Say(said));
+            self.events.push(event);
         }
     }
 
-    /// What the job failed of, if it did.
-    fn failure(&mut self) -> Option<Verdict> {
-        if !self.unreached.is_empty() {
-            return Some(Verdict::Unreached(std::mem::take(&mut self.unreached)));
-        }
-        self.first_failure().map(Verdict::RankFailed)
-    }
-
-    /// The rank that the coordinator blames, if it has failed itself, else the one that ended first.
-    fn first_failure(&self) -> Option<RankFailure> {
-        let culprit = self.aborted.as_ref().and_then(|(culprit, _)| *culprit);
-        let blamed = culprit.filter(|culprit| self.failures.contains(culprit));
-        let rank = blamed.or_else(|| self.failures.first().copied())?;
-        let record = self.ranks.get(usize::try_from(rank).ok()?)?;
-        // What the coordinator told the others is no cause for a rank that did not hear it.
-        let told =
-            self.aborted.as_ref().filter(|(culprit, _)| *culprit != Some(rank) && record.connected);
-        Some(RankFailure {
-            exit: record.exit?,
-            host: self.nodes.get(record.node)?.host.clone(),
-            last_lines: Vec::new(),
-            cause: told.map(|(_, reason)| reason.clone()),
-        })
+    fn host_of(&self, node: usize) -> String {
+        self.nodes.get(node).map(|node| node.host.clone()).unwrap_or_default()
     }
 
     fn record(&mut self, rank: u32) -> Option<&mut RankRecord> {
         usize::try_from(rank).ok().and_then(|index| self.ranks.get_mut(index))
-    }
-
-    /// The end. `survivors` are processes that the launcher itself found.
-    pub(super) fn finish(mut self, survivors: Vec<ProcessName>) -> Outcome {
-        let mut verdict = match self.verdict.take() {
-            Some(verdict) => verdict,
-            None => self.failure().unwrap_or(Verdict::Success),
-        };
-        let first = match &mut verdict {
-            Verdict::RankFailed(failure) => {
-                // Only now: its last words may come after its death.
-                if let Some(record) = self.record(failure.exit.rank) {
-                    failure.last_lines = record.errors.lines(LAST_LINES);
-                }
-                Some(failure.exit.rank)
-            }
-            _ => None,
-        };
-        for survivor in survivors {
-            if !self.survivors.contains(&survivor) {
-                self.survivors.push(survivor);
-            }
-        }
-        let ranks = self.ranks.iter().zip(0..).map(|(record, rank)| match record.exit {
-            None if record.started => RankOutcome::Unknown,
-            None => RankOutcome::NotStarted,
-            Some(exit) if record.after_stop => RankOutcome::Stopped(exit),
-            Some(exit) if exit.ending.is_success() || first == Some(rank) => {
-                RankOutcome::Ended(exit)
-            }
-            Some(exit) => RankOutcome::FailedAfter(exit),
-        });
-        Outcome {
-            ranks: ranks.collect(),
-            verdict,
-            left_behind: self.left_behind,
-            survivors: self.survivors,
-            grace: self.limits.grace,
-        }
     }
 }
 

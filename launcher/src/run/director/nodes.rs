@@ -4,11 +4,20 @@
 //! job: somebody may look at it with a debugger. But the user is told, and when the job is to end
 //! nobody waits for it.
 
+use super::super::events::JobEvent;
 use crate::protocol::PING_INTERVAL;
 
 /// An agent that has left so many questions unanswered is taken to be stopped or out of reach.
 /// Counting them, rather than time, holds nothing against an agent while we were stopped ourselves.
 const SILENT_AFTER: u32 = 5;
+
+/// A host has fallen silent, or answers again.
+#[derive(Debug)]
+pub(super) struct Turn {
+    /// What to tell the user.
+    pub(super) said: String,
+    pub(super) event: JobEvent,
+}
 
 /// One host, as far as its agent goes.
 #[derive(Debug)]
@@ -25,8 +34,8 @@ impl NodeRecord {
         Self { host, finished: false, agent: None, unanswered: 0 }
     }
 
-    /// The agent is about to be asked whether it is there. Returns what to tell the user, once.
-    pub(super) fn ask(&mut self) -> Option<String> {
+    /// The agent is about to be asked whether it is there. Returns what to tell, once.
+    pub(super) fn ask(&mut self) -> Option<Turn> {
         if self.finished || self.agent.is_none() {
             return None;
         }
@@ -35,15 +44,20 @@ impl NodeRecord {
         (self.is_silent() && !was_silent).then(|| {
             let silence = (PING_INTERVAL * (SILENT_AFTER - 1)).as_secs();
             let name = self.name();
-            format!("{name} has not answered for {silence} s: it is stopped, or out of reach")
+            let said =
+                format!("{name} has not answered for {silence} s: it is stopped, or out of reach");
+            Turn { said, event: JobEvent::HostSilent { host: self.host.clone() } }
         })
     }
 
-    /// It has said something. Returns what to tell the user.
-    pub(super) fn answered(&mut self) -> Option<String> {
+    /// It has said something. Returns what to tell.
+    pub(super) fn answered(&mut self) -> Option<Turn> {
         let was_silent = self.is_silent();
         self.unanswered = 0;
-        was_silent.then(|| format!("{} answers again", self.name()))
+        was_silent.then(|| {
+            let said = format!("{} answers again", self.name());
+            Turn { said, event: JobEvent::HostAnswers { host: self.host.clone() } }
+        })
     }
 
     pub(super) fn is_silent(&self) -> bool {

@@ -2,6 +2,7 @@ use super::*;
 use crate::ExitCode;
 use crate::process::wait::ResourceUsage;
 use crate::refusal::Refusal;
+use crate::run::outcome::{Outcome, RankOutcome};
 
 const LIMITS: Limits = Limits {
     grace: Duration::from_secs(10),
@@ -321,4 +322,38 @@ fn unknown_ranks_are_ignored() {
     job.settle();
     job.exit(0, Ending::Code(0));
     assert_eq!(job.finish().exit_code(), ExitCode::Success);
+}
+
+#[test]
+fn what_happens_is_told_in_order() {
+    let mut job = Job::of(2);
+    (0..9).for_each(|_| job.director.ping());
+    job.director.stalled("rank 1 never entered".into());
+    job.exit(1, Ending::Code(7));
+    job.settle();
+    let process = ProcessName { pid: 5, name: "sleep".into() };
+    job.report(Report::LeftBehind(vec![LeftBehind { rank: Some(1), process }]));
+    job.exit(0, Ending::Signal(15));
+    let host = || "node1".to_owned();
+    let usage = ResourceUsage::default();
+    let exited = |rank, ending, ran| {
+        let exit = RankExit { rank, pid: 100, ending, ran, usage };
+        JobEvent::rank_exited(&exit, host())
+    };
+    let reason = "rank 1 (pid 100 on node1) exited with code 7 after 0.0 s".to_owned();
+    let expected = [
+        JobEvent::AgentUp { host: host(), pid: 50 },
+        JobEvent::RankStarted { rank: 0, host: host(), pid: 100 },
+        JobEvent::RankStarted { rank: 1, host: host(), pid: 100 },
+        JobEvent::HostSilent { host: host() },
+        JobEvent::Stalled { text: "rank 1 never entered".into() },
+        JobEvent::HostAnswers { host: host() },
+        exited(1, Ending::Code(7), Duration::ZERO),
+        JobEvent::Stopping { reason: reason.clone() },
+        JobEvent::LeftBehind { host: host(), rank: Some(1), pid: 5, name: "sleep".into() },
+        exited(0, Ending::Signal(15), SETTLE_TIME),
+    ];
+    assert_eq!(job.director.take_events(), expected);
+    let finished = JobEvent::Finished { code: 7, reason, failed_rank: Some(1) };
+    assert_eq!(JobEvent::finished(&job.finish()), finished);
 }

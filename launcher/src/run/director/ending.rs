@@ -1,0 +1,82 @@
+//! What the job failed of, and what became of it.
+
+use std::time::Instant;
+
+use super::super::outcome::{Outcome, RankFailure, RankOutcome, Verdict};
+use super::Director;
+use crate::process::descendants::ProcessName;
+
+/// Lines of standard error in the report of a failure.
+const LAST_LINES: usize = 20;
+
+impl Director {
+    pub(super) fn conclude_failure(&mut self, now: Instant) {
+        if let Some(verdict) = self.failure() {
+            self.stop_because(verdict, now);
+        }
+    }
+
+    /// What the job failed of, if it did.
+    fn failure(&mut self) -> Option<Verdict> {
+        if !self.unreached.is_empty() {
+            return Some(Verdict::Unreached(std::mem::take(&mut self.unreached)));
+        }
+        self.first_failure().map(Verdict::RankFailed)
+    }
+
+    /// The rank that the coordinator blames, if it has failed itself, else the one that ended first.
+    fn first_failure(&self) -> Option<RankFailure> {
+        let culprit = self.aborted.as_ref().and_then(|(culprit, _)| *culprit);
+        let blamed = culprit.filter(|culprit| self.failures.contains(culprit));
+        let rank = blamed.or_else(|| self.failures.first().copied())?;
+        let record = self.ranks.get(usize::try_from(rank).ok()?)?;
+        // What the coordinator told the others is no cause for a rank that did not hear it.
+        let told =
+            self.aborted.as_ref().filter(|(culprit, _)| *culprit != Some(rank) && record.connected);
+        Some(RankFailure {
+            exit: record.exit?,
+            host: self.nodes.get(record.node)?.host.clone(),
+            last_lines: Vec::new(),
+            cause: told.map(|(_, reason)| reason.clone()),
+        })
+    }
+
+    /// The end. `survivors` are processes that the launcher itself found.
+    pub(in crate::run) fn finish(mut self, survivors: Vec<ProcessName>) -> Outcome {
+        let mut verdict = match self.verdict.take() {
+            Some(verdict) => verdict,
+            None => self.failure().unwrap_or(Verdict::Success),
+        };
+        let first = match &mut verdict {
+            Verdict::RankFailed(failure) => {
+                // Only now: its last words may come after its death.
+                if let Some(record) = self.record(failure.exit.rank) {
+                    failure.last_lines = record.errors.lines(LAST_LINES);
+                }
+                Some(failure.exit.rank)
+            }
+            _ => None,
+        };
+        for survivor in survivors {
+            if !self.survivors.contains(&survivor) {
+                self.survivors.push(survivor);
+            }
+        }
+        let ranks = self.ranks.iter().zip(0..).map(|(record, rank)| match record.exit {
+            None if record.started => RankOutcome::Unknown,
+            None => RankOutcome::NotStarted,
+            Some(exit) if record.after_stop => RankOutcome::Stopped(exit),
+            Some(exit) if exit.ending.is_success() || first == Some(rank) => {
+                RankOutcome::Ended(exit)
+            }
+            Some(exit) => RankOutcome::FailedAfter(exit),
+        });
+        Outcome {
+            ranks: ranks.collect(),
+            verdict,
+            left_behind: self.left_behind,
+            survivors: self.survivors,
+            grace: self.limits.grace,
+        }
+    }
+}

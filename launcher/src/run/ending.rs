@@ -1,0 +1,74 @@
+//! The end of a job: agents, orphans, output.
+
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use tokio::sync::mpsc::UnboundedReceiver;
+
+use super::conductor::{Conductor, Event};
+use super::events::JobEvent;
+use super::outcome::Outcome;
+use super::terminal;
+use crate::output::writer::WriterEvent;
+use crate::process::descendants::{Family, ProcessName, signal_entry};
+
+/// How long an agent that has finished may take to exit.
+const AGENT_EXIT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long adopted processes are killed before they are reported as survivors.
+const ORPHAN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long nobody may take output, after the job was stopped, before it is given up.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+
+impl Conductor {
+    /// Ends what is left: agents, orphans, output.
+    pub(super) async fn wind_up(
+        mut self,
+        family: &Family,
+        happenings: &mut UnboundedReceiver<Event>,
+        on_event: &mut dyn FnMut(&JobEvent),
+    ) -> Outcome {
+        for agent in std::mem::take(&mut self.agents) {
+            agent.ended(AGENT_EXIT_TIMEOUT).await;
+        }
+        let survivors = end_orphans(family).await;
+        // Without senders the writers write what they have and end.
+        let mut running = std::mem::take(&mut self.writers).len();
+        while running > 0 {
+            let event = if self.stopping {
+                tokio::time::timeout(DRAIN_TIMEOUT, happenings.recv()).await.unwrap_or(None)
+            } else {
+                happenings.recv().await
+            };
+            match event {
+                Some(Event::Writer(WriterEvent::Finished)) => running -= 1,
+                Some(Event::Writer(event)) => self.take_writer_event(event),
+                Some(Event::Signal(number)) if terminal::ends_job(number) => break,
+                Some(_) => {}
+                None => break,
+            }
+        }
+        self.server.shutdown();
+        self.director.take_events().iter().for_each(&mut *on_event);
+        let outcome = self.director.finish(survivors);
+        on_event(&JobEvent::finished(&outcome));
+        outcome
+    }
+}
+
+/// Kills what a dead agent left to us, until nothing is left or it is clear that it cannot be.
+async fn end_orphans(family: &Family) -> Vec<ProcessName> {
+    let give_up_at = Instant::now() + ORPHAN_TIMEOUT;
+    loop {
+        let living = family.living();
+        for entry in &living {
+            signal_entry(entry, Signal::KILL);
+        }
+        family.bury_dead_children();
+        if living.is_empty() || Instant::now() >= give_up_at {
+            return living.iter().map(ProcessName::from).collect();
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
