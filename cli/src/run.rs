@@ -11,7 +11,8 @@ use paceline_collectives::queue::QueueOptions;
 use paceline_collectives::{ContextOptions, SetupError};
 use paceline_launcher::{
     AgentCommand, ExitCode, GRACE_DEFAULT, HostFacts, JobEvent, JobSpec, LaunchPlan,
-    MetricsListener, Outcome, OutputOptions, Passed, Program, START_TIMEOUT_DEFAULT, StdinTarget,
+    MetricsListener, Outcome, OutputOptions, Passed, PrefixError, PrefixTemplate, Program,
+    START_TIMEOUT_DEFAULT, StdinTarget,
 };
 use paceline_rendezvous::env::{self, Environment, ProcessEnvironment, Variable};
 use paceline_rendezvous::{BootstrapError, RunId, stall_report};
@@ -72,13 +73,16 @@ pub(crate) struct RunSettings;
 const TIMES: &[Variable] =
     &[env::GRACE, env::JOB_TIMEOUT, env::START_TIMEOUT, env::TIMEOUT, env::STALL_REPORT];
 
+const OUTPUT: &[Variable] =
+    &[env::PREFIX, env::NO_PREFIX, env::SHOW_RANKS, env::OUTPUT_DIRECTORY, env::STDIN, env::QUIET];
+
 impl Selection for RunSettings {
     const GROUPS: &'static [(&'static str, &'static [Variable])] = &[
         ("", &[env::NP, env::CONFIG, env::ENV_DIALECT]),
         ("Hosts", hosts::SETTINGS),
         ("Other hosts", hosts::SSH_SETTINGS),
         ("Time", TIMES),
-        ("Input and output", &[env::NO_PREFIX, env::OUTPUT_DIRECTORY, env::STDIN, env::QUIET]),
+        ("Input and output", OUTPUT),
         (
             "Between ranks",
             &[
@@ -126,6 +130,8 @@ enum UsageError {
     Timeline(#[from] TimelineError),
     #[error(transparent)]
     Events(#[from] EventsError),
+    #[error(transparent)]
+    Prefix(#[from] PrefixError),
 }
 
 impl UsageError {
@@ -138,6 +144,7 @@ impl UsageError {
             Self::Config(error) => error.hint(),
             Self::Timeline(error) => error.hint(),
             Self::Events(error) => error.hint(),
+            Self::Prefix(error) => Some(error.hint()),
             Self::Host(error) => error.hint(),
             _ => None,
         }
@@ -274,7 +281,8 @@ fn wanted(arguments: Arguments) -> Result<Wanted, UsageError> {
         stall_report: stall_report(&layers)?,
         stdin: stdin_target(&layers)?,
         output: OutputOptions {
-            prefix: !env::NO_PREFIX.is_on(&layers)?,
+            prefix: prefix(&layers)?,
+            shown: env::SHOW_RANKS.parse(&layers)?,
             directory: layers
                 .get(env::OUTPUT_DIRECTORY.name)
                 .filter(|path| !path.is_empty())
@@ -356,6 +364,15 @@ fn exported(
         ));
     }
     Ok(values)
+}
+
+/// What stands before each line, if anything does.
+fn prefix(layers: &Layers) -> Result<Option<PrefixTemplate>, UsageError> {
+    let template = match env::PREFIX.text(layers)? {
+        Some(text) => text.parse()?,
+        None => PrefixTemplate::default(),
+    };
+    Ok((!env::NO_PREFIX.is_on(layers)?).then_some(template))
 }
 
 fn stdin_target(layers: &Layers) -> Result<StdinTarget, env::EnvironmentError> {

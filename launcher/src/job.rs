@@ -6,11 +6,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use paceline_rendezvous::bootstrap::DEFAULT_STALL_REPORT;
-use paceline_rendezvous::env::ProcessEnvironment;
+use paceline_rendezvous::env::{ProcessEnvironment, RankList};
 use paceline_rendezvous::interface::InterfaceChoice;
 
 use crate::environment::Passed;
 use crate::hosts::HostList;
+use crate::output::prefix::PrefixTemplate;
 use crate::plan::MapBy;
 use crate::program::Program;
 use crate::run::SshOptions;
@@ -81,8 +82,10 @@ pub enum StdinTarget {
 /// What becomes of the ranks' output.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OutputOptions {
-    /// Put `[rank] ` before each line.
-    pub prefix: bool,
+    /// Put this before each line; `None` leaves the bytes as they are.
+    pub prefix: Option<PrefixTemplate>,
+    /// Show the output of these ranks only; `None` for all. Files have that of all ranks.
+    pub shown: Option<RankList>,
     /// Also write `DIR/rank.NN/stdout` and `DIR/rank.NN/stderr`.
     pub directory: Option<PathBuf>,
 }
@@ -106,7 +109,11 @@ impl JobSpec {
             start_timeout: START_TIMEOUT_DEFAULT,
             stall_report: Some(DEFAULT_STALL_REPORT),
             stdin: StdinTarget::None,
-            output: OutputOptions { prefix: true, directory: None },
+            output: OutputOptions {
+                prefix: Some(PrefixTemplate::default()),
+                shown: None,
+                directory: None,
+            },
             ssh: SshOptions::default(),
             interface: InterfaceChoice::Auto,
             open_mpi_variables: false,

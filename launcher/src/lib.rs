@@ -55,6 +55,7 @@ pub use hosts::{
 };
 pub use job::{GRACE_DEFAULT, JobSpec, OutputOptions, START_TIMEOUT_DEFAULT, StdinTarget};
 pub use output::Stream;
+pub use output::prefix::{PrefixError, PrefixTemplate};
 pub use plan::{
     HostFacts, LaunchPlan, MapBy, Placed, PlacementError, PlanError, RankFile, RankFileError,
     RankLineProblem, RankPlace, parse_rank_file, place, plan,

@@ -95,7 +95,7 @@ fn launch(plan: &Plan) -> ExitCode {
     let job = JobSpec {
         rank_count: plan.ranks,
         start_timeout: plan.context.start_timeout,
-        output: OutputOptions { prefix: false, directory: None },
+        output: OutputOptions { prefix: None, shown: None, directory: None },
         ..JobSpec::local(NonZeroU32::MIN, Program::Itself, words)
     };
     // Ranks do not read these: files lie where they are started from.

@@ -170,3 +170,48 @@ fn an_overlong_line_arrives_whole() {
     assert_eq!(job.stdout.len(), 4 + 1_000_000 + 1);
     assert!(job.stdout[4..1_000_004].iter().all(|&byte| byte == b'x'));
 }
+
+#[test]
+fn a_prefix_says_what_it_is_asked_for() {
+    let options = ["-np", "2", "-H", "localhost:2", "--prefix", "{{{rank}/{local_rank}}}@{host}: "];
+    let job = Job::script(&options, "hostname > /dev/null; echo out; echo err >&2").run();
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let expected = [0, 1].map(|rank| format!("{{{rank}/{rank}}}@{host}: out"));
+    assert_eq!(job.sorted_lines(), expected, "{}", job.stderr);
+    assert!(job.stderr.contains(&format!("{{1/1}}@{host}: err\n")), "{}", job.stderr);
+    let job = Job::script(&["-np", "1"], "echo out").env("PACELINE_PREFIX", "{time} ").run();
+    let shape: String =
+        job.text().chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
+    assert_eq!(shape, "00:00:00.000 out\n", "{}", job.stderr);
+    let job = Job::script(&["-np", "1", "--prefix", "{rank} ", "--no-prefix"], "echo out").run();
+    assert_eq!(job.text(), "out\n", "{}", job.stderr);
+    let job = Job::script(&["-np", "1", "--prefix", "[{rnk}] "], "echo started").run();
+    assert_eq!((job.code, job.text().as_str()), (2, ""), "{}", job.stderr);
+    assert!(job.stderr.contains("has an unknown field {rnk}"), "{}", job.stderr);
+    let hint = "hint: the fields are {rank}, {local_rank}, {host}, {time}";
+    assert!(job.stderr.contains(hint), "{}", job.stderr);
+}
+
+#[test]
+fn only_the_ranks_asked_for_are_shown_and_files_have_all() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().to_str().expect("UTF-8");
+    let options = ["-np", "5", "-q", "--show-ranks", "0,3-4", "--log-dir", path];
+    let script = "echo out $RANK; echo err $RANK >&2; [ $RANK != 1 ] || sleep 0.1; [ $RANK != 1 ]";
+    let job = Job::script(&options, script).run();
+    assert_eq!(job.code, 1);
+    let lines = job.sorted_lines();
+    assert!(lines.iter().all(|line| ["[0] ", "[3] ", "[4] "].contains(&&line[..4])), "{lines:?}");
+    assert!(!job.stderr.contains("[1] err 1"), "{}", job.stderr);
+    // What a rank said last is still told when it fails.
+    assert!(job.stderr.contains("  | err 1\n"), "{}", job.stderr);
+    assert_eq!(fs::read_to_string(format!("{path}/rank.01/stdout")).expect("there"), "out 1\n");
+    for (list, said) in [
+        ("5", "rank 5 cannot be shown: the ranks are 0 to 4"),
+        ("3-1", "'--show-ranks <LIST>': expected ranks such as 0,3-5"),
+    ] {
+        let job = Job::new(&["-np", "5", "--show-ranks", list, "true"]).run();
+        assert_eq!(job.code, 2, "{}", job.stderr);
+        assert!(job.stderr.contains(said), "{}", job.stderr);
+    }
+}

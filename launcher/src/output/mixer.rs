@@ -3,11 +3,13 @@
 use std::collections::BTreeSet;
 
 use super::lines::End;
+use super::prefix::Prefixes;
 
 /// Prefixes lines and keeps ranks from writing into each other's lines. Pure.
 #[derive(Debug)]
 pub(crate) struct Mixer {
-    prefix: bool,
+    /// Without them the bytes stay those of the ranks.
+    prefix: Option<Prefixes>,
     /// The rank whose segment the stream now ends with, where that segment is not a whole line.
     open: Option<Unfinished>,
     /// Ranks whose last segment was ended because another rank spoke.
@@ -22,7 +24,7 @@ struct Unfinished {
 }
 
 impl Mixer {
-    pub(crate) fn new(prefix: bool) -> Self {
+    pub(crate) fn new(prefix: Option<Prefixes>) -> Self {
         Self { prefix, open: None, cut: BTreeSet::new() }
     }
 
@@ -35,7 +37,7 @@ impl Mixer {
         let is_own = self.open.is_some_and(|open| open.rank == rank);
         let was_cut = self.cut.remove(&rank);
         let is_only_end = segment == b"\r" || (was_cut && matches!(segment, b"\n" | b"\r\n"));
-        if self.prefix && !is_own && is_only_end {
+        if self.prefix.is_some() && !is_own && is_only_end {
             return;
         }
         let continues = match self.open {
@@ -47,10 +49,8 @@ impl Mixer {
             }
             None => false,
         };
-        if self.prefix && !continues {
-            out.push(b'[');
-            out.extend_from_slice(rank.to_string().as_bytes());
-            out.extend_from_slice(b"] ");
+        if let (Some(prefix), false) = (&self.prefix, continues) {
+            prefix.put(rank, out);
         }
         out.extend_from_slice(segment);
         self.open = match end {
@@ -64,7 +64,7 @@ impl Mixer {
     ///
     /// Without prefixes the bytes stay exactly those of the ranks.
     pub(crate) fn finish(&mut self, out: &mut Vec<u8>) {
-        if self.open.take().is_some() && self.prefix {
+        if self.open.take().is_some() && self.prefix.is_some() {
             out.push(b'\n');
         }
     }
@@ -73,9 +73,11 @@ impl Mixer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::output::prefix::PrefixTemplate;
 
     fn mix(prefix: bool, segments: &[(u32, &str, End)]) -> String {
-        let mut mixer = Mixer::new(prefix);
+        let prefixes = || Prefixes::new(PrefixTemplate::default(), Vec::new());
+        let mut mixer = Mixer::new(prefix.then(prefixes));
         let mut out = Vec::new();
         for (rank, text, end) in segments {
             mixer.add(*rank, text.as_bytes(), *end, &mut out);

@@ -6,6 +6,7 @@
 pub(crate) mod files;
 pub(crate) mod lines;
 pub(crate) mod mixer;
+pub(crate) mod prefix;
 pub(crate) mod tail;
 pub(crate) mod writer;
 

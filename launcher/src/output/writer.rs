@@ -12,11 +12,13 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
+use paceline_rendezvous::env::RankList;
 use rustix::event::{PollFd, PollFlags, poll};
 
 use super::Stream;
 use super::lines::{End, LineCutter};
 use super::mixer::Mixer;
+use super::prefix::Prefixes;
 
 /// A progress bar whose program is silent for this long is shown as it stands.
 const REPAINT_DELAY: Duration = Duration::from_millis(100);
@@ -44,7 +46,10 @@ pub(crate) struct Destination {
     pub(crate) shared: Option<OwnedFd>,
     /// One file per rank with its path, or empty.
     pub(crate) files: Vec<(PathBuf, File)>,
-    pub(crate) prefix: bool,
+    /// What stands before each line.
+    pub(crate) prefix: Option<Prefixes>,
+    /// The ranks whose output goes to `shared`; `None` for all.
+    pub(crate) shown: Option<RankList>,
 }
 
 #[derive(Debug)]
@@ -67,12 +72,12 @@ impl StreamWriter {
     pub(crate) fn start(
         stream: Stream,
         world_size: u32,
-        destination: Destination,
+        mut destination: Destination,
         on_event: impl Fn(WriterEvent) + Send + 'static,
     ) -> io::Result<Self> {
         let (jobs, queue) = mpsc::channel();
         let cutters = (0..world_size).map(|_| LineCutter::default()).collect();
-        let mixer = Mixer::new(destination.prefix);
+        let mixer = Mixer::new(destination.prefix.take());
         let worker = Worker {
             stream,
             destination,
@@ -163,8 +168,10 @@ impl Worker {
             self.destination.files.clear();
         }
         let Some(cutter) = self.cutters.get_mut(index) else { return };
-        let (mixer, pending) = (&mut self.mixer, &mut self.pending);
-        cutter.push(bytes, |segment, end| mixer.add(rank, segment, end, pending));
+        if self.destination.shown.as_ref().is_none_or(|shown| shown.contains(rank)) {
+            let (mixer, pending) = (&mut self.mixer, &mut self.pending);
+            cutter.push(bytes, |segment, end| mixer.add(rank, segment, end, pending));
+        }
         self.owed.push((rank, u32::try_from(bytes.len()).unwrap_or(u32::MAX)));
     }
 
@@ -219,11 +226,13 @@ mod tests {
     use std::io::Read;
 
     use super::*;
+    use crate::output::prefix::PrefixTemplate;
 
-    fn start(prefix: bool) -> (StreamWriter, File, mpsc::Receiver<WriterEvent>) {
+    fn start(shown: Option<RankList>) -> (StreamWriter, File, mpsc::Receiver<WriterEvent>) {
         let (reader, writer) = rustix::pipe::pipe().expect("a pipe");
         let (events, receiver) = mpsc::channel();
-        let destination = Destination { shared: Some(writer), files: Vec::new(), prefix };
+        let prefix = Some(Prefixes::new(PrefixTemplate::default(), Vec::new()));
+        let destination = Destination { shared: Some(writer), files: Vec::new(), prefix, shown };
         let on_event = move |event| events.send(event).expect("the test listens");
         let writer =
             StreamWriter::start(Stream::Stdout, 2, destination, on_event).expect("a thread starts");
@@ -232,7 +241,7 @@ mod tests {
 
     #[test]
     fn writes_acknowledges_and_finishes() {
-        let (writer, mut reader, events) = start(true);
+        let (writer, mut reader, events) = start(None);
         writer.write(1, b"hello\nlast".to_vec());
         drop(writer);
         let mut text = String::new();
@@ -250,8 +259,21 @@ mod tests {
     }
 
     #[test]
+    fn ranks_that_are_not_shown_get_their_credit_nevertheless() {
+        let (writer, mut reader, events) = start("1".parse().ok());
+        writer.write(0, b"hidden\n".to_vec());
+        writer.write(1, b"shown\n".to_vec());
+        drop(writer);
+        let mut text = String::new();
+        reader.read_to_string(&mut text).expect("readable");
+        assert_eq!(text, "[1] shown\n");
+        let written = events.iter().filter(|event| matches!(event, WriterEvent::Written { .. }));
+        assert_eq!(written.count(), 2);
+    }
+
+    #[test]
     fn a_reader_that_left_is_reported_and_nothing_blocks() {
-        let (writer, reader, events) = start(true);
+        let (writer, reader, events) = start(None);
         drop(reader);
         for _ in 0..100 {
             writer.write(0, vec![b'\n'; 64 << 10]);

@@ -43,6 +43,14 @@ pub enum PlanError {
         /// Number of ranks, at least 1.
         world_size: u32,
     },
+    /// There is no such rank.
+    #[error("rank {rank} cannot be shown: the ranks are 0 to {}", world_size - 1)]
+    ShownRank {
+        /// The highest rank asked for.
+        rank: u32,
+        /// Number of ranks, at least 1.
+        world_size: u32,
+    },
     /// Every port for frameworks is taken.
     #[error("no port between 20000 and 32000 is free for the program's own rendezvous")]
     NoPort,
@@ -68,7 +76,10 @@ impl PlanError {
                 Some("name this machine once, with all its devices, as in -H localhost:@0+1".into())
             }
             Self::Placement(error) => error.hint(),
-            Self::IdentityVariable { .. } | Self::StdinRank { .. } | Self::NoPort => None,
+            Self::IdentityVariable { .. }
+            | Self::StdinRank { .. }
+            | Self::ShownRank { .. }
+            | Self::NoPort => None,
         }
     }
 }

@@ -10,18 +10,20 @@ mod rank_file;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use paceline_rendezvous::env::Environment;
+use paceline_rendezvous::env::{Environment, RankList};
 use paceline_rendezvous::interface::InterfaceChoice;
 use paceline_rendezvous::{DeviceAssignment, Dialect, Fraction, RankInfo, RunId};
 
 use crate::environment;
 use crate::hosts::{HostSlots, LocalRule};
 use crate::job::{JobSpec, OutputOptions, StdinTarget};
+use crate::output::prefix::Place;
 use crate::protocol::messages::{AgentConfig, RankConfig};
 use crate::run::SshOptions;
 
@@ -127,6 +129,11 @@ pub fn plan(
         && rank >= world_size
     {
         return Err(PlanError::StdinRank { rank, world_size });
+    }
+    if let Some(rank) = job.output.shown.as_ref().map(RankList::last)
+        && rank >= world_size
+    {
+        return Err(PlanError::ShownRank { rank, world_size });
     }
     let mut nodes = nodes(job, run_id, &hosts, &placed);
     if let [only] = &mut nodes[..]
@@ -262,6 +269,19 @@ impl LaunchPlan {
     /// Number of ranks.
     pub fn world_size(&self) -> u32 {
         self.world_size
+    }
+
+    /// Where each rank is, in their order.
+    pub(crate) fn places(&self) -> Vec<Place> {
+        let of_node = |node: &NodePlan| {
+            let host = node.host.host.clone();
+            let local = (0..).zip(node.config.ranks.clone());
+            local.map(move |(local_rank, rank)| {
+                (rank.rank, Place { local_rank, host: host.clone() })
+            })
+        };
+        let places: BTreeMap<u32, Place> = self.nodes.iter().flat_map(of_node).collect();
+        places.into_values().collect()
     }
 
     /// The number of this run.

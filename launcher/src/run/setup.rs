@@ -15,6 +15,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::RunError;
 use super::conductor::Event;
 use super::director::{Director, Limits};
+use crate::output::prefix::Prefixes;
 use crate::output::writer::{Destination, StreamWriter};
 use crate::output::{Stream, files};
 use crate::plan::LaunchPlan;
@@ -59,7 +60,12 @@ pub(super) fn start_writers(
         let destination = Destination {
             shared: Some(own_descriptor(stream).map_err(system)?),
             files: output_files(plan, stream)?,
-            prefix: plan.output.prefix,
+            prefix: plan
+                .output
+                .prefix
+                .clone()
+                .map(|template| Prefixes::new(template, plan.places())),
+            shown: plan.output.shown.clone(),
         };
         let events = events.clone();
         let on_event = move |event| {

@@ -6,6 +6,7 @@
 
 mod option;
 mod port_range;
+mod rank_list;
 mod table;
 
 use std::collections::{BTreeMap, HashMap};
@@ -16,6 +17,7 @@ use std::time::Duration;
 
 pub use option::{CommandOption, Form, Reader, nearest};
 pub use port_range::{ParsePortRangeError, PortRange};
+pub use rank_list::{ParseRankListError, RankList};
 pub use table::*;
 
 /// What the value of a variable is about, which decides whether a launcher passes it on.

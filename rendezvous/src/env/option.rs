@@ -4,7 +4,7 @@
 use std::num::{NonZeroU16, NonZeroU32};
 use std::time::Duration;
 
-use super::PortRange;
+use super::{PortRange, RankList};
 
 /// The option and the key by which a variable can be set, too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +46,8 @@ pub enum Form {
     Bytes,
     /// `none`, `all` or the number of a rank.
     Ranks,
+    /// Ranks and ranges of them, such as `0,3-5`.
+    RankList,
     /// On or off; as an option it takes no value.
     Switch,
 }
@@ -88,6 +90,7 @@ impl Form {
             }
             Self::Bytes => bytes(text).is_some(),
             Self::Ranks => matches!(text, "none" | "all") || text.parse::<u32>().is_ok(),
+            Self::RankList => text.parse::<RankList>().is_ok(),
             Self::Switch => switch(text).is_some(),
         }
     }

@@ -274,9 +274,17 @@ variables! {
     /// Also write DIR/rank.NN/stdout and DIR/rank.NN/stderr.
     OUTPUT_DIRECTORY = "PACELINE_OUTPUT_DIRECTORY" Paceline Setting ("the path of a directory")
         option { name: "output-filename", aliases: &["log-dir"], value_name: "DIR" };
-    /// Do not put the rank before each line of output.
+    /// What stands before each line of output: text with the fields {rank}, {local_rank}, {host} and {time}
+    /// (HH:MM:SS.mmm); {{ and }} are braces.
+    PREFIX = "PACELINE_PREFIX" Paceline Setting
+        ("text with fields such as {rank}", default "[{rank}] ")
+        option { name: "prefix", value_name: "TEMPLATE" };
+    /// Put nothing before the lines of output, whatever the prefix is.
     NO_PREFIX = "PACELINE_NO_PREFIX" Paceline Setting ("true or false", default "false")
         option { name: "no-prefix", form: Form::Switch };
+    /// Show the output of these ranks only; files and reports have that of all.
+    SHOW_RANKS = "PACELINE_SHOW_RANKS" Paceline Setting ("ranks such as 0,3-5")
+        option { name: "show-ranks", value_name: "LIST", form: Form::RankList };
     /// Who gets our standard input: none, all, or the number of a rank.
     STDIN = "PACELINE_STDIN" Paceline Setting
         ("none, all or the number of a rank", default "none")
