@@ -73,8 +73,14 @@ pub(crate) struct RunSettings;
 const TIMES: &[Variable] =
     &[env::GRACE, env::JOB_TIMEOUT, env::START_TIMEOUT, env::TIMEOUT, env::STALL_REPORT];
 
-const OUTPUT: &[Variable] =
-    &[env::PREFIX, env::NO_PREFIX, env::SHOW_RANKS, env::OUTPUT_DIRECTORY, env::STDIN, env::QUIET];
+const OUTPUT: &[Variable] = &[
+    env::OUTPUT_PREFIX,
+    env::NO_PREFIX,
+    env::SHOW_RANKS,
+    env::OUTPUT_DIRECTORY,
+    env::STDIN,
+    env::QUIET,
+];
 
 impl Selection for RunSettings {
     const GROUPS: &'static [(&'static str, &'static [Variable])] = &[
@@ -368,7 +374,7 @@ fn exported(
 
 /// What stands before each line, if anything does.
 fn prefix(layers: &Layers) -> Result<Option<PrefixTemplate>, UsageError> {
-    let template = match env::PREFIX.text(layers)? {
+    let template = match env::OUTPUT_PREFIX.text(layers)? {
         Some(text) => text.parse()?,
         None => PrefixTemplate::default(),
     };

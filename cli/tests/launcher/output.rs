@@ -173,19 +173,21 @@ fn an_overlong_line_arrives_whole() {
 
 #[test]
 fn a_prefix_says_what_it_is_asked_for() {
-    let options = ["-np", "2", "-H", "localhost:2", "--prefix", "{{{rank}/{local_rank}}}@{host}: "];
+    let options =
+        ["-np", "2", "-H", "localhost:2", "--output-prefix", "{{{rank}/{local_rank}}}@{host}: "];
     let job = Job::script(&options, "hostname > /dev/null; echo out; echo err >&2").run();
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let expected = [0, 1].map(|rank| format!("{{{rank}/{rank}}}@{host}: out"));
     assert_eq!(job.sorted_lines(), expected, "{}", job.stderr);
     assert!(job.stderr.contains(&format!("{{1/1}}@{host}: err\n")), "{}", job.stderr);
-    let job = Job::script(&["-np", "1"], "echo out").env("PACELINE_PREFIX", "{time} ").run();
+    let job = Job::script(&["-np", "1"], "echo out").env("PACELINE_OUTPUT_PREFIX", "{time} ").run();
     let shape: String =
         job.text().chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
     assert_eq!(shape, "00:00:00.000 out\n", "{}", job.stderr);
-    let job = Job::script(&["-np", "1", "--prefix", "{rank} ", "--no-prefix"], "echo out").run();
+    let job =
+        Job::script(&["-np", "1", "--output-prefix", "{rank} ", "--no-prefix"], "echo out").run();
     assert_eq!(job.text(), "out\n", "{}", job.stderr);
-    let job = Job::script(&["-np", "1", "--prefix", "[{rnk}] "], "echo started").run();
+    let job = Job::script(&["-np", "1", "--output-prefix", "[{rnk}] "], "echo started").run();
     assert_eq!((job.code, job.text().as_str()), (2, ""), "{}", job.stderr);
     assert!(job.stderr.contains("has an unknown field {rnk}"), "{}", job.stderr);
     let hint = "hint: the fields are {rank}, {local_rank}, {host}, {time}";

@@ -1,4 +1,4 @@
-//! What stands before each line of a rank: `--prefix TEMPLATE`.
+//! What stands before each line of a rank: `--output-prefix TEMPLATE`.
 
 use std::fmt;
 use std::str::FromStr;

@@ -276,9 +276,9 @@ variables! {
         option { name: "output-filename", aliases: &["log-dir"], value_name: "DIR" };
     /// What stands before each line of output: text with the fields {rank}, {local_rank}, {host} and {time}
     /// (HH:MM:SS.mmm); {{ and }} are braces.
-    PREFIX = "PACELINE_PREFIX" Paceline Setting
+    OUTPUT_PREFIX = "PACELINE_OUTPUT_PREFIX" Paceline Setting
         ("text with fields such as {rank}", default "[{rank}] ")
-        option { name: "prefix", value_name: "TEMPLATE" };
+        option { name: "output-prefix", value_name: "TEMPLATE" };
     /// Put nothing before the lines of output, whatever the prefix is.
     NO_PREFIX = "PACELINE_NO_PREFIX" Paceline Setting ("true or false", default "false")
         option { name: "no-prefix", form: Form::Switch };
