@@ -61,6 +61,7 @@ pub use plan::{
     RankLineProblem, RankPlace, parse_rank_file, place, plan,
 };
 pub use process::descendants::ProcessName;
+pub use process::memory::OutOfMemory;
 pub use process::wait::{Ending, ResourceUsage};
 pub use program::Program;
 pub use protocol::codec::FrameError;

@@ -14,6 +14,7 @@ mod failures;
 mod hosts;
 mod input;
 mod killed;
+mod memory;
 mod observing;
 mod one_sided;
 mod output;

@@ -1,5 +1,7 @@
 //! Watching the ranks, and ending them.
 
+mod ending;
+
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
@@ -20,18 +22,15 @@ use super::tunnels::Tunnels;
 use crate::environment;
 use crate::output::Stream;
 use crate::process::deaths::Deaths;
-use crate::process::descendants::{Family, ProcessName, killable, signal_entry};
+use crate::process::descendants::{Family, ProcessName, killable};
+use crate::process::memory::OomWatch;
 use crate::process::signals;
-use crate::process::wait::{Look, Reaped, Whom, reap_one};
+use crate::process::wait::{Ending, Look, Reaped, Whom, reap_one};
 use crate::protocol::PING_INTERVAL;
 use crate::protocol::link::{self, FrameReader};
-use crate::protocol::messages::{AgentConfig, LeftBehind, Order, RankExit, Report};
+use crate::protocol::messages::{AgentConfig, Order, RankExit, Report};
 use crate::protocol::window::Window;
 use crate::refusal::Refusal;
-
-/// How often processes are looked for while some are being ended: a grandchild that another
-/// process reaps does not wake us.
-const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// How long SIGKILL may take; a process in uninterruptible sleep may take for ever.
 const KILL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -76,6 +75,7 @@ pub(super) struct Supervisor {
     /// The ranks' way to the coordinator, where the launcher is on another host.
     tunnels: Option<Tunnels>,
     lease: Lease,
+    memory: OomWatch,
 }
 
 impl Supervisor {
@@ -96,6 +96,7 @@ impl Supervisor {
             secret: None,
             tunnels,
             lease: Lease::default(),
+            memory: OomWatch::start(),
         }
     }
 
@@ -272,12 +273,15 @@ impl Supervisor {
         let by_pid = |rank: &&mut Rank| rank.pid == reaped.pid && !rank.ended;
         let Some(rank) = self.ranks.iter_mut().find(by_pid) else { return };
         rank.ended = true;
+        let is_unexplained = reaped.ending == Ending::Signal(9) && !self.stopped;
+        let out_of_memory = if is_unexplained { self.memory.explain() } else { None };
         self.reporter.send(&Report::Exited(RankExit {
             rank: rank.rank,
             pid: rank.pid,
             ending: reaped.ending,
             ran: rank.started.elapsed(),
             usage: reaped.usage,
+            out_of_memory,
         }));
     }
 
@@ -309,87 +313,6 @@ impl Supervisor {
                 // The only failure is that all of the group is dead already.
                 let _ = kill_process_group(group, signal);
             }
-        }
-    }
-
-    fn advance(&mut self, now: Instant) {
-        let ranks_ended = self.ranks.iter().all(|rank| rank.ended);
-        match self.phase {
-            Phase::Running if ranks_ended => {
-                self.phase = Phase::Terminating { kill_at: now + self.grace };
-                self.advance(now);
-            }
-            Phase::Terminating { kill_at } => {
-                if ranks_ended && self.nobody_is_left() {
-                    self.drain(now);
-                } else if now >= kill_at {
-                    self.phase = Phase::Killing { give_up_at: now + KILL_TIMEOUT };
-                    self.kill_all();
-                }
-            }
-            Phase::Killing { give_up_at } => {
-                self.kill_all();
-                self.reap();
-                let living = self.family.living();
-                if living.is_empty() || now >= give_up_at {
-                    self.survivors = living.iter().map(ProcessName::from).collect();
-                    self.drain(now);
-                }
-            }
-            Phase::Draining { give_up_at } => {
-                if self.pumps.is_empty() || give_up_at.is_some_and(|at| now >= at) {
-                    self.phase = Phase::Finished;
-                }
-            }
-            Phase::Running | Phase::Finished => {}
-        }
-    }
-
-    /// Whether the ranks' own children are gone too; asks those that are not to end, once.
-    fn nobody_is_left(&mut self) -> bool {
-        let living = self.family.living();
-        if living.is_empty() {
-            return true;
-        }
-        if !self.left_behind_told {
-            self.left_behind_told = true;
-            let told = living.iter().map(|entry| LeftBehind {
-                rank: environment::rank_of(entry),
-                process: ProcessName::from(entry),
-            });
-            self.reporter.send(&Report::LeftBehind(told.collect()));
-            for entry in &living {
-                signal_entry(entry, Signal::TERM);
-                signal_entry(entry, Signal::CONT);
-            }
-        }
-        false
-    }
-
-    fn kill_all(&self) {
-        self.signal_ranks(Signal::KILL);
-        for entry in self.family.living() {
-            signal_entry(&entry, Signal::KILL);
-        }
-    }
-
-    fn drain(&mut self, now: Instant) {
-        let give_up_at = self.stopped.then(|| now + DRAIN_TIMEOUT);
-        self.phase = Phase::Draining { give_up_at };
-        self.all_ended.send_replace(true);
-        self.advance(now);
-    }
-
-    /// When something is to be done although nothing happens.
-    fn next_look(&self, now: Instant) -> Option<Instant> {
-        match self.phase {
-            Phase::Running | Phase::Finished => None,
-            Phase::Draining { give_up_at } => give_up_at,
-            Phase::Terminating { kill_at } => {
-                let ranks_ended = self.ranks.iter().all(|rank| rank.ended);
-                Some(if ranks_ended { kill_at.min(now + POLL_INTERVAL) } else { kill_at })
-            }
-            Phase::Killing { .. } => Some(now + POLL_INTERVAL),
         }
     }
 }

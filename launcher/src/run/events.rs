@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::outcome::{Outcome, RankFailure, Verdict};
+use crate::process::memory::OutOfMemory;
 use crate::process::wait::{Ending, ResourceUsage};
 use crate::protocol::messages::{LeftBehind, RankExit};
 
@@ -100,6 +101,9 @@ pub struct RankExited {
     /// Largest resident set of one of these processes, where the kernel says it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_rss_bytes: Option<u64>,
+    /// The kernel killed it, for want of memory; left out where that is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub out_of_memory: Option<OutOfMemory>,
 }
 
 impl RankExited {
@@ -114,6 +118,7 @@ impl RankExited {
             user,
             system,
             max_rss_bytes: (resident_bytes_max > 0).then_some(resident_bytes_max),
+            out_of_memory: exit.out_of_memory.clone(),
         }
     }
 }
@@ -171,6 +176,7 @@ mod tests {
             ending: Ending::Signal(9),
             ran: Duration::from_millis(1500),
             usage: ResourceUsage { user: Duration::from_millis(250), ..ResourceUsage::default() },
+            out_of_memory: None,
         };
         assert_eq!(
             json(&JobEvent::rank_exited(&exit, "n1".into())),

@@ -147,7 +147,7 @@ pub struct RankFailure {
 }
 
 /// What became of one rank.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RankOutcome {
     /// It was never started.

@@ -43,10 +43,12 @@ impl Outcome {
             lines.extend(failure.last_lines.iter().map(|line| format!("  | {line}")));
         }
         if exit.ending == Ending::Signal(9) {
-            lines.push(
+            let hint = if exit.out_of_memory.is_some() {
+                "hint: fewer ranks on the host, smaller batches, or more memory for the cgroup"
+            } else {
                 "hint: a SIGKILL that nobody sent is usually the kernel's, out of memory: see dmesg"
-                    .to_owned(),
-            );
+            };
+            lines.push(hint.to_owned());
         }
         lines.extend(self.consequences(exit.rank));
     }
@@ -148,12 +150,14 @@ impl Verdict {
 
 fn describe_rank(failure: &RankFailure) -> String {
     let exit = &failure.exit;
+    let why = exit.out_of_memory.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
     format!(
-        "rank {} (pid {} on {}) {} after {:.1} s",
+        "rank {} (pid {} on {}) {}{} after {:.1} s",
         exit.rank,
         exit.pid,
         failure.host,
         exit.ending,
+        why,
         exit.ran.as_secs_f64()
     )
 }
@@ -225,7 +229,37 @@ mod tests {
 
     fn exit(rank: u32, ending: Ending) -> RankExit {
         let (ran, usage) = (Duration::from_millis(12_340), ResourceUsage::default());
-        RankExit { rank, pid: 4711, ending, ran, usage }
+        RankExit { rank, pid: 4711, ending, ran, usage, out_of_memory: None }
+    }
+
+    #[test]
+    fn what_is_known_of_a_kill_replaces_the_guess() {
+        let mut exit = exit(3, Ending::Signal(9));
+        exit.out_of_memory = Some(crate::OutOfMemory {
+            cgroup: "/job".into(),
+            limit_file: "memory.max".into(),
+            limit_bytes: Some(2 << 30),
+        });
+        let outcome = Outcome {
+            verdict: Verdict::RankFailed(RankFailure {
+                exit: exit.clone(),
+                host: "node1".into(),
+                last_lines: vec![],
+                cause: None,
+            }),
+            ranks: vec![RankOutcome::Ended(exit)],
+            left_behind: vec![],
+            survivors: vec![],
+            grace: Duration::from_secs(10),
+        };
+        assert_eq!(
+            outcome.report(),
+            [
+                "first failure: rank 3 (pid 4711 on node1) was killed by SIGKILL: out of memory \
+                 (cgroup /job: memory.max 2 GiB) after 12.3 s",
+                "hint: fewer ranks on the host, smaller batches, or more memory for the cgroup",
+            ]
+        );
     }
 
     #[test]

@@ -34,7 +34,7 @@ impl Director {
         let told =
             self.aborted.as_ref().filter(|(culprit, _)| *culprit != Some(rank) && record.connected);
         Some(RankFailure {
-            exit: record.exit?,
+            exit: record.exit.clone()?,
             host: self.nodes.get(record.node)?.host.clone(),
             last_lines: Vec::new(),
             cause: told.map(|(_, reason)| reason.clone()),
@@ -62,7 +62,7 @@ impl Director {
                 self.survivors.push(survivor);
             }
         }
-        let ranks = self.ranks.iter().zip(0..).map(|(record, rank)| match record.exit {
+        let ranks = self.ranks.iter().zip(0..).map(|(record, rank)| match record.exit.clone() {
             None if record.started => RankOutcome::Unknown,
             None => RankOutcome::NotStarted,
             Some(exit) if record.after_stop => RankOutcome::Stopped(exit),

@@ -237,7 +237,7 @@ impl Director {
     fn rank_ended(&mut self, exit: RankExit, now: Instant) {
         let stopping = !matches!(self.phase, Phase::Running | Phase::Settling { .. });
         let Some(record) = self.record(exit.rank) else { return };
-        record.exit = Some(exit);
+        record.exit = Some(exit.clone());
         record.after_stop = stopping;
         let node = record.node;
         self.events.push(JobEvent::rank_exited(&exit, self.host_of(node)));

@@ -39,6 +39,7 @@ impl Job {
             ending,
             ran: self.now - self.director.began,
             usage,
+            out_of_memory: None,
         }));
     }
 
@@ -337,7 +338,7 @@ fn what_happens_is_told_in_order() {
     let host = || "node1".to_owned();
     let usage = ResourceUsage::default();
     let exited = |rank, ending, ran| {
-        let exit = RankExit { rank, pid: 100, ending, ran, usage };
+        let exit = RankExit { rank, pid: 100, ending, ran, usage, out_of_memory: None };
         JobEvent::rank_exited(&exit, host())
     };
     let reason = "rank 1 (pid 100 on node1) exited with code 7 after 0.0 s".to_owned();

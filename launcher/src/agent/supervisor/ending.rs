@@ -1,0 +1,97 @@
+//! From the last rank's end, or the order to stop, to the end of everything.
+
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use super::{DRAIN_TIMEOUT, KILL_TIMEOUT, Phase, Supervisor};
+use crate::environment;
+use crate::process::descendants::{ProcessName, signal_entry};
+use crate::protocol::messages::{LeftBehind, Report};
+
+/// How often processes are looked for while some are being ended: a grandchild that another
+/// process reaps does not wake us.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
+
+impl Supervisor {
+    pub(super) fn advance(&mut self, now: Instant) {
+        let ranks_ended = self.ranks.iter().all(|rank| rank.ended);
+        match self.phase {
+            Phase::Running if ranks_ended => {
+                self.phase = Phase::Terminating { kill_at: now + self.grace };
+                self.advance(now);
+            }
+            Phase::Terminating { kill_at } => {
+                if ranks_ended && self.nobody_is_left() {
+                    self.drain(now);
+                } else if now >= kill_at {
+                    self.phase = Phase::Killing { give_up_at: now + KILL_TIMEOUT };
+                    self.kill_all();
+                }
+            }
+            Phase::Killing { give_up_at } => {
+                self.kill_all();
+                self.reap();
+                let living = self.family.living();
+                if living.is_empty() || now >= give_up_at {
+                    self.survivors = living.iter().map(ProcessName::from).collect();
+                    self.drain(now);
+                }
+            }
+            Phase::Draining { give_up_at } => {
+                if self.pumps.is_empty() || give_up_at.is_some_and(|at| now >= at) {
+                    self.phase = Phase::Finished;
+                }
+            }
+            Phase::Running | Phase::Finished => {}
+        }
+    }
+
+    /// Whether the ranks' own children are gone too; asks those that are not to end, once.
+    fn nobody_is_left(&mut self) -> bool {
+        let living = self.family.living();
+        if living.is_empty() {
+            return true;
+        }
+        if !self.left_behind_told {
+            self.left_behind_told = true;
+            let told = living.iter().map(|entry| LeftBehind {
+                rank: environment::rank_of(entry),
+                process: ProcessName::from(entry),
+            });
+            self.reporter.send(&Report::LeftBehind(told.collect()));
+            for entry in &living {
+                signal_entry(entry, Signal::TERM);
+                signal_entry(entry, Signal::CONT);
+            }
+        }
+        false
+    }
+
+    pub(super) fn kill_all(&self) {
+        self.signal_ranks(Signal::KILL);
+        for entry in self.family.living() {
+            signal_entry(&entry, Signal::KILL);
+        }
+    }
+
+    fn drain(&mut self, now: Instant) {
+        let give_up_at = self.stopped.then(|| now + DRAIN_TIMEOUT);
+        self.phase = Phase::Draining { give_up_at };
+        self.all_ended.send_replace(true);
+        self.advance(now);
+    }
+
+    /// When something is to be done although nothing happens.
+    pub(super) fn next_look(&self, now: Instant) -> Option<Instant> {
+        match self.phase {
+            Phase::Running | Phase::Finished => None,
+            Phase::Draining { give_up_at } => give_up_at,
+            Phase::Terminating { kill_at } => {
+                let ranks_ended = self.ranks.iter().all(|rank| rank.ended);
+                Some(if ranks_ended { kill_at.min(now + POLL_INTERVAL) } else { kill_at })
+            }
+            Phase::Killing { .. } => Some(now + POLL_INTERVAL),
+        }
+    }
+}
