@@ -107,6 +107,11 @@ impl Agent {
         Ok(())
     }
 
+    /// Closes its input.
+    pub(super) fn close(&mut self) {
+        self.orders = None;
+    }
+
     /// Where frames for the agent go.
     pub(crate) fn orders(&self) -> Option<&mpsc::UnboundedSender<Vec<u8>>> {
         self.orders.as_ref()
@@ -142,7 +147,7 @@ impl Agent {
 
     /// The same, where somebody else owns it; nothing else is of use afterwards.
     pub(crate) async fn finish(&mut self, patience: Duration) -> Option<Ending> {
-        self.orders = None;
+        self.close();
         if tokio::time::timeout(patience, self.exit()).await.is_err() {
             self.kill();
             self.exit().await;

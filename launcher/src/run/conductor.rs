@@ -1,6 +1,6 @@
 //! Doing what the [`Director`] decides.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io::{self, Write as _};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -21,6 +21,7 @@ use super::gathering::Gathering;
 use super::input::Input;
 use super::metrics::MetricsListener;
 use super::outcome::{Outcome, Verdict};
+use super::starting::{Start, Starting};
 use super::tunnels::Tunnels;
 use super::{RunError, copying, setup, terminal};
 use crate::output::Stream;
@@ -30,7 +31,7 @@ use crate::process::descendants::Family;
 use crate::process::wait;
 use crate::protocol::PING_INTERVAL;
 use crate::protocol::link::{self, LinkError};
-use crate::protocol::messages::{AgentConfig, Order, Report};
+use crate::protocol::messages::{Order, Report};
 
 /// How long an agent that has closed its output may take to be dead.
 const AGENT_DEATH_TIMEOUT: Duration = Duration::from_secs(1);
@@ -89,7 +90,8 @@ pub(super) async fn conduct(
     drop(card);
     let mut conductor = Conductor {
         director: setup::director(&plan),
-        agents: Vec::new(),
+        agents: BTreeMap::new(),
+        starting: Starting::of(VecDeque::new(), events.clone()),
         writers,
         input,
         tunnels: Tunnels::to(server.local_addr()),
@@ -108,7 +110,9 @@ pub(super) async fn conduct(
 
 pub(super) struct Conductor {
     pub(super) director: Director,
-    pub(super) agents: Vec<Agent>,
+    /// Those that have been started, by the number of the node.
+    pub(super) agents: BTreeMap<usize, Agent>,
+    pub(super) starting: Starting,
     pub(super) writers: HashMap<Stream, StreamWriter>,
     input: Option<Input>,
     pub(super) server: Server,
@@ -132,39 +136,36 @@ impl Conductor {
         let own_path = std::env::current_exe().ok();
         let own_path = own_path.as_deref().and_then(Path::to_str);
         let mut configs = Vec::new();
+        let mut starts = VecDeque::new();
         for (number, node) in plan.nodes.iter().enumerate() {
-            let events = events.clone();
-            let on_event = move |event| {
-                let _ = events.send(Event::Agent(number, event));
-            };
             let mut config = node.config.clone();
-            let agent = if node.is_local {
+            let mut start =
+                Start { node: number, command: command.clone(), other_host: None, order: None };
+            if node.is_local {
                 config.variables.push((env::RENDEZVOUS.name.into(), rendezvous.clone().into()));
-                Agent::start(command, None, on_event)?
             } else {
                 config.variables.splice(0..0, plan.passed_on.iter().cloned());
                 let copy = copies.get(number).and_then(Option::as_deref);
-                let ssh = plan.ssh.command(&node.host, own_path, copy);
-                Agent::start(&ssh, Some(&node.host.host), on_event)?
-            };
-            self.agents.push(agent);
+                start.command = plan.ssh.command(&node.host, own_path, copy);
+                start.other_host = Some(node.host.host.clone());
+            }
+            starts.push_back(start);
             configs.push((node.host.host.clone(), config));
         }
-        match <[_; 1]>::try_from(configs) {
-            Ok([(_, config)]) if !config.is_remote => {
-                let secret = Zeroizing::new(secret.to_hex().as_bytes().to_vec());
-                self.tell(0, &[Order::Secret(secret), Order::Start(Box::new(config))]);
-            }
-            Ok(one) => self.gather(one.into(), plan, secret),
-            Err(configs) => self.gather(configs, plan, secret),
+        let is_alone = plan.nodes.len() == 1 && plan.nodes.iter().all(|node| node.is_local);
+        if !is_alone {
+            let (first, interface) = (plan.first_node(), plan.interface.clone());
+            self.gathering =
+                Some(Gathering::of(std::mem::take(&mut configs), first, interface, secret.clone()));
+            starts.iter_mut().for_each(|start| start.order = Some(Order::Describe));
+        }
+        self.starting = Starting::of(starts, events.clone());
+        self.start_more().map_err(|(_, error)| error)?;
+        if let Some((_, config)) = configs.pop() {
+            let secret = Zeroizing::new(secret.to_hex().as_bytes().to_vec());
+            self.tell(0, &[Order::Secret(secret), Order::Start(Box::new(config))]);
         }
         Ok(())
-    }
-
-    fn gather(&mut self, hosts: Vec<(String, AgentConfig)>, plan: &LaunchPlan, secret: &Secret) {
-        self.gathering =
-            Some(Gathering::of(hosts, plan.first_node(), plan.interface.clone(), secret.clone()));
-        self.tell_all(&Order::Describe);
     }
 
     /// Until every agent has reported its end or is gone.
@@ -239,14 +240,20 @@ impl Conductor {
                 }
             }
             Report::Tunnel { connection, piece } => {
-                if let Some(orders) = self.agents.get(node).and_then(Agent::orders) {
+                if let Some(orders) = self.agents.get(&node).and_then(Agent::orders) {
                     self.tunnels.take(node, connection, piece, orders);
                 }
             }
             Report::Facts(facts) => self.take_facts(node, *facts),
             other => {
-                if let (Report::Ready { .. }, Some(agent)) = (&other, self.agents.get(node)) {
-                    agent.is_up();
+                match (&other, self.agents.get_mut(&node)) {
+                    (Report::Ready { .. }, Some(agent)) => {
+                        agent.is_up();
+                        self.one_is_started();
+                    }
+                    // It has nothing more to do than to end.
+                    (Report::Finished { .. }, Some(agent)) => agent.close(),
+                    _ => {}
                 }
                 self.director.report(node, other, Instant::now());
             }
@@ -258,7 +265,8 @@ impl Conductor {
             return;
         }
         self.tunnels.node_is_gone(node);
-        let Some(agent) = self.agents.get_mut(node) else { return };
+        let was_up = self.director.is_up(node);
+        let Some(agent) = self.agents.get_mut(&node) else { return };
         let pid = agent.pid();
         let reason = error.map(|error| error.to_string());
         let ending = match reason {
@@ -273,6 +281,9 @@ impl Conductor {
         agent.kill();
         let words = agent.last_words().await;
         self.director.agent_lost(node, pid, ending, reason, words, Instant::now());
+        if !was_up {
+            self.one_is_started();
+        }
     }
 
     pub(super) fn take_writer_event(&mut self, event: WriterEvent) {
@@ -316,7 +327,7 @@ impl Conductor {
     }
 
     fn tell_all(&self, order: &Order) {
-        for agent in &self.agents {
+        for agent in self.agents.values() {
             // Only a plan can be too large for a frame, and that one is not for all.
             let _ = agent.send(order);
         }
@@ -324,7 +335,7 @@ impl Conductor {
 
     /// Tells one agent.
     pub(super) fn tell(&mut self, node: usize, orders: &[Order]) {
-        let Some(agent) = self.agents.get(node) else { return };
+        let Some(agent) = self.agents.get(&node) else { return };
         for order in orders {
             if let Err(error) = agent.send(order) {
                 let verdict = Verdict::PlanTooLarge { reason: error.to_string() };
@@ -338,13 +349,16 @@ impl Conductor {
             match action {
                 Action::Stop => {
                     self.stopping = true;
+                    self.start_no_more();
                     self.tell_all(&Order::Stop);
                 }
                 Action::Kill => self.tell_all(&Order::Kill),
-                Action::KillAgent { node } => self.agents.get(node).map(Agent::kill).unwrap_or(()),
+                Action::KillAgent { node } => {
+                    self.agents.get(&node).map(Agent::kill).unwrap_or_default();
+                }
                 Action::Ping => self.tell_all(&Order::Ping),
                 Action::Say(text) => say(&text),
-                Action::AbandonAgents => self.agents.iter().for_each(Agent::kill),
+                Action::AbandonAgents => self.agents.values().for_each(Agent::kill),
                 Action::RankLost { rank, reason } => self.server.rank_lost(rank, &reason),
             }
         }

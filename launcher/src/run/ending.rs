@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use tokio::sync::mpsc::UnboundedReceiver;
 
+use super::agents::Agent;
 use super::conductor::{Conductor, Event};
 use super::events::JobEvent;
 use super::outcome::Outcome;
@@ -29,7 +30,9 @@ impl Conductor {
         happenings: &mut UnboundedReceiver<Event>,
         on_event: &mut dyn FnMut(&JobEvent),
     ) -> Outcome {
-        for agent in std::mem::take(&mut self.agents) {
+        // All at once: over ssh each takes a moment.
+        self.agents.values_mut().for_each(Agent::close);
+        for agent in std::mem::take(&mut self.agents).into_values() {
             agent.ended(AGENT_EXIT_TIMEOUT).await;
         }
         let survivors = end_orphans(family).await;

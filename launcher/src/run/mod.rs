@@ -14,6 +14,7 @@ mod outcome;
 mod report;
 mod setup;
 pub(crate) mod ssh;
+mod starting;
 pub(crate) mod terminal;
 mod tunnels;
 mod words;

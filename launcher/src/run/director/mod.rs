@@ -133,6 +133,18 @@ impl Director {
         self.nodes.get(node).is_some_and(|node| node.finished)
     }
 
+    /// Whether the node's agent has come up.
+    pub(super) fn is_up(&self, node: usize) -> bool {
+        self.nodes.get(node).is_some_and(NodeRecord::is_up)
+    }
+
+    /// The node's agent is not even started any more.
+    pub(super) fn never_started(&mut self, node: usize) {
+        if let Some(node) = self.nodes.get_mut(node) {
+            node.finished = true;
+        }
+    }
+
     /// When [`Director::tick`] must be called at the latest.
     pub(super) fn deadline(&self) -> Option<Instant> {
         match self.phase {
