@@ -104,7 +104,7 @@ impl Selection for RunSettings {
                 env::PORT_RANGE,
             ],
         ),
-        ("Seeing inside", &[env::TIMELINE, env::METRICS_PORT, env::EVENTS]),
+        ("Seeing inside", &[env::TIMELINE, env::METRICS_PORT, env::EVENTS, env::STACKS_ON_TIMEOUT]),
     ];
 }
 
@@ -285,6 +285,7 @@ fn wanted(arguments: Arguments) -> Result<Wanted, UsageError> {
         timeout: env::JOB_TIMEOUT.seconds(&layers)?,
         start_timeout: env::START_TIMEOUT.seconds(&layers)?.unwrap_or(START_TIMEOUT_DEFAULT),
         stall_report: stall_report(&layers)?,
+        stacks_on_timeout: env::STACKS_ON_TIMEOUT.is_on(&layers)?,
         stdin: stdin_target(&layers)?,
         output: OutputOptions {
             prefix: prefix(&layers)?,

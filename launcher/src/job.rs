@@ -55,6 +55,8 @@ pub struct JobSpec {
     pub start_timeout: Duration,
     /// How long ranks wait in an operation before that is worth a warning; `None` for never.
     pub stall_report: Option<Duration>,
+    /// Look at what ranks are doing before they are stopped because a time limit has run out.
+    pub stacks_on_timeout: bool,
     /// Which ranks get our standard input; the others read /dev/null.
     pub stdin: StdinTarget,
     /// What becomes of the ranks' output.
@@ -108,6 +110,7 @@ impl JobSpec {
             timeout: None,
             start_timeout: START_TIMEOUT_DEFAULT,
             stall_report: Some(DEFAULT_STALL_REPORT),
+            stacks_on_timeout: false,
             stdin: StdinTarget::None,
             output: OutputOptions {
                 prefix: Some(PrefixTemplate::default()),

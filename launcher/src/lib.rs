@@ -72,5 +72,6 @@ pub use protocol::messages::{LeftBehind, RankExit};
 pub use refusal::Refusal;
 pub use run::{
     AgentCommand, JobEvent, LateHost, MetricsError, MetricsListener, Outcome, RankExited,
-    RankFailure, RankOutcome, RunError, SshOptions, Unreached, Verdict, rank_ranges, run, run_with,
+    RankFailure, RankOutcome, RankStacks, RunError, SshOptions, Unreached, Verdict, rank_ranges,
+    run, run_with,
 };

@@ -21,5 +21,6 @@ mod output;
 mod renewal;
 mod settings;
 mod signals;
+mod stacks;
 mod status;
 mod support;

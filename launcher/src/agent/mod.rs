@@ -20,6 +20,7 @@ mod pump;
 mod ranks;
 mod secret;
 mod signals;
+mod stacks;
 mod supervisor;
 mod tunnels;
 
@@ -39,6 +40,7 @@ use crate::protocol::facts::AgentFacts;
 use crate::protocol::link::{self, FrameReader, LinkError};
 use crate::protocol::messages::{AgentConfig, Order, Report};
 use examiner::Examiner;
+pub(crate) use stacks::TOOL_TIMEOUT as STACKS_TIMEOUT;
 use supervisor::Supervisor;
 use tunnels::Tunnels;
 
@@ -156,8 +158,11 @@ async fn configuration(
                 examiner.take(number, question, &secret, reporter);
             }
             // Nothing runs yet.
-            Order::Signal(_) | Order::Grant { .. } | Order::Input { .. } | Order::Tunnel { .. } => {
-            }
+            Order::Signal(_)
+            | Order::TellStacks
+            | Order::Grant { .. }
+            | Order::Input { .. }
+            | Order::Tunnel { .. } => {}
         }
         if examiner.is_some() {
             // As long as it asks there is no plan to come, and A-4 holds wherever it is.

@@ -18,6 +18,7 @@ use super::pump::pump;
 use super::ranks::{Rank, Recipe};
 use super::secret::SecretFile;
 use super::signals::OwnSignals;
+use super::stacks;
 use super::tunnels::Tunnels;
 use crate::environment;
 use crate::output::Stream;
@@ -207,6 +208,11 @@ impl Supervisor {
             Ok(Order::Stop) => self.stop(),
             Ok(Order::Kill) => self.kill(),
             Ok(Order::Ping) => self.reporter.send(&Report::Alive),
+            Ok(Order::TellStacks) => {
+                for rank in self.ranks.iter().filter(|rank| !rank.ended) {
+                    stacks::look_at(rank.rank, rank.pid, self.reporter.clone());
+                }
+            }
             Ok(Order::Signal(number)) => {
                 if let Some(signal) = signals::from_number(number) {
                     self.lease.passed_on(signal);

@@ -11,4 +11,5 @@ pub(crate) mod memory;
 pub(crate) mod signals;
 pub(crate) mod spawn;
 pub(crate) mod table;
+pub(crate) mod threads;
 pub(crate) mod wait;

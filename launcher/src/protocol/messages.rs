@@ -74,6 +74,8 @@ pub(crate) enum Order {
     Describe,
     /// Answer with `Examined` and the same number.
     Examine { number: u32, question: Question },
+    /// Answer with `Stacks` for every rank that runs.
+    TellStacks,
     /// A piece of a connection between a rank and the coordinator.
     Tunnel { connection: u32, piece: Piece },
     /// So many more bytes of the stream may be sent.
@@ -107,6 +109,8 @@ pub(crate) enum Report {
     InputTaken { rank: u32 },
     /// A rank has ended and has been reaped.
     Exited(RankExit),
+    /// What a rank is doing, in lines.
+    Stacks { rank: u32, lines: Vec<String> },
     /// Somebody asked the agent itself to stop.
     Interrupted { signal: i32 },
     /// All ranks have ended and these processes that they started had not; they are being ended.
@@ -154,6 +158,7 @@ mod kind {
     pub(super) const DESCRIBE: u8 = 9;
     pub(super) const TUNNEL_DOWN: u8 = 10;
     pub(super) const EXAMINE: u8 = 11;
+    pub(super) const TELL_STACKS: u8 = 12;
     pub(super) const READY: u8 = 65;
     pub(super) const REFUSED: u8 = 66;
     pub(super) const STARTED: u8 = 67;
@@ -168,6 +173,7 @@ mod kind {
     pub(super) const FACTS: u8 = 76;
     pub(super) const TUNNEL_UP: u8 = 77;
     pub(super) const EXAMINED: u8 = 78;
+    pub(super) const STACKS: u8 = 79;
 }
 
 impl Order {
@@ -181,6 +187,7 @@ impl Order {
             Self::Ping => codec::encode(kind::PING, &[], out),
             Self::Describe => codec::encode(kind::DESCRIBE, &[], out),
             Self::Examine { number, question } => json(kind::EXAMINE, &(number, question), out),
+            Self::TellStacks => codec::encode(kind::TELL_STACKS, &[], out),
             Self::Tunnel { connection, piece } => {
                 tunnel(kind::TUNNEL_DOWN, *connection, piece, out)
             }
@@ -204,6 +211,7 @@ impl Order {
                 let (number, question) = parse(frame)?;
                 Self::Examine { number, question }
             }
+            kind::TELL_STACKS => Self::TellStacks,
             kind::TUNNEL_DOWN => {
                 let (connection, piece) = parse_tunnel(frame)?;
                 Self::Tunnel { connection, piece }
@@ -240,6 +248,7 @@ impl Report {
             Self::Closed { rank, stream } => json(kind::CLOSED, &(rank, stream), out),
             Self::InputTaken { rank } => json(kind::INPUT_TAKEN, rank, out),
             Self::Exited(exit) => json(kind::EXITED, exit, out),
+            Self::Stacks { rank, lines } => json(kind::STACKS, &(rank, lines), out),
             Self::Interrupted { signal } => json(kind::INTERRUPTED, signal, out),
             Self::LeftBehind(left) => json(kind::LEFT_BEHIND, left, out),
             Self::Finished { survivors } => json(kind::FINISHED, survivors, out),
@@ -274,6 +283,10 @@ impl Report {
             }
             kind::INPUT_TAKEN => Self::InputTaken { rank: parse(frame)? },
             kind::EXITED => Self::Exited(parse(frame)?),
+            kind::STACKS => {
+                let (rank, lines) = parse(frame)?;
+                Self::Stacks { rank, lines }
+            }
             kind::INTERRUPTED => Self::Interrupted { signal: parse(frame)? },
             kind::LEFT_BEHIND => Self::LeftBehind(parse(frame)?),
             kind::FINISHED => Self::Finished { survivors: parse(frame)? },

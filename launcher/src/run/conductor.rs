@@ -205,6 +205,9 @@ impl Conductor {
             Event::Signal(number) => self.pass_on(number).await,
             Event::Input(bytes) => self.pass_input(&bytes),
             Event::Coordinator(coordinator::Event::Aborted { abort }) => {
+                if abort.timed_out {
+                    self.director.examine(Instant::now());
+                }
                 self.director.aborted(abort.culprit, abort.reason);
             }
             Event::Coordinator(coordinator::Event::Joined { rank }) => {
@@ -356,6 +359,7 @@ impl Conductor {
                 Action::KillAgent { node } => {
                     self.agents.get(&node).map(Agent::kill).unwrap_or_default();
                 }
+                Action::Examine => self.tell_all(&Order::TellStacks),
                 Action::Ping => self.tell_all(&Order::Ping),
                 Action::Say(text) => say(&text),
                 Action::AbandonAgents => self.agents.values().for_each(Agent::kill),

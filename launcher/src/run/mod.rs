@@ -31,7 +31,7 @@ use thiserror::Error;
 pub use agents::AgentCommand;
 pub use events::{JobEvent, RankExited};
 pub use metrics::{MetricsError, MetricsListener};
-pub use outcome::{LateHost, Outcome, RankFailure, RankOutcome, Unreached, Verdict};
+pub use outcome::{LateHost, Outcome, RankFailure, RankOutcome, RankStacks, Unreached, Verdict};
 pub use report::rank_ranges;
 pub use ssh::SshOptions;
 

@@ -162,6 +162,17 @@ pub enum RankOutcome {
     Unknown,
 }
 
+/// What a rank was doing when time ran out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RankStacks {
+    /// The rank.
+    pub rank: u32,
+    /// Its host.
+    pub host: String,
+    /// Its processes and threads, and what debuggers say of them.
+    pub lines: Vec<String>,
+}
+
 /// What became of a job.
 #[derive(Debug, Clone)]
 pub struct Outcome {
@@ -173,6 +184,8 @@ pub struct Outcome {
     pub left_behind: Vec<LeftBehind>,
     /// Processes of the job that even SIGKILL did not end.
     pub survivors: Vec<ProcessName>,
+    /// What ranks were doing when time ran out, where that was asked for.
+    pub stacks: Vec<RankStacks>,
     /// Between SIGTERM and SIGKILL, as the user had chosen.
     pub grace: Duration,
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::outcome::{LateHost, Outcome, RankFailure, RankOutcome, Unreached, Verdict};
+use super::outcome::{LateHost, Outcome, RankFailure, RankOutcome, RankStacks, Unreached, Verdict};
 use super::ssh;
 use crate::process::signals;
 use crate::process::wait::Ending;
@@ -27,6 +27,10 @@ impl Outcome {
                 lines.push(other.reason());
                 lines.extend(hint(other).map(|hint| format!("hint: {hint}")));
             }
+        }
+        for RankStacks { rank, host, lines: seen } in &self.stacks {
+            lines.push(format!("rank {rank} on {host} when time ran out:"));
+            lines.extend(seen.iter().map(|line| format!("  | {line}")));
         }
         self.describe_leftovers(&mut lines);
         lines
@@ -250,6 +254,7 @@ mod tests {
             ranks: vec![RankOutcome::Ended(exit)],
             left_behind: vec![],
             survivors: vec![],
+            stacks: vec![],
             grace: Duration::from_secs(10),
         };
         assert_eq!(
@@ -287,6 +292,7 @@ mod tests {
             ],
             left_behind: vec![],
             survivors: vec![],
+            stacks: vec![],
             grace: Duration::from_secs(10),
         };
         assert_eq!(

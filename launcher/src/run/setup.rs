@@ -28,8 +28,12 @@ pub(super) fn director(plan: &LaunchPlan) -> Director {
         (node.host.host.clone(), node.config.ranks.iter().map(|rank| rank.rank).collect())
     };
     let nodes: Vec<_> = plan.nodes.iter().map(members).collect();
-    let limits =
-        Limits { grace: plan.grace, timeout: plan.timeout, start_timeout: plan.start_timeout };
+    let limits = Limits {
+        grace: plan.grace,
+        timeout: plan.timeout,
+        start_timeout: plan.start_timeout,
+        examine: plan.stacks_on_timeout,
+    };
     Director::new(&nodes, limits, Instant::now())
 }
 

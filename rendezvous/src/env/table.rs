@@ -264,6 +264,11 @@ variables! {
     /// Stop the job after this time.
     JOB_TIMEOUT = "PACELINE_JOB_TIMEOUT" Paceline Setting ("a positive number of seconds")
         option { name: "timeout", value_name: "SECONDS", form: Form::PositiveSeconds };
+    /// When a time limit ends the job, tell what the ranks' threads are doing: from /proc, and by gdb or
+    /// py-spy where the host has them.
+    STACKS_ON_TIMEOUT = "PACELINE_STACKS_ON_TIMEOUT" Paceline Setting
+        ("true or false", default "false")
+        option { name: "stacks-on-timeout", form: Form::Switch };
     /// Serve metrics in Prometheus' format at this port of 127.0.0.1; 0 takes any that is free.
     METRICS_PORT = "PACELINE_METRICS_PORT" Paceline Setting ("a port, or 0")
         option { name: "metrics-port", value_name: "PORT", form: Form::Ports };

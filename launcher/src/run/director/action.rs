@@ -11,6 +11,8 @@ pub(in crate::run) enum Action {
     AbandonAgents,
     /// Kill this one: it has not said anything yet, so it has started nothing.
     KillAgent { node: usize },
+    /// Ask every agent what its ranks are doing.
+    Examine,
     /// Ask every agent whether it is there.
     Ping,
     /// Tell the user.

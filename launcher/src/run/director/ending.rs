@@ -11,7 +11,9 @@ const LAST_LINES: usize = 20;
 
 impl Director {
     pub(super) fn conclude_failure(&mut self, now: Instant) {
-        if let Some(verdict) = self.failure() {
+        // Where time has run out, the verdict was known before the ranks were looked at.
+        let known = self.verdict.take();
+        if let Some(verdict) = known.or_else(|| self.failure()) {
             self.stop_because(verdict, now);
         }
     }
@@ -62,6 +64,7 @@ impl Director {
                 self.survivors.push(survivor);
             }
         }
+        let stacks = self.stacks();
         let ranks = self.ranks.iter().zip(0..).map(|(record, rank)| match record.exit.clone() {
             None if record.started => RankOutcome::Unknown,
             None => RankOutcome::NotStarted,
@@ -76,6 +79,7 @@ impl Director {
             verdict,
             left_behind: self.left_behind,
             survivors: self.survivors,
+            stacks,
             grace: self.limits.grace,
         }
     }

@@ -5,11 +5,13 @@
 
 mod action;
 mod ending;
+mod examination;
 mod nodes;
 
 use std::time::{Duration, Instant};
 
 pub(super) use self::action::Action;
+use self::examination::Examination;
 use self::nodes::{NodeRecord, Turn};
 use super::events::JobEvent;
 use super::outcome::{LateHost, Unreached, Verdict};
@@ -65,6 +67,8 @@ pub(super) struct Limits {
     pub(super) grace: Duration,
     pub(super) timeout: Option<Duration>,
     pub(super) start_timeout: Duration,
+    /// Whether ranks are looked at before they are stopped because time has run out.
+    pub(super) examine: bool,
 }
 
 #[derive(Debug)]
@@ -83,6 +87,7 @@ pub(super) struct Director {
     unreached: Vec<Unreached>,
     left_behind: Vec<LeftBehind>,
     survivors: Vec<ProcessName>,
+    examination: Examination,
     actions: Vec<Action>,
     /// What has happened since it was last asked for.
     events: Vec<JobEvent>,
@@ -108,6 +113,7 @@ impl Director {
             unreached: Vec::new(),
             left_behind: Vec::new(),
             survivors: Vec::new(),
+            examination: Examination::default(),
             actions: Vec::new(),
             events: Vec::new(),
         }
@@ -153,7 +159,7 @@ impl Director {
                 let end = self.limits.timeout.map(|timeout| self.began + timeout);
                 start.into_iter().chain(end).min()
             }
-            Phase::Settling { until } => Some(until),
+            Phase::Settling { until } => Some(self.settled_at(until)),
             Phase::Stopping { abandon_at } | Phase::Killing { abandon_at } => Some(abandon_at),
             Phase::Abandoned => None,
         }
@@ -163,7 +169,9 @@ impl Director {
     pub(super) fn tick(&mut self, now: Instant) {
         match self.phase {
             Phase::Running => self.check_timeouts(now),
-            Phase::Settling { until } if now >= until => self.conclude_failure(now),
+            Phase::Settling { until } if now >= self.settled_at(until) => {
+                self.conclude_failure(now)
+            }
             Phase::Stopping { abandon_at } | Phase::Killing { abandon_at } if now >= abandon_at => {
                 self.abandon();
             }
@@ -171,10 +179,15 @@ impl Director {
         }
     }
 
+    /// When the verdict comes: not before the ranks have been looked at.
+    fn settled_at(&self, until: Instant) -> Instant {
+        self.examination.holds_until().map_or(until, |hold| until.max(hold))
+    }
+
     fn check_timeouts(&mut self, now: Instant) {
         let since = now.saturating_duration_since(self.began);
         if let Some(limit) = self.limits.timeout.filter(|limit| since >= *limit) {
-            self.stop_because(Verdict::TimedOut { limit }, now);
+            self.time_is_up(Verdict::TimedOut { limit }, now);
         } else if since >= self.limits.start_timeout && !self.all_started() {
             let late = |rank: &RankRecord| (!rank.started).then_some(rank.node);
             let mut nodes: Vec<usize> = self.ranks.iter().filter_map(late).collect();
@@ -185,7 +198,7 @@ impl Director {
             };
             let hosts = nodes.into_iter().filter_map(host).collect();
             let limit = self.limits.start_timeout;
-            self.stop_because(Verdict::StartTimedOut { limit, hosts }, now);
+            self.time_is_up(Verdict::StartTimedOut { limit, hosts }, now);
         }
     }
 
@@ -212,6 +225,7 @@ impl Director {
                 }
             }
             Report::Exited(exit) => self.rank_ended(exit, now),
+            Report::Stacks { rank, lines } => self.examination.learn(rank, lines),
             Report::Refused(refusal) => self.stop_because(Verdict::Refused(refusal), now),
             Report::Interrupted { signal } => {
                 let host = self.host_of(node);
@@ -252,6 +266,7 @@ impl Director {
         record.exit = Some(exit.clone());
         record.after_stop = stopping;
         let node = record.node;
+        self.examination.gone(exit.rank);
         self.events.push(JobEvent::rank_exited(&exit, self.host_of(node)));
         // Success is a loss too for those who still wait for it.
         let reason = exit.ending.to_string();
@@ -289,6 +304,9 @@ impl Director {
     /// The ranks go on in a new epoch: what ended the old one explains nothing any more.
     pub(super) fn renewed(&mut self) {
         self.aborted = None;
+        if self.phase == Phase::Running {
+            self.examination = Examination::default();
+        }
     }
 
     /// The coordinator has something to say of an operation in which ranks wait for long.
