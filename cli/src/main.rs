@@ -9,6 +9,7 @@ mod console;
 mod doctor;
 mod events;
 mod hosts;
+mod manual;
 mod needless;
 mod options;
 mod run;
@@ -38,6 +39,10 @@ enum Command {
     Status(status::Arguments),
     /// Find out whether jobs can run on some hosts and how good the network between them is
     Doctor(Box<doctor::Arguments>),
+    /// Print a script by which bash, zsh or fish complete the command line
+    Completions(manual::Arguments),
+    /// Print the manual page, in the format of man
+    Man,
     /// The process that supervises the ranks of one host; started by paceline itself
     #[command(hide = true)]
     Agent,
@@ -65,6 +70,8 @@ fn main() -> ProcessExitCode {
         Ok(Cli { command: Command::Bench(arguments) }) => bench::bench(*arguments),
         Ok(Cli { command: Command::Status(arguments) }) => status::status(&arguments),
         Ok(Cli { command: Command::Doctor(arguments) }) => doctor::doctor(&arguments),
+        Ok(Cli { command: Command::Completions(arguments) }) => manual::completions(&arguments),
+        Ok(Cli { command: Command::Man }) => manual::manual(),
         Ok(Cli { command: Command::Agent }) => agent::agent(),
         Err(error) => {
             // Help and version go to standard output and succeed; if that is closed, so be it.

@@ -19,6 +19,9 @@ use paceline_rendezvous::env::{
 
 use crate::config::{self, ConfigError};
 
+/// Columns of values when settings are explained; longer ones stand out.
+const VALUE_COLUMNS_MAX: usize = 40;
+
 /// The settings that a command takes as options, below a heading each; the empty one is the
 /// command's own.
 pub(crate) trait Selection {
@@ -133,6 +136,43 @@ pub(crate) struct Layers {
 }
 
 impl Layers {
+    /// What counts of each setting of a selection, and where it comes from, one line each.
+    pub(crate) fn explain<S: Selection>(&self) -> String {
+        let rows: Vec<_> = Settings::<S>::options()
+            .map(|(_, variable, option)| {
+                let (value, origin) = self.value_and_origin(variable);
+                (option.name, value, origin)
+            })
+            .collect();
+        let name_width = rows.iter().map(|(name, ..)| name.len()).max().unwrap_or(0);
+        let value_width = rows.iter().map(|(_, value, _)| value.chars().count()).max();
+        let value_width = value_width.unwrap_or(0).min(VALUE_COLUMNS_MAX);
+        let line = |(name, value, origin): &(&str, String, String)| {
+            format!("{name:name_width$}  {value:value_width$}  {origin}\n")
+        };
+        rows.iter().map(line).collect()
+    }
+
+    fn value_and_origin(&self, variable: Variable) -> (String, String) {
+        let name = variable.name;
+        let shown = |value: OsString| value.to_string_lossy().into_owned();
+        if let Some(value) = self.given.get(OsStr::new(name)) {
+            return (shown(value.clone()), "command line".to_owned());
+        }
+        let in_environment =
+            [Some(name), variable.horovod].into_iter().flatten().find_map(|name| {
+                Some((name, ProcessEnvironment.get(name).filter(|value| !value.is_empty())?))
+            });
+        if let Some((name, value)) = in_environment {
+            return (shown(value), format!("variable {name}"));
+        }
+        if let (Some(value), Some(file)) = (self.file.get(name), self.get(env::CONFIG.name)) {
+            return (value.clone(), format!("file {}", file.display()));
+        }
+        // Nothing is a default, too; a dash stands for it.
+        (variable.default.unwrap_or("-").to_owned(), "default".to_owned())
+    }
+
     /// How the user has spelled a setting whose value counts: as an option, a key or a variable.
     pub(crate) fn spelling(&self, variable: Variable) -> String {
         self.spelled_with(variable).0

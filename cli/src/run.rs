@@ -52,12 +52,16 @@ pub(crate) struct Arguments {
     #[arg(long)]
     dry_run: bool,
 
+    /// Show what counts of each setting, and where it comes from, and do nothing
+    #[arg(long)]
+    show_config: bool,
+
     #[command(flatten)]
     needless: Needless,
 
     /// The program and its arguments. A .py file runs under python3, unless it is executable and
     /// has a #! line
-    #[arg(trailing_var_arg = true, value_name = "PROGRAM", required_unless_present = "module")]
+    #[arg(trailing_var_arg = true, value_name = "PROGRAM", required_unless_present_any = ["module", "show_config"])]
     command: Vec<OsString>,
 }
 
@@ -159,6 +163,9 @@ impl UsageError {
 
 /// Runs the job that the arguments describe.
 pub(crate) fn run(arguments: Arguments) -> ExitCode {
+    if arguments.show_config {
+        return show_config(&arguments);
+    }
     let dry_run = arguments.dry_run;
     let Wanted { job, quiet, timeline, events, metrics_port } = match wanted(arguments) {
         Ok(wanted) => wanted,
@@ -195,6 +202,21 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
             outcome.exit_code()
         }
         Err(code) => code,
+    }
+}
+
+/// Says what counts of each setting. Values that make no sense are shown as they are.
+fn show_config(arguments: &Arguments) -> ExitCode {
+    match arguments.settings.layers(Vec::new()) {
+        Ok(layers) => {
+            // A reader that left has seen enough.
+            let _ = write!(std::io::stdout(), "{}", layers.explain::<RunSettings>());
+            ExitCode::Success
+        }
+        Err(error) => {
+            console::failure(&error, error.hint());
+            ExitCode::Usage
+        }
     }
 }
 

@@ -100,3 +100,23 @@ fn an_agent_that_hears_nonsense_ends() {
     let output = agent.wait_with_output().expect("it ends");
     assert_eq!(output.status.code(), Some(125));
 }
+
+#[test]
+fn shells_and_man_are_told_of_every_option() {
+    let print = |arguments: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_paceline"));
+        let output = command.args(arguments).output().expect("paceline starts");
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        String::from_utf8(output.stdout).expect("UTF-8")
+    };
+    for shell in ["bash", "zsh", "fish"] {
+        let script = print(&["completions", shell]);
+        assert!(script.contains("stacks-on-timeout"), "{shell}: {script}");
+    }
+    let page = print(&["man"]);
+    assert!(page.contains(".TH paceline 1"), "{page}");
+    assert!(page.contains("stacks\\-on\\-timeout"), "{page}");
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_paceline"));
+    let refused = command.args(["completions", "ksh"]).output().expect("paceline starts");
+    assert_eq!(refused.status.code(), Some(2), "{refused:?}");
+}

@@ -51,10 +51,10 @@ fn a_rank_that_is_killed_for_want_of_memory_is_reported_as_such() {
         eprintln!("skipped: no cgroup with a limit of memory can be made here");
         return;
     };
-    // The launcher and its agent live in the cgroup, too, and are smaller by far.
+    // A line without an end is kept as a whole. The launcher and its agent live in the cgroup, too, and are smaller by far.
     let enter =
-        format!("echo $$ > {}/cgroup.procs; exec \"$0\" \"$@\"", cgroup.directory.display());
-    let script = "[ $RANK = 1 ] || exec sleep 600; exec tail -c 1000000000 /dev/zero";
+        format!("echo $$ > {}/cgroup.procs && exec \"$0\" \"$@\"", cgroup.directory.display());
+    let script = "[ $RANK = 1 ] || exec sleep 600; exec tail /dev/zero";
     let job = Job::script(&["-np", "2"], script).under("sh", &["-c", &enter]).run();
     assert_eq!(job.code, 137, "{}", job.stderr);
     let name = cgroup.directory.file_name().expect("it has one").to_string_lossy().into_owned();

@@ -146,3 +146,31 @@ fn open_mpis_variables_are_set_on_request() {
     assert!(job.stderr.contains("--env-dialect"), "{}", job.stderr);
     assert!(job.stderr.contains("expected ompi"), "{}", job.stderr);
 }
+
+#[test]
+fn what_counts_is_shown_with_where_it_comes_from() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("job.toml");
+    fs::write(&file, "np = 2\ngrace = 3\nmap-by = \"node\"\n").expect("written");
+    let file = file.to_str().expect("UTF-8");
+    let job = Job::new(&["--show-config", "--config", file, "-n", "4"]);
+    let job = job.env("PACELINE_GRACE", "7").env("HOROVOD_START_TIMEOUT", "9").run();
+    assert_eq!(job.code, 0, "{}", job.stderr);
+    let lines: Vec<Vec<String>> = job
+        .text()
+        .lines()
+        .map(|line| line.split_whitespace().map(str::to_owned).collect())
+        .collect();
+    for expected in [
+        &["np", "4", "command", "line"][..],
+        &["grace", "7", "variable", "PACELINE_GRACE"],
+        &["start-timeout", "9", "variable", "HOROVOD_START_TIMEOUT"],
+        &["map-by", "node", "file", file],
+        &["op-timeout", "60", "default"],
+        &["events", "-", "default"],
+    ] {
+        assert!(lines.iter().any(|line| line == expected), "{expected:?}: {}", job.text());
+    }
+    let job = Job::new(&["--show-config", "--config", "/no/such/file"]).run();
+    assert_eq!(job.code, 2, "{}", job.stderr);
+}

@@ -55,7 +55,7 @@ pub(super) fn never_started(plan: &LaunchPlan, unreached: Vec<Unreached>) -> Out
     let verdict = Verdict::Unreached(unreached);
     let ranks = (0..plan.world_size).map(|_| RankOutcome::NotStarted).collect();
     let (left_behind, survivors) = (Vec::new(), Vec::new());
-    Outcome { verdict, ranks, left_behind, survivors, grace: plan.grace }
+    Outcome { verdict, ranks, left_behind, survivors, grace: plan.grace, stacks: Vec::new() }
 }
 
 /// Makes sure that every host has a copy. Returns where each has it, or why one has not.
