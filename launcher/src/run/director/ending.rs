@@ -1,15 +1,57 @@
 //! What the job failed of, and what became of it.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::super::outcome::{Outcome, RankFailure, RankOutcome, Verdict};
-use super::Director;
+use super::super::outcome::{Outcome, RankFailure, RankOutcome, Unreached, Verdict};
+use super::{Action, Director, Phase};
 use crate::process::descendants::ProcessName;
+use crate::process::wait::Ending;
 
 /// Lines of standard error in the report of a failure.
 const LAST_LINES: usize = 20;
 
+/// Where one host cannot be reached, others often cannot either: so long they are waited for, to be
+/// told of in one go.
+pub(super) const UNREACHED_TIME: Duration = Duration::from_millis(500);
+
 impl Director {
+    /// The agent of a node is gone; nothing more will come from it. `words` are what was said instead,
+    /// if it never came up.
+    pub(in crate::run) fn agent_lost(
+        &mut self,
+        node: usize,
+        pid: i32,
+        ending: Option<Ending>,
+        reason: Option<String>,
+        words: Vec<String>,
+        now: Instant,
+    ) {
+        let Some(record) = self.nodes.get_mut(node) else { return };
+        if record.finished {
+            return;
+        }
+        record.finished = true;
+        let host = record.host.clone();
+        if !record.is_up() {
+            self.not_reached(Unreached { host, ending, words, reason }, now);
+            return;
+        }
+        for rank in (0..).zip(&self.ranks).filter(|(_, rank)| rank.node == node).map(|(n, _)| n) {
+            let reason = format!("was lost with the agent on {host}");
+            self.actions.push(Action::RankLost { rank, reason });
+        }
+        self.stop_because(Verdict::AgentLost { host, pid, ending, reason }, now);
+    }
+
+    fn not_reached(&mut self, unreached: Unreached, now: Instant) {
+        if matches!(self.phase, Phase::Running | Phase::Settling { .. }) {
+            self.unreached.push(unreached);
+        }
+        if self.phase == Phase::Running {
+            self.phase = Phase::Settling { until: now + UNREACHED_TIME };
+        }
+    }
+
     pub(super) fn conclude_failure(&mut self, now: Instant) {
         // Where time has run out, the verdict was known before the ranks were looked at.
         let known = self.verdict.take();

@@ -17,16 +17,11 @@ use super::events::JobEvent;
 use super::outcome::{LateHost, Unreached, Verdict};
 use crate::output::tail::Tail;
 use crate::process::descendants::ProcessName;
-use crate::process::wait::Ending;
 use crate::protocol::messages::{LeftBehind, RankExit, Report};
 
 /// After the first failure is seen, others may still be on their way that happened before it (on
 /// another host) or that name its cause. So long the verdict waits.
 const SETTLE_TIME: Duration = Duration::from_millis(50);
-
-/// Where one host cannot be reached, others often cannot either: so long they are waited for, to be
-/// told of in one go.
-const UNREACHED_TIME: Duration = Duration::from_millis(500);
 
 /// Beyond the grace, an agent needs this long at most to kill, drain and report.
 const AGENT_OVERTIME: Duration = Duration::from_secs(15);
@@ -355,43 +350,6 @@ impl Director {
         if is_stopping && left.peek().is_some() && left.all(NodeRecord::is_silent) {
             // They did not hear of it, or cannot do anything about it.
             self.abandon();
-        }
-    }
-
-    /// The agent of a node is gone; nothing more will come from it. `words` are what was said instead,
-    /// if it never came up.
-    pub(super) fn agent_lost(
-        &mut self,
-        node: usize,
-        pid: i32,
-        ending: Option<Ending>,
-        reason: Option<String>,
-        words: Vec<String>,
-        now: Instant,
-    ) {
-        let Some(record) = self.nodes.get_mut(node) else { return };
-        if record.finished {
-            return;
-        }
-        record.finished = true;
-        let host = record.host.clone();
-        if !record.is_up() {
-            self.not_reached(Unreached { host, ending, words, reason }, now);
-            return;
-        }
-        for rank in (0..).zip(&self.ranks).filter(|(_, rank)| rank.node == node).map(|(n, _)| n) {
-            let reason = format!("was lost with the agent on {host}");
-            self.actions.push(Action::RankLost { rank, reason });
-        }
-        self.stop_because(Verdict::AgentLost { host, pid, ending, reason }, now);
-    }
-
-    fn not_reached(&mut self, unreached: Unreached, now: Instant) {
-        if matches!(self.phase, Phase::Running | Phase::Settling { .. }) {
-            self.unreached.push(unreached);
-        }
-        if self.phase == Phase::Running {
-            self.phase = Phase::Settling { until: now + UNREACHED_TIME };
         }
     }
 
