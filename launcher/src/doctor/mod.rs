@@ -1,7 +1,7 @@
 //! `paceline doctor`: whether jobs can run on some hosts, and how well, before one does.
 //!
-//! An agent on each host looks at it ([`examine`](mod@examine)); then the agents try to reach each other
-//! ([`pairs`]) by way of [`crate::probe`]. What was found becomes [`Check`]s by functions that are pure.
+//! An agent on each host looks at it (`examine`); then the agents try to reach each other
+//! (`pairs`) by way of `crate::probe`. What was found becomes [`Check`]s by functions that are pure.
 //! The hosts are looked at all at once; of the pairs, those at once that have no host in common.
 
 mod clock;

@@ -1,7 +1,7 @@
 //! The way from one host to another: whether an address leads anywhere, whether it is the host that is
 //! meant that answers, and how good the way is.
 //!
-//! A host opens [`Doors`], one for each of its addresses; the others knock there ([`probe`]). The
+//! A host opens `Doors`, one for each of its addresses; the others knock there (`probe`). The
 //! handshake is that of all connections of a run, with the numbers of hosts for ranks, so an address
 //! that several hosts have, as bridges of containers do, is found out: somebody else answers, or
 //! nobody. Everything blocks and has deadlines; whoever must not wait calls it from a thread.
