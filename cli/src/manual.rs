@@ -2,7 +2,7 @@
 
 use std::io::{Write, stdout};
 
-use clap::{Args, CommandFactory, ValueEnum};
+use clap::{Args, Command, CommandFactory, ValueEnum};
 use clap_complete::{Shell, generate};
 use clap_mangen::Man;
 use paceline_launcher::ExitCode;
@@ -32,8 +32,15 @@ pub(crate) fn completions(arguments: &Arguments) -> ExitCode {
         ShellName::Fish => Shell::Fish,
     };
     let mut script = Vec::new();
-    generate(shell, &mut crate::Cli::command(), "paceline", &mut script);
+    generate(shell, &mut for_people(), "paceline", &mut script);
     put(&script)
+}
+
+/// The command line without the subcommands that only programs use.
+fn for_people() -> Command {
+    let all = crate::Cli::command();
+    let visible = all.get_subcommands().filter(|known| !known.is_hide_set()).cloned();
+    Command::new("paceline").version(env!("CARGO_PKG_VERSION")).subcommands(visible)
 }
 
 /// Writes the manual page: the command, and then each subcommand that people use.

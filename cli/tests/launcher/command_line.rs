@@ -111,6 +111,8 @@ fn shells_and_man_are_told_of_every_option() {
     };
     for shell in ["bash", "zsh", "fish"] {
         let script = print(&["completions", shell]);
+        let has_agent = script.contains("__agent") || script.contains("supervises the ranks");
+        assert!(!has_agent, "{shell}: the agent is started by paceline itself");
         assert!(script.contains("stacks-on-timeout"), "{shell}: {script}");
     }
     let page = print(&["man"]);
