@@ -1,5 +1,7 @@
 //! `paceline run`: start N ranks of a program and watch over them.
 
+mod bindings;
+mod shares;
 mod variables;
 
 use std::ffi::OsString;
@@ -10,12 +12,14 @@ use std::path::PathBuf;
 use clap::Args;
 use paceline_collectives::SetupError;
 use paceline_launcher::{
-    AgentCommand, ExitCode, GRACE_DEFAULT, HostFacts, JobEvent, JobSpec, LaunchPlan,
+    AgentCommand, ExitCode, GRACE_DEFAULT, GpuListError, HostFacts, JobEvent, JobSpec, LaunchPlan,
     MetricsListener, Outcome, OutputOptions, Passed, PrefixError, PrefixTemplate, Program,
-    START_TIMEOUT_DEFAULT, StdinTarget,
+    START_TIMEOUT_DEFAULT, StdinTarget, WrapError,
 };
 use paceline_rendezvous::env::{self, Environment, ProcessEnvironment, Variable};
 use paceline_rendezvous::{BootstrapError, RunId, stall_report};
+
+use bindings::Bindings;
 
 use crate::config::ConfigError;
 use crate::console;
@@ -88,8 +92,9 @@ const OUTPUT: &[Variable] = &[
 
 impl Selection for RunSettings {
     const GROUPS: &'static [(&'static str, &'static [Variable])] = &[
-        ("", &[env::NP, env::CONFIG, env::ENV_DIALECT]),
+        ("", &[env::NP, env::CONFIG, env::WRAP, env::ENV_DIALECT, env::TENSORFLOW]),
         ("Hosts", hosts::SETTINGS),
+        ("GPUs and processors", shares::SETTINGS),
         ("Other hosts", hosts::SSH_SETTINGS),
         ("Time", TIMES),
         ("Input and output", OUTPUT),
@@ -142,6 +147,10 @@ enum UsageError {
     Events(#[from] EventsError),
     #[error(transparent)]
     Prefix(#[from] PrefixError),
+    #[error(transparent)]
+    Wrap(#[from] WrapError),
+    #[error(transparent)]
+    Gpus(#[from] GpuListError),
 }
 
 impl UsageError {
@@ -155,6 +164,8 @@ impl UsageError {
             Self::Timeline(error) => error.hint(),
             Self::Events(error) => error.hint(),
             Self::Prefix(error) => Some(error.hint()),
+            Self::Gpus(error) => error.hint(),
+            Self::Wrap(_) => Some("a command and its arguments, as in --wrap 'numactl --'".into()),
             Self::Host(error) => error.hint(),
             _ => None,
         }
@@ -193,7 +204,7 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
             return ExitCode::LauncherFailed;
         }
     };
-    match carry_out(plan, metrics_port, events) {
+    match carry_out(plan, metrics_port, events, quiet) {
         Ok(outcome) => {
             if let Some(timeline) = timeline {
                 timeline.close(&outcome);
@@ -235,11 +246,13 @@ pub(crate) fn plan(job: &JobSpec) -> Result<LaunchPlan, ExitCode> {
 }
 
 /// Runs the plan to its end, or says why it was not even started. With a port, whoever asks there is
-/// told about the job meanwhile; with a log, what happens is written there.
+/// told about the job meanwhile; with a log, what happens is written there. Unless it is to be quiet it
+/// says what ranks are bound to.
 pub(crate) fn carry_out(
     plan: LaunchPlan,
     metrics_port: Option<u16>,
     mut events: Option<EventLog>,
+    quiet: bool,
 ) -> Result<Outcome, ExitCode> {
     let metrics = match metrics_port.map(MetricsListener::bind).transpose() {
         Ok(metrics) => metrics,
@@ -251,7 +264,11 @@ pub(crate) fn carry_out(
     if let Some(metrics) = &metrics {
         console::note(&format!("metrics at http://{}/metrics", metrics.local_addr()));
     }
+    let mut bindings = (!quiet).then(|| Bindings::of(plan.world_size()));
     let on_event = |event: &JobEvent| {
+        if let Some(bindings) = &mut bindings {
+            bindings.learn(event);
+        }
         if let Some(log) = &mut events {
             log.write(event);
         }
@@ -322,7 +339,7 @@ fn wanted(arguments: Arguments) -> Result<Wanted, UsageError> {
         open_mpi_variables: has_open_mpi_variables(&layers)?,
         ..JobSpec::local(NonZeroU32::MIN, program, words.collect())
     };
-    let job = Hosts::of(&layers)?.place(job);
+    let job = shares::share(Hosts::of(&layers)?.place(job), &layers)?;
     let (timeline, metrics_port) = (Timeline::of(&layers)?, metrics_port(&layers)?);
     Ok(Wanted { job, quiet, timeline, events: events::path(&layers)?, metrics_port })
 }

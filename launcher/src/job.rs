@@ -5,16 +5,20 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use paceline_rendezvous::Fraction;
 use paceline_rendezvous::bootstrap::DEFAULT_STALL_REPORT;
 use paceline_rendezvous::env::{ProcessEnvironment, RankList};
 use paceline_rendezvous::interface::InterfaceChoice;
 
+use crate::agent::binding::BindTo;
+use crate::device::GpuVisibility;
 use crate::environment::Passed;
 use crate::hosts::HostList;
 use crate::output::prefix::PrefixTemplate;
 use crate::plan::MapBy;
 use crate::program::Program;
 use crate::run::SshOptions;
+use crate::wrap::Wrapper;
 
 /// Time between SIGTERM and SIGKILL: long enough to write a checkpoint of a small model.
 pub const GRACE_DEFAULT: Duration = Duration::from_secs(10);
@@ -47,6 +51,17 @@ pub struct JobSpec {
     /// Variables of this process that ranks on other hosts get, before those of `variables`; ranks on
     /// this host inherit all.
     pub passed_on: Vec<(OsString, OsString)>,
+    /// What each rank runs under.
+    pub wrapper: Option<Wrapper>,
+    /// What the ranks of each host are bound to.
+    pub bind_to: BindTo,
+    /// The share of its device that each rank gets, where devices are listed; less than all of it lets
+    /// ranks share one.
+    pub gpu_fraction: Fraction,
+    /// Which GPUs a rank sees, where devices are listed.
+    pub gpu_visibility: GpuVisibility,
+    /// Give the ranks TF_CONFIG, by which TensorFlow's workers find each other.
+    pub tensorflow: bool,
     /// Between SIGTERM and SIGKILL when ranks are stopped.
     pub grace: Duration,
     /// Longest time for the whole job; `None` for no limit.
@@ -106,6 +121,11 @@ impl JobSpec {
             working_directory: std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/")),
             variables: Vec::new(),
             passed_on: Passed::Usual.of(ProcessEnvironment.all()),
+            wrapper: None,
+            bind_to: BindTo::None,
+            gpu_fraction: Fraction::WHOLE,
+            gpu_visibility: GpuVisibility::Host,
+            tensorflow: false,
             grace: GRACE_DEFAULT,
             timeout: None,
             start_timeout: START_TIMEOUT_DEFAULT,

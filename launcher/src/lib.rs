@@ -31,11 +31,13 @@
 //! [`run()`] blocks the calling thread and owns the process's signals and children while it runs.
 
 mod agent;
+mod device;
 pub mod doctor;
 mod environment;
 mod exit_code;
 mod hosts;
 mod job;
+mod machine;
 mod output;
 mod plan;
 pub mod probe;
@@ -44,21 +46,24 @@ mod program;
 mod protocol;
 mod refusal;
 mod run;
+mod wrap;
 
+pub use agent::binding::BindTo;
 pub use agent::run_agent;
+pub use device::GpuVisibility;
 pub use environment::Passed;
 pub use exit_code::ExitCode;
 pub use hosts::{
-    ConflictKind, DeviceError, DeviceName, HostConflict, HostError, HostFileError, HostLineProblem,
-    HostList, HostProblem, HostSlots, LineHint, LineProblem, LocalRule, RangeError, SelectionError,
-    TextFileError, parse_hostfile, select,
+    ConflictKind, DeviceError, DeviceName, GpuList, GpuListError, HostConflict, HostError,
+    HostFileError, HostLineProblem, HostList, HostProblem, HostSlots, LineHint, LineProblem,
+    LocalRule, RangeError, SelectionError, TextFileError, parse_hostfile, select,
 };
 pub use job::{GRACE_DEFAULT, JobSpec, OutputOptions, START_TIMEOUT_DEFAULT, StdinTarget};
 pub use output::Stream;
 pub use output::prefix::{PrefixError, PrefixTemplate};
 pub use plan::{
     HostFacts, LaunchPlan, MapBy, Placed, PlacementError, PlanError, RankFile, RankFileError,
-    RankLineProblem, RankPlace, parse_rank_file, place, plan,
+    RankLineProblem, RankPlace, Rules, parse_rank_file, place, plan,
 };
 pub use process::descendants::ProcessName;
 pub use process::memory::OutOfMemory;
@@ -75,3 +80,4 @@ pub use run::{
     RankFailure, RankOutcome, RankStacks, RunError, SshOptions, Unreached, Verdict, rank_ranges,
     run, run_with,
 };
+pub use wrap::{WrapError, Wrapper};

@@ -76,6 +76,24 @@ pub(crate) fn resolve(
     }
 }
 
+/// What another program would be told to run, so that it finds the program as it sees fit: in a
+/// container, for example, or with a PATH of its own.
+pub(crate) fn words(program: &Program, working_directory: &Path) -> Vec<OsString> {
+    let python = OsString::from("python3");
+    match program {
+        Program::Module(module) => vec![python, "-m".into(), module.clone()],
+        Program::Command(name)
+            if is_python_file(name) && !runs_by_itself(&working_directory.join(name)) =>
+        {
+            vec![python, name.clone()]
+        }
+        Program::Command(name) => vec![name.clone()],
+        Program::Itself => {
+            vec![std::env::current_exe().map_or_else(|_| OWN_FILE.into(), PathBuf::into_os_string)]
+        }
+    }
+}
+
 fn is_python_file(name: &OsStr) -> bool {
     Path::new(name).extension().is_some_and(|extension| extension == "py")
 }
@@ -247,6 +265,24 @@ mod tests {
         let found =
             resolve(&module, Some(bin.as_os_str()), directory.0.path(), "here").expect("found");
         assert_eq!(found.arguments, ["-m", "pkg.train"]);
+    }
+
+    #[test]
+    fn what_is_wrapped_is_told_as_it_was_typed() {
+        let directory = Directory::new();
+        directory.file("plain.py", 0o644, "");
+        directory.file("own.py", 0o755, "#!/usr/bin/python3\n");
+        for (name, expected) in [
+            ("plain.py", &["python3", "plain.py"][..]),
+            ("absent.py", &["python3", "absent.py"]),
+            ("own.py", &["own.py"]),
+            ("train", &["train"]),
+        ] {
+            let words = words(&Program::Command(name.into()), directory.0.path());
+            assert_eq!(words, expected, "{name}");
+        }
+        let module = words(&Program::Module("pkg".into()), directory.0.path());
+        assert_eq!(module, ["python3", "-m", "pkg"]);
     }
 
     #[test]

@@ -60,6 +60,24 @@ pub enum Refusal {
         /// Where.
         host: String,
     },
+    /// There is no such GPU, or not so much of it.
+    #[error("{host}: {problem}")]
+    Device {
+        /// What is wrong.
+        problem: String,
+        /// What the user may do about it.
+        hint: Option<String>,
+        /// Where.
+        host: String,
+    },
+    /// Ranks cannot be bound as was asked.
+    #[error("{host}: {problem}")]
+    Binding {
+        /// What is wrong.
+        problem: String,
+        /// Where.
+        host: String,
+    },
     /// The system is out of something.
     #[error("failed to {operation} on {host}: {reason}")]
     System {
@@ -78,7 +96,10 @@ impl Refusal {
         match self {
             Self::NotFound { .. } | Self::NoInterpreter { .. } => ExitCode::NotFound,
             Self::IsDirectory { .. } | Self::NotExecutable { .. } => ExitCode::NotExecutable,
-            Self::WorkingDirectory { .. } | Self::System { .. } => ExitCode::LauncherFailed,
+            Self::WorkingDirectory { .. }
+            | Self::Device { .. }
+            | Self::Binding { .. }
+            | Self::System { .. } => ExitCode::LauncherFailed,
         }
     }
 
@@ -103,6 +124,10 @@ impl Refusal {
             }
             Self::System { reason, .. } if reason.contains("open files") => {
                 Some("each rank needs two descriptors: raise `ulimit -n`".into())
+            }
+            Self::Device { hint, .. } => hint.clone(),
+            Self::Binding { .. } => {
+                Some("start fewer ranks there, or leave --bind-to out".to_owned())
             }
             Self::NotExecutable { .. }
             | Self::IsDirectory { .. }

@@ -49,6 +49,8 @@ fn title(owner: Owner) -> &'static str {
         Owner::Paceline => "Paceline",
         Owner::Horovod => "Horovod (`horovodrun`)",
         Owner::Torch => "PyTorch (`torchrun`)",
+        Owner::Jax => "JAX",
+        Owner::TensorFlow => "TensorFlow",
         Owner::OpenMpi => "Open MPI (`mpirun`)",
         Owner::Pmi => "PMI (Hydra, Intel MPI, MPICH, MVAPICH)",
         Owner::Slurm => "Slurm (`srun`)",

@@ -107,7 +107,8 @@ fn launch(plan: &Plan) -> ExitCode {
         Ok(port) => port,
         Err(error) => return usage(&error.into()),
     };
-    let outcome = run::plan(&job).and_then(|launch| run::carry_out(launch, metrics_port, None));
+    let outcome =
+        run::plan(&job).and_then(|launch| run::carry_out(launch, metrics_port, None, true));
     let outcome = match outcome {
         Ok(outcome) => outcome,
         Err(code) => return code,

@@ -20,6 +20,7 @@ mod one_sided;
 mod output;
 mod renewal;
 mod settings;
+mod shares;
 mod signals;
 mod stacks;
 mod status;

@@ -13,12 +13,15 @@
 //! * where the launcher is on another host, its silence for 20 s ends every process of the job,
 //!   then the agent.
 
+pub(crate) mod binding;
+mod devices;
 mod examiner;
 mod feed;
 mod lease;
 mod pump;
 mod ranks;
 mod secret;
+mod shares;
 mod signals;
 mod stacks;
 mod supervisor;
@@ -150,8 +153,8 @@ async fn configuration(
             Order::Start(config) => return Ok(Some((secret, *config))),
             Order::Stop | Order::Kill => return Ok(None),
             Order::Ping => reporter.send(&Report::Alive),
-            Order::Describe => {
-                reporter.send(&Report::Facts(Box::new(AgentFacts::gather())));
+            Order::Describe { ports } => {
+                reporter.send(&Report::Facts(Box::new(AgentFacts::gather(ports))));
             }
             Order::Examine { number, question } => {
                 let examiner = examiner.get_or_insert_with(Examiner::default);

@@ -1,7 +1,7 @@
 //! Starting the ranks of this host.
 
 use std::collections::HashMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
@@ -11,10 +11,11 @@ use std::time::Instant;
 use paceline_rendezvous::env::{Environment, ProcessEnvironment};
 
 use super::feed::Input;
+use super::shares::{self, Share};
 use crate::environment;
 use crate::output::Stream;
-use crate::process::spawn::die_with_parent;
-use crate::program::{self, ResolvedProgram};
+use crate::process::spawn::{die_with_parent, run_on};
+use crate::program::{self, Program, ResolvedProgram};
 use crate::protocol::WINDOW_BYTES;
 use crate::protocol::messages::{AgentConfig, RankConfig};
 use crate::protocol::window::Window;
@@ -45,10 +46,15 @@ pub(crate) struct Pipes {
 #[derive(Debug)]
 pub(crate) struct Recipe<'a> {
     config: &'a AgentConfig,
+    /// The program, or what it is wrapped with.
     program: ResolvedProgram,
+    /// The words of the program that is wrapped; none where nothing is.
+    wrapped: Vec<OsString>,
     host: &'a str,
     variables: Vec<(OsString, OsString)>,
     removed: Vec<OsString>,
+    /// What each rank of the configuration gets, in the same order.
+    shares: Vec<Share>,
 }
 
 impl<'a> Recipe<'a> {
@@ -69,25 +75,42 @@ impl<'a> Recipe<'a> {
         let set_path = config.variables.iter().find(|(name, _)| name == "PATH");
         let search_path =
             set_path.map(|(_, path)| path.clone()).or_else(|| ProcessEnvironment.get("PATH"));
-        let program = program::resolve(&config.program, search_path.as_deref(), directory, host)?;
-        let threads = config
-            .divide_cores
-            .then(|| environment::threads_default(environment::cores(), config.ranks.len()));
-        let defaults = config.default_variables.iter().cloned().chain(threads);
-        let defaults = defaults.filter(|(name, _)| {
-            name.to_str().is_none_or(|name| ProcessEnvironment.get(name).is_none())
-        });
+        let (program, wrapped) = match &config.wrapper {
+            Some(wrapper) => {
+                let words = program::words(&config.program, directory);
+                (Program::Command(wrapper.program().into()), words)
+            }
+            None => (config.program.clone(), Vec::new()),
+        };
+        let program = program::resolve(&program, search_path.as_deref(), directory, host)?;
+        let defaults = config.default_variables.iter().filter(|(name, _)| is_unset(name)).cloned();
         let ours = config.variables.iter().cloned().chain(variables);
         let variables = defaults.chain(ours).collect();
-        Ok(Self { config, program, host, variables, removed: environment::inherited_to_remove() })
+        let shares = shares::of(config, host)?;
+        let removed = environment::inherited_to_remove();
+        Ok(Self { config, program, wrapped, host, variables, removed, shares })
     }
 
-    /// Starts one rank.
-    pub(crate) fn start(&self, rank: &RankConfig) -> Result<(Rank, Pipes), Refusal> {
+    /// The processors that a rank will be bound to, as the kernel writes them.
+    pub(crate) fn cpus(&self, local_rank: usize) -> Option<String> {
+        Some(self.shares.get(local_rank)?.cpus.as_ref()?.to_string())
+    }
+
+    /// Starts the rank of this number on the host.
+    pub(crate) fn start(
+        &self,
+        local_rank: usize,
+        rank: &RankConfig,
+    ) -> Result<(Rank, Pipes), Refusal> {
         let mut command = Command::new(&self.program.executable);
+        let local = u32::try_from(local_rank).unwrap_or(u32::MAX);
+        let wrapper = self.config.wrapper.as_ref();
+        let wrapper = wrapper.map(|wrapper| wrapper.arguments(rank.rank, local, self.host));
         command
             .arg0(&self.program.name)
             .args(&self.program.arguments)
+            .args(wrapper.unwrap_or_default())
+            .args(&self.wrapped)
             .args(&self.config.arguments)
             .stdin(if rank.has_input { Stdio::piped() } else { Stdio::null() })
             .stdout(Stdio::piped())
@@ -97,6 +120,12 @@ impl<'a> Recipe<'a> {
         }
         command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         command.envs(rank.variables.iter().map(|(name, value)| (name, value)));
+        if let Some(share) = self.shares.get(local_rank) {
+            command.envs(share.variables.iter().map(|(name, value)| (name, value)));
+            if let Some(cpus) = &share.cpus {
+                run_on(&mut command, cpus.to_set());
+            }
+        }
         die_with_parent(&mut command);
         let child = command.spawn().map_err(|error| self.explain(rank.rank, &error))?;
         Ok(adopt(rank.rank, child))
@@ -122,6 +151,11 @@ impl<'a> Recipe<'a> {
             },
         }
     }
+}
+
+/// Whether the agent's environment, which ranks inherit, has no such variable.
+pub(crate) fn is_unset(name: &OsStr) -> bool {
+    name.to_str().is_none_or(|name| ProcessEnvironment.get(name).is_none())
 }
 
 fn adopt(rank: u32, child: Child) -> (Rank, Pipes) {

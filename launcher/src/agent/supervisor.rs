@@ -125,9 +125,10 @@ impl Supervisor {
         let variables = environment::known_to_agent_only(&secret.path());
         self.secret = Some(secret);
         let recipe = Recipe::prepare(config, variables, host)?;
-        for rank in &config.ranks {
-            let (mut rank, pipes) = recipe.start(rank)?;
-            self.reporter.send(&Report::Started { rank: rank.rank, pid: rank.pid });
+        for (local_rank, rank) in config.ranks.iter().enumerate() {
+            let cpus = recipe.cpus(local_rank);
+            let (mut rank, pipes) = recipe.start(local_rank, rank)?;
+            self.reporter.send(&Report::Started { rank: rank.rank, pid: rank.pid, cpus });
             self.deaths.watch(rank.pid);
             let windows = rank.windows.clone();
             let number = rank.rank;
@@ -235,7 +236,9 @@ impl Supervisor {
                 }
             }
             // A second start makes no sense; a launcher that speaks gibberish is as good as gone.
-            Ok(Order::Start(_) | Order::Secret(_) | Order::Describe | Order::Examine { .. })
+            Ok(
+                Order::Start(_) | Order::Secret(_) | Order::Describe { .. } | Order::Examine { .. },
+            )
             | Err(_) => return false,
         }
         true

@@ -4,6 +4,8 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::machine::gpus::Gpus;
+
 /// Something, and how long it took to find out.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Timed<T> {
@@ -135,39 +137,4 @@ pub struct Gid {
     pub kind: Option<String>,
     /// The network interface that it belongs to.
     pub interface: Option<String>,
-}
-
-/// GPUs.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Gpus {
-    /// Version of NVIDIA's kernel module, where it is loaded.
-    pub driver: Option<String>,
-    /// As `nvidia-smi` lists them, else as the kernel module does.
-    pub devices: Vec<Gpu>,
-    /// What went wrong with `nvidia-smi`, if anything.
-    pub problem: Option<String>,
-}
-
-/// A GPU, or a virtual one.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Gpu {
-    /// Its name.
-    pub name: String,
-    /// Its UUID.
-    pub uuid: Option<String>,
-    /// Bytes of its memory.
-    pub memory_bytes: Option<u64>,
-    /// `VGPU`, `Pass-Through`, …, where it is virtual.
-    pub virtualization: Option<String>,
-    /// Its parts, where it is divided (MIG).
-    pub parts: Vec<GpuPart>,
-}
-
-/// A part of a GPU.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct GpuPart {
-    /// Its profile, such as `3g.20gb`.
-    pub profile: String,
-    /// Its UUID.
-    pub uuid: Option<String>,
 }

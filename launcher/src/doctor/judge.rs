@@ -2,7 +2,8 @@
 
 use super::clock::ClockOffset;
 use super::diagnosis::Check;
-use super::examination::{Examination, Gpu, Gpus, Interface, Limits, RdmaDevice, Space, Timed};
+use super::examination::{Examination, Interface, Limits, RdmaDevice, Space, Timed};
+use crate::machine::gpus::{Gpu, Gpus};
 use crate::protocol::facts::VERSION;
 
 /// Clocks that differ by more confuse logs, tickets and certificates.

@@ -1,6 +1,7 @@
 use super::super::diagnosis::Status;
-use super::super::examination::{Gid, GpuPart, Machine, RdmaPort};
+use super::super::examination::{Gid, Machine, RdmaPort};
 use super::*;
+use crate::machine::gpus::GpuPart;
 
 fn timed<T>(found: T) -> Timed<T> {
     Timed { took_us: 7, found }

@@ -28,9 +28,10 @@ pub use diagnosis::{
     Check, Diagnosis, HostDiagnosis, PairDiagnosis, SCHEMA, Status, WayDiagnosis, WayOutcome,
 };
 pub use examination::{
-    Examination, Gid, Gpu, GpuPart, Gpus, Interface, Limits, Machine, RdmaDevice, RdmaPort, Space,
-    Timed,
+    Examination, Gid, Interface, Limits, Machine, RdmaDevice, RdmaPort, Space, Timed,
 };
+
+pub use crate::machine::gpus::{Gpu, GpuPart, Gpus};
 
 use crate::job::JobSpec;
 use crate::plan::{HostFacts, PlanError, machines};

@@ -3,8 +3,8 @@
 mod passed;
 
 use std::ffi::{OsStr, OsString};
-use std::net::{Ipv4Addr, TcpListener};
-use std::num::NonZeroU32;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::num::NonZeroUsize;
 
 use paceline_rendezvous::env::{self, ProcessEnvironment};
 use paceline_rendezvous::{RankInfo, RunId};
@@ -17,6 +17,9 @@ use crate::protocol::messages::AgentConfig;
 
 /// Threads of OpenMP and of the libraries that follow its variable.
 pub(crate) const OMP_NUM_THREADS: &str = "OMP_NUM_THREADS";
+
+/// By what TensorFlow's workers find each other.
+pub(crate) const TF_CONFIG: &str = env::TF_CONFIG.name;
 
 /// Makes Python write lines as they come although its output is a pipe.
 const PYTHONUNBUFFERED: &str = "PYTHONUNBUFFERED";
@@ -32,7 +35,8 @@ pub(crate) fn is_identity(name: &OsStr) -> bool {
 
 /// Ours to suggest, the user's to change.
 fn is_for_framework(name: &OsStr) -> bool {
-    name == env::TORCH_MASTER_ADDR.name || name == env::TORCH_MASTER_PORT.name
+    let names = [env::TORCH_MASTER_ADDR, env::TORCH_MASTER_PORT, env::JAX_COORDINATOR_ADDRESS];
+    names.iter().any(|variable| name == variable.name)
 }
 
 /// Inherited variables that describe the place of *this* process in somebody's job.
@@ -83,23 +87,40 @@ pub(crate) fn defaults() -> Vec<(OsString, OsString)> {
 
 /// The default for programs that do not know they share a machine: what OMP_NUM_THREADS becomes
 /// for each of `ranks` where nobody has set it.
-pub(crate) fn threads_default(cores: NonZeroU32, ranks: usize) -> (OsString, OsString) {
-    let threads = u32::try_from(ranks).ok().and_then(|ranks| cores.get().checked_div(ranks));
-    (OMP_NUM_THREADS.into(), threads.unwrap_or(1).max(1).to_string().into())
+pub(crate) fn threads_default(cores: usize, ranks: usize) -> (OsString, OsString) {
+    let threads = cores.checked_div(ranks).unwrap_or(1).max(1);
+    (OMP_NUM_THREADS.into(), threads.to_string().into())
 }
 
-/// Cores that this process may use.
-pub(crate) fn cores() -> NonZeroU32 {
-    let cores = std::thread::available_parallelism().ok();
-    cores.and_then(|cores| NonZeroU32::try_from(cores).ok()).unwrap_or(NonZeroU32::MIN)
+/// Processors that this process may use.
+pub(crate) fn cores() -> NonZeroUsize {
+    std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
 }
 
-/// Where the user's framework may let its own ranks meet.
-pub(crate) fn for_framework(address: &str, port: u16) -> Vec<(OsString, OsString)> {
+/// Ports of the host of rank 0 that every job has for its frameworks: PyTorch's and JAX's.
+pub(crate) const FRAMEWORK_PORT_COUNT: u32 = 2;
+
+/// Where the user's framework may let its own ranks meet: PyTorch at the first port, JAX at the
+/// second.
+pub(crate) fn for_frameworks(address: IpAddr, [torch, jax]: [u16; 2]) -> Vec<(OsString, OsString)> {
     vec![
-        (env::TORCH_MASTER_ADDR.name.into(), address.into()),
-        (env::TORCH_MASTER_PORT.name.into(), port.to_string().into()),
+        (env::TORCH_MASTER_ADDR.name.into(), address.to_string().into()),
+        (env::TORCH_MASTER_PORT.name.into(), torch.to_string().into()),
+        (
+            env::JAX_COORDINATOR_ADDRESS.name.into(),
+            SocketAddr::new(address, jax).to_string().into(),
+        ),
     ]
+}
+
+/// What TensorFlow calls a cluster and the place of this rank in it, as JSON.
+pub(crate) fn tf_config(workers: &[SocketAddr], rank: u32) -> String {
+    let workers: Vec<String> = workers.iter().map(ToString::to_string).collect();
+    serde_json::json!({
+        "cluster": { "worker": workers },
+        "task": { "type": "worker", "index": rank },
+    })
+    .to_string()
 }
 
 /// Which rank's environment a process was started with.
@@ -107,18 +128,21 @@ pub(crate) fn rank_of(process: &ProcessEntry) -> Option<u32> {
     process.started_with(env::RANK.name)?.parse().ok()
 }
 
-/// A port on which nothing listens, for the user's framework; we never listen on it.
+/// Ports on which nothing listens, for the user's frameworks; we never listen on them. So many, or
+/// those that there are.
 ///
 /// The search starts at a place that depends on `seed`, so that jobs that start at the same time
-/// do not get the same port. `None` if every port of the range is taken.
-pub(crate) fn free_framework_port(seed: u32) -> Option<u16> {
+/// do not get the same ports.
+pub(crate) fn free_framework_ports(seed: u32, wanted: u32) -> Vec<u16> {
     let count = u32::from(FRAMEWORK_PORTS.end - FRAMEWORK_PORTS.start);
     // Neighbouring seeds (process ids) should not probe each other's ports.
     let start = seed.wrapping_mul(2_654_435_761) % count;
     (0..count)
         .filter_map(|step| u16::try_from((start + step) % count).ok())
         .map(|offset| FRAMEWORK_PORTS.start + offset)
-        .find(|&port| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok())
+        .filter(|&port| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok())
+        .take(usize::try_from(wanted).unwrap_or(usize::MAX))
+        .collect()
 }
 
 #[cfg(test)]
@@ -137,18 +161,28 @@ mod tests {
 
     #[test]
     fn cores_are_divided_among_the_ranks_of_a_host() {
-        let cores = NonZeroU32::new(8).expect("not zero");
         for (ranks, threads) in [(1, "8"), (3, "2"), (8, "1"), (9, "1"), (0, "1")] {
             let expected = (OMP_NUM_THREADS.into(), threads.into());
-            assert_eq!(threads_default(cores, ranks), expected, "{ranks}");
+            assert_eq!(threads_default(8, ranks), expected, "{ranks}");
         }
     }
 
     #[test]
+    fn tensorflow_is_told_of_all_workers_and_of_its_own_place() {
+        let workers =
+            ["10.0.0.1:20002", "[fe80::1]:20002"].map(|text| text.parse().expect("sound"));
+        let expected = r#"{"cluster":{"worker":["10.0.0.1:20002","[fe80::1]:20002"]},"#;
+        let expected = format!(r#"{expected}"task":{{"index":1,"type":"worker"}}}}"#);
+        assert_eq!(tf_config(&workers, 1), expected);
+    }
+
+    #[test]
     fn a_framework_port_is_free_and_outside_the_kernels_own_range() {
-        let port = free_framework_port(7).expect("one of thousands is free");
-        assert!(FRAMEWORK_PORTS.contains(&port));
-        let held = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port));
-        assert_ne!(free_framework_port(7), held.is_ok().then_some(port));
+        let ports = free_framework_ports(7, 3);
+        let [first, second, third] = ports[..] else { panic!("three of thousands: {ports:?}") };
+        assert!(ports.iter().all(|port| FRAMEWORK_PORTS.contains(port)));
+        assert!(first != second && second != third && first != third);
+        let held = TcpListener::bind((Ipv4Addr::UNSPECIFIED, first));
+        assert!(held.is_err() || !free_framework_ports(7, 3).contains(&first));
     }
 }

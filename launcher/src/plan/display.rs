@@ -5,21 +5,21 @@ use std::fmt;
 
 use super::{LaunchPlan, NodePlan};
 use crate::environment;
+use crate::protocol::messages::AgentConfig;
+use crate::wrap::Wrapper;
 
 impl LaunchPlan {
     /// What the ranks run, as a shell would need it.
     pub fn command_line(&self) -> String {
         let Some(node) = self.nodes.first() else { return String::new() };
-        let arguments = node.config.arguments.iter().map(quoted);
-        let words = std::iter::once(node.config.program.display()).chain(arguments);
-        words.collect::<Vec<_>>().join(" ")
+        words(&node.config).join(" ")
     }
 
     /// What OMP_NUM_THREADS is where nobody sets it.
     fn threads(&self, node: &NodePlan) -> String {
         let ranks = node.config.ranks.len();
         if node.is_local {
-            environment::threads_default(self.local_cores, ranks).1.display().to_string()
+            environment::threads_default(self.local_cores.get(), ranks).1.display().to_string()
         } else {
             format!("cores/{ranks}")
         }
@@ -40,10 +40,7 @@ impl fmt::Display for LaunchPlan {
             let config = &node.config;
             let user = node.host.user.as_ref().map(|user| format!("{user}@")).unwrap_or_default();
             writeln!(f, "node {node_rank}: {user}{}", node.host.host)?;
-            write!(f, "  command:   {}", config.program.display())?;
-            for argument in &config.arguments {
-                write!(f, " {}", quoted(argument))?;
-            }
+            write!(f, "  command:   {}", words(config).join(" "))?;
             writeln!(f, "\n  directory: {}", config.working_directory.display())?;
             for rank in &config.ranks {
                 let local = value_of(&rank.variables, "PACELINE_LOCAL_RANK");
@@ -64,6 +61,14 @@ impl fmt::Display for LaunchPlan {
         }
         Ok(())
     }
+}
+
+/// What the ranks of a host run, as a shell would need it.
+fn words(config: &AgentConfig) -> Vec<String> {
+    let wrapper = config.wrapper.iter().flat_map(Wrapper::words);
+    let wrapper = wrapper.map(|word| quoted(&OsString::from(word)));
+    let arguments = config.arguments.iter().map(quoted);
+    wrapper.chain(std::iter::once(config.program.display())).chain(arguments).collect()
 }
 
 /// The value of a variable in a list; empty where it is not there.

@@ -1,5 +1,6 @@
 //! Why there is no plan.
 
+use paceline_rendezvous::Fraction;
 use thiserror::Error;
 
 use super::placement::PlacementError;
@@ -34,6 +35,20 @@ pub enum PlanError {
     IdentityVariable {
         /// The variable.
         variable: String,
+    },
+    /// What a setting gives each rank cannot be the same for all of them.
+    #[error("{variable} cannot be set for all ranks: each one gets its own by {by}")]
+    SetTwice {
+        /// The variable.
+        variable: &'static str,
+        /// The setting.
+        by: &'static str,
+    },
+    /// Part of a device where none is given.
+    #[error("--gpu-fraction {fraction} says nothing: no rank has a GPU")]
+    FractionOfNothing {
+        /// The fraction.
+        fraction: Fraction,
     },
     /// There is no such rank.
     #[error("rank {rank} cannot get standard input: the ranks are 0 to {}", world_size - 1)]
@@ -76,6 +91,10 @@ impl PlanError {
                 Some("name this machine once, with all its devices, as in -H localhost:@0+1".into())
             }
             Self::Placement(error) => error.hint(),
+            Self::SetTwice { .. } => Some("leave one of the two out".into()),
+            Self::FractionOfNothing { .. } => {
+                Some("list the GPUs, as in --gpus a:0+1,b:2 or -H a:@0+1".into())
+            }
             Self::IdentityVariable { .. }
             | Self::StdinRank { .. }
             | Self::ShownRank { .. }

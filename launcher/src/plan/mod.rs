@@ -12,14 +12,16 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::net::IpAddr;
-use std::num::NonZeroU32;
+use std::net::{IpAddr, Ipv4Addr};
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use paceline_rendezvous::env::{Environment, RankList};
 use paceline_rendezvous::interface::InterfaceChoice;
 use paceline_rendezvous::{DeviceAssignment, Dialect, Fraction, RankInfo, RunId};
 
+use crate::agent::binding::BindTo;
+use crate::device::{CUDA_VISIBLE_DEVICES, RankDevice};
 use crate::environment;
 use crate::hosts::{HostSlots, LocalRule};
 use crate::job::{JobSpec, OutputOptions, StdinTarget};
@@ -28,7 +30,7 @@ use crate::protocol::messages::{AgentConfig, RankConfig};
 use crate::run::SshOptions;
 
 pub use error::PlanError;
-pub use placement::{MapBy, Placed, PlacementError, place};
+pub use placement::{MapBy, Placed, PlacementError, Rules, place};
 pub use rank_file::{RankFile, RankFileError, RankLineProblem, RankPlace, parse_rank_file};
 
 /// What must be known of the machine that plans.
@@ -41,9 +43,9 @@ pub struct HostFacts {
     /// Which hosts are this machine.
     pub local_rule: LocalRule,
     /// Cores that this process may use.
-    pub cores: NonZeroU32,
-    /// A port that the user's framework may listen on.
-    pub framework_port: u16,
+    pub cores: NonZeroUsize,
+    /// Ports that the user's frameworks may listen on.
+    pub framework_ports: [u16; 2],
 }
 
 impl HostFacts {
@@ -59,8 +61,11 @@ impl HostFacts {
             addresses: interfaces.iter().map(if_addrs::Interface::ip).collect(),
             local_rule: LocalRule::Own,
             cores: environment::cores(),
-            framework_port: environment::free_framework_port(std::process::id())
-                .ok_or(PlanError::NoPort)?,
+            framework_ports: <[u16; 2]>::try_from(environment::free_framework_ports(
+                std::process::id(),
+                environment::FRAMEWORK_PORT_COUNT,
+            ))
+            .map_err(|_| PlanError::NoPort)?,
         })
     }
 }
@@ -94,8 +99,10 @@ pub struct LaunchPlan {
     pub(crate) passed_on: Vec<(OsString, OsString)>,
     pub(crate) ssh: SshOptions,
     pub(crate) interface: InterfaceChoice,
+    /// Whether ranks get TF_CONFIG, for which their hosts are asked for ports.
+    pub(crate) tensorflow: bool,
     /// Cores of the machine that plans.
-    local_cores: NonZeroU32,
+    local_cores: NonZeroUsize,
     /// Decisions that the user may want to know of, one sentence each.
     pub notices: Vec<String>,
 }
@@ -120,11 +127,15 @@ pub fn plan(
     facts: &HostFacts,
     environment: &impl Environment,
 ) -> Result<LaunchPlan, PlanError> {
-    refuse_identities(&job.variables)?;
+    refuse_variables(job)?;
     let mut notices = job.hosts.notices.clone();
     let hosts = hosts::resolve(job, facts, &mut notices)?;
     let order = hosts::named_as_planned(&job.map_by, &hosts, facts);
-    let placed = place(hosts.rank_count, &hosts.all, &order, job.ranks_per_host)?;
+    let rules = Rules { per_host: job.ranks_per_host, per_device: job.gpu_fraction.per_device() };
+    let placed = place(hosts.rank_count, &hosts.all, &order, &rules)?;
+    if job.gpu_fraction != Fraction::WHOLE && placed.iter().all(|place| place.device.is_none()) {
+        return Err(PlanError::FractionOfNothing { fraction: job.gpu_fraction });
+    }
     let world_size = u32::try_from(placed.len()).unwrap_or(u32::MAX);
     if let StdinTarget::Rank(rank) = job.stdin
         && rank >= world_size
@@ -141,7 +152,8 @@ pub fn plan(
         && only.is_local
     {
         // Where there are other hosts, it is known when their agents have said what they are like.
-        let address = environment::for_framework("127.0.0.1", facts.framework_port);
+        let address =
+            environment::for_frameworks(Ipv4Addr::LOCALHOST.into(), facts.framework_ports);
         only.config.variables.splice(0..0, address);
     }
     notices.extend(hosts::unused(&hosts, &placed));
@@ -151,7 +163,7 @@ pub fn plan(
         notices.push("slot= in a rank file changes nothing: ranks are not bound to cores".into());
     }
     let is_set = environment.get(environment::OMP_NUM_THREADS).is_some() || sets_threads(job);
-    if !is_set {
+    if !is_set && job.bind_to == BindTo::None {
         notices.push(threads_notice(&nodes, facts));
     }
     Ok(LaunchPlan {
@@ -168,18 +180,29 @@ pub fn plan(
         passed_on: job.passed_on.clone(),
         ssh: job.ssh.clone(),
         interface: job.interface.clone(),
+        tensorflow: job.tensorflow,
         local_cores: facts.cores,
         notices,
     })
 }
 
-fn refuse_identities(variables: &[(OsString, OsString)]) -> Result<(), PlanError> {
-    match variables.iter().find(|(name, _)| environment::is_identity(name)) {
-        Some((name, _)) => {
-            Err(PlanError::IdentityVariable { variable: name.display().to_string() })
-        }
-        None => Ok(()),
+/// Refuses variables that are not the user's to set in this job.
+fn refuse_variables(job: &JobSpec) -> Result<(), PlanError> {
+    let variables = &job.variables;
+    if let Some((name, _)) = variables.iter().find(|(name, _)| environment::is_identity(name)) {
+        return Err(PlanError::IdentityVariable { variable: name.display().to_string() });
     }
+    let has_devices = job.hosts.hosts.iter().any(|host| !host.devices.is_empty());
+    let ours = [
+        (CUDA_VISIBLE_DEVICES, has_devices, "a list of devices"),
+        (environment::TF_CONFIG, job.tensorflow, "--tf-config"),
+    ];
+    for (variable, is_ours, by) in ours {
+        if is_ours && variables.iter().any(|(name, _)| name == variable) {
+            return Err(PlanError::SetTwice { variable, by });
+        }
+    }
+    Ok(())
 }
 
 fn sets_threads(job: &JobSpec) -> bool {
@@ -196,6 +219,10 @@ fn nodes(job: &JobSpec, run_id: RunId, hosts: &hosts::Hosts, placed: &[Placed]) 
         default_variables: environment::defaults(),
         divide_cores: !sets_threads(job),
         ranks: Vec::new(),
+        wrapper: job.wrapper.clone(),
+        bind_to: job.bind_to,
+        gpu_visibility: job.gpu_visibility,
+        tensorflow: Vec::new(),
         grace: job.grace,
         is_remote: false,
     };
@@ -222,12 +249,12 @@ struct World {
 }
 
 fn rank_config(rank: u32, placed: &Placed, world: &World, job: &JobSpec) -> RankConfig {
-    let device = match &placed.device {
-        Some(name) => {
-            DeviceAssignment::Local { uuid: name.as_str().to_owned(), fraction: Fraction::WHOLE }
-        }
-        None => DeviceAssignment::None,
-    };
+    let fraction = job.gpu_fraction;
+    let named = placed.device.as_ref().map(|name| name.as_str().to_owned());
+    // The host finds out which device that is.
+    let device = named
+        .clone()
+        .map_or(DeviceAssignment::None, |uuid| DeviceAssignment::Local { uuid, fraction });
     let place = RankInfo {
         rank,
         world_size: world.size,
@@ -243,7 +270,8 @@ fn rank_config(rank: u32, placed: &Placed, world: &World, job: &JobSpec) -> Rank
     let has_input = matches!(job.stdin, StdinTarget::All) || job.stdin == StdinTarget::Rank(rank);
     let cross = (placed.cross_rank, placed.cross_size);
     let variables = environment::of_rank(&place, cross, job.open_mpi_variables);
-    RankConfig { rank, has_input, variables }
+    let device = named.map(|name| RankDevice::new(name, fraction));
+    RankConfig { rank, has_input, device, variables }
 }
 
 /// How many threads each rank gets.
@@ -252,7 +280,7 @@ fn threads_notice(nodes: &[NodePlan], facts: &HostFacts) -> String {
     match nodes {
         [only] if only.is_local => {
             let ranks = only.config.ranks.len();
-            let threads = environment::threads_default(facts.cores, ranks).1;
+            let threads = environment::threads_default(facts.cores.get(), ranks).1;
             format!(
                 "{name}={} for each rank ({} cores, {ranks} ranks on {}); -x {name}=N changes it",
                 threads.display(),

@@ -85,7 +85,7 @@ pub enum PlacementError {
         /// Ranks asked for.
         rank_count: u64,
     },
-    /// A rank that has no device, while others of its host have one.
+    /// More ranks than its devices have room for.
     #[error("{ranks} ranks on {host} have only {devices} devices")]
     TooFewDevices {
         /// The host.
@@ -126,7 +126,9 @@ impl PlacementError {
                 format!("give it more, as in -H {host}:{ranks}, or ask for fewer ranks per host")
             }
             Self::TooFewDevices { .. } => {
-                "each rank needs a device of its own: list more of them, or none".to_owned()
+                "each rank needs a device of its own: list more of them, or none, or say \
+                 --gpu-fraction"
+                    .to_owned()
             }
             Self::UnknownHost { .. } => {
                 "name the host with -H or --hostfile, too, or leave both out".to_owned()
@@ -139,11 +141,21 @@ impl PlacementError {
     }
 }
 
+/// How many ranks hosts and devices take.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rules {
+    /// Ranks of each host, however many slots beyond that it has.
+    pub per_host: Option<NonZeroU32>,
+    /// Ranks that a device has room for.
+    pub per_device: u32,
+}
+
 /// Places ranks 0, 1, … on hosts.
 ///
 /// A host without a number of slots takes one rank, and with `per_host` that many, like any other
 /// host. A rank file places what it names, on hosts without a number as many as it likes. Without a
-/// count there are as many ranks as there is room for. The ranks of a host take its devices in order.
+/// count there are as many ranks as there is room for. The ranks of a host take its devices in order, and where
+/// devices have room for several, from the first one again.
 ///
 /// # Errors
 /// See [`PlacementError`].
@@ -151,8 +163,9 @@ pub fn place(
     rank_count: Option<NonZeroU32>,
     hosts: &[HostSlots],
     order: &MapBy,
-    per_host: Option<NonZeroU32>,
+    rules: &Rules,
 ) -> Result<Vec<Placed>, PlacementError> {
+    let per_host = rules.per_host;
     let of_ranks = match order {
         MapBy::RankFile(file) => by_file(rank_count, hosts, file, per_host)?,
         MapBy::Slot | MapBy::Node => {
@@ -164,7 +177,7 @@ pub fn place(
     let mut sizes = vec![0_u32; hosts.len()];
     of_ranks.iter().for_each(|host| sizes[*host] += 1);
     for (host, ranks) in hosts.iter().zip(&sizes) {
-        check(host, *ranks)?;
+        check(host, *ranks, rules.per_device)?;
     }
     Ok(number(&of_ranks, &sizes, hosts))
 }
@@ -261,15 +274,21 @@ fn by_file(
     Ok(of_ranks)
 }
 
-fn check(host: &HostSlots, ranks: u32) -> Result<(), PlacementError> {
+fn check(host: &HostSlots, ranks: u32, per_device: u32) -> Result<(), PlacementError> {
     let (name, devices) = (|| host.host.clone(), host.devices.len());
     if ranks > RANKS_PER_HOST_MAX {
         return Err(PlacementError::HostTooFull { host: name(), ranks });
     }
-    if devices > 0 && u32::try_from(devices).is_ok_and(|devices| ranks > devices) {
+    let room = u32::try_from(devices).unwrap_or(u32::MAX).saturating_mul(per_device);
+    if devices > 0 && ranks > room {
         return Err(PlacementError::TooFewDevices { host: name(), ranks, devices });
     }
     Ok(())
+}
+
+fn device_of(host: &HostSlots, local_rank: usize) -> Option<DeviceName> {
+    let place = local_rank.checked_rem(host.devices.len())?;
+    host.devices.get(place).cloned()
 }
 
 /// Numbers the ranks within their hosts, and the hosts among those with the same local rank.
@@ -299,7 +318,7 @@ fn number(of_ranks: &[usize], sizes: &[u32], hosts: &[HostSlots]) -> Vec<Placed>
             local_size: sizes[host],
             cross_rank: cross_ranks[host][local],
             cross_size: hosts_with[local],
-            device: hosts[host].devices.get(local).cloned(),
+            device: device_of(&hosts[host], local),
         });
     }
     placed

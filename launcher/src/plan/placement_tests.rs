@@ -6,12 +6,17 @@ use std::path::Path;
 
 use proptest::prelude::*;
 
+use super::placement::Rules;
 use super::placement::{MapBy, Placed, PlacementError, RANKS_MAX, RANKS_PER_HOST_MAX, place};
 use super::rank_file::parse_rank_file;
 use crate::hosts::{HostList, HostSlots};
 
 fn hosts(list: &str) -> Vec<HostSlots> {
     HostList::parse(list).expect("well formed").hosts
+}
+
+fn rules(per_host: u32) -> Rules {
+    Rules { per_host: number(per_host), per_device: 1 }
 }
 
 fn number(count: u32) -> Option<NonZeroU32> {
@@ -25,7 +30,7 @@ fn placed(
     order: &MapBy,
     per_host: u32,
 ) -> Result<Vec<Placed>, PlacementError> {
-    place(number(ranks), &hosts(list), order, number(per_host))
+    place(number(ranks), &hosts(list), order, &rules(per_host))
 }
 
 /// `host.local_rank` for each rank.
@@ -93,8 +98,25 @@ fn what_does_not_fit_is_refused() {
     let too_full = PlacementError::HostTooFull { host: "a".into(), ranks };
     assert_eq!(error(ranks, &huge), too_full);
     assert!(matches!(error(RANKS_MAX, &huge), PlacementError::HostTooFull { .. }));
-    assert_eq!(place(None, &[], &MapBy::Slot, None), Err(PlacementError::NoHosts));
-    assert!(place(number(1), &[], &MapBy::Node, None).is_err());
+    assert_eq!(place(None, &[], &MapBy::Slot, &rules(0)), Err(PlacementError::NoHosts));
+    assert!(place(number(1), &[], &MapBy::Node, &rules(0)).is_err());
+}
+
+#[test]
+fn devices_with_room_for_several_ranks_are_filled_evenly() {
+    let mut hosts = hosts("a:@2+GPU-1");
+    let rules = Rules { per_device: 2, ..rules(0) };
+    let devices_of = |hosts: &[HostSlots], ranks| {
+        let placed = place(number(ranks), hosts, &MapBy::Slot, &rules)?;
+        let devices = placed.iter().filter_map(|place| place.device.clone());
+        Ok(devices.map(|device| device.to_string()).collect::<Vec<_>>().join(" "))
+    };
+    hosts[0].slots = number(4);
+    assert_eq!(devices_of(&hosts, 0), Ok("2 GPU-1 2 GPU-1".to_owned()));
+    assert_eq!(devices_of(&hosts, 2), Ok("2 GPU-1".to_owned()));
+    hosts[0].slots = number(5);
+    let too_few = PlacementError::TooFewDevices { host: "a".into(), ranks: 5, devices: 2 };
+    assert_eq!(devices_of(&hosts, 0), Err(too_few));
 }
 
 #[test]
@@ -108,7 +130,7 @@ fn each_rank_has_a_device_of_its_own() {
     let mut host = hosts("a:@0").remove(0);
     host.slots = number(2);
     let too_few = PlacementError::TooFewDevices { host: "a".into(), ranks: 2, devices: 1 };
-    assert_eq!(place(None, &[host], &MapBy::Slot, None), Err(too_few));
+    assert_eq!(place(None, &[host], &MapBy::Slot, &rules(0)), Err(too_few));
 }
 
 #[test]
@@ -149,7 +171,7 @@ proptest! {
         hosts in some_hosts(), ranks in 0_u32..40, per_host in 0_u32..4, turns in any::<bool>()
     ) {
         let order = if turns { MapBy::Node } else { MapBy::Slot };
-        let Ok(placed) = place(number(ranks), &hosts, &order, number(per_host)) else {
+        let Ok(placed) = place(number(ranks), &hosts, &order, &rules(per_host)) else {
             let room = |host: &HostSlots| if per_host > 0 { per_host } else { host.slots_or_one().get() };
             let is_small = |host: &HostSlots| host.slots.is_some_and(|slots| per_host > slots.get());
             let slots: u32 = hosts.iter().map(room).sum();

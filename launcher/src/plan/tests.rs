@@ -1,6 +1,7 @@
 //! Tests of whole plans.
 
 use std::collections::HashMap;
+use std::num::NonZeroU32;
 use std::path::Path;
 
 use super::display::value_of;
@@ -14,8 +15,8 @@ fn facts() -> HostFacts {
         name: "node1".into(),
         addresses: vec!["10.0.0.1".parse().expect("an address")],
         local_rule: LocalRule::Own,
-        cores: NonZeroU32::new(8).expect("not zero"),
-        framework_port: 20_001,
+        cores: NonZeroUsize::new(8).expect("not zero"),
+        framework_ports: [20_001, 20_002],
     }
 }
 

@@ -5,6 +5,7 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use rustix::process::{Signal, getpid, getppid, set_parent_process_death_signal};
+use rustix::thread::{CpuSet, sched_setaffinity};
 
 /// Makes the command a process group leader that the kernel kills when this *thread* ends.
 ///
@@ -23,5 +24,14 @@ pub(crate) fn die_with_parent(command: &mut Command) {
     // SAFETY: between fork and exec only async-signal-safe work is allowed. The closure makes two
     // system calls through rustix and compares integers; it neither allocates nor locks, and the
     // error that it may build is a plain enum without an allocation.
+    unsafe { command.pre_exec(before_exec) };
+}
+
+/// Makes the command run on these processors only, and all that it starts.
+pub(crate) fn run_on(command: &mut Command, cpus: CpuSet) {
+    let before_exec = move || Ok(sched_setaffinity(None, &cpus)?);
+    // SAFETY: between fork and exec only async-signal-safe work is allowed. The closure makes one
+    // system call through rustix with a copy of plain data; the error that it may return holds a
+    // number and allocates nothing.
     unsafe { command.pre_exec(before_exec) };
 }

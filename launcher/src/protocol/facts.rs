@@ -24,8 +24,8 @@ pub(crate) struct AgentFacts {
     pub(crate) build: Option<String>,
     /// Cores that the agent may use.
     pub(crate) cores: u32,
-    /// A port on which nothing listens, for the user's framework.
-    pub(crate) framework_port: Option<u16>,
+    /// Ports on which nothing listens, for the user's frameworks.
+    pub(crate) framework_ports: Vec<u16>,
     /// The address at which ssh reached this host.
     pub(crate) reached_at: Option<IpAddr>,
     /// The address of the launcher, as this host sees it.
@@ -44,15 +44,15 @@ pub(crate) struct HostAddress {
 }
 
 impl AgentFacts {
-    /// Those of this process and its host.
-    pub(crate) fn gather() -> Self {
+    /// Those of this process and its host, with so many ports if there are as many.
+    pub(crate) fn gather(ports: u32) -> Self {
         let (reached_from, reached_at) = ssh_connection();
         let cores = std::thread::available_parallelism().ok();
         Self {
             version: VERSION.to_owned(),
             build: build_id::of_this_process(),
             cores: cores.and_then(|cores| u32::try_from(cores.get()).ok()).unwrap_or(1),
-            framework_port: environment::free_framework_port(std::process::id()),
+            framework_ports: environment::free_framework_ports(std::process::id(), ports),
             reached_at,
             reached_from,
             addresses: addresses(),

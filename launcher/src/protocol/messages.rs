@@ -1,6 +1,7 @@
 //! The messages in the frames.
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -12,6 +13,8 @@ use super::codec::{self, Frame, FrameError};
 use super::facts::AgentFacts;
 use super::text;
 use super::tunnel::Piece;
+use crate::agent::binding::BindTo;
+use crate::device::{GpuVisibility, RankDevice};
 use crate::doctor::question::{Answer, Question};
 use crate::output::Stream;
 use crate::process::descendants::ProcessName;
@@ -19,6 +22,7 @@ use crate::process::memory::OutOfMemory;
 use crate::process::wait::{Ending, ResourceUsage};
 use crate::program::Program;
 use crate::refusal::Refusal;
+use crate::wrap::Wrapper;
 
 /// Everything that an agent must know to start its ranks. Holds no secret.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,6 +42,12 @@ pub(crate) struct AgentConfig {
     /// environment has it. Who plans does not know the cores of other hosts.
     pub(crate) divide_cores: bool,
     pub(crate) ranks: Vec<RankConfig>,
+    pub(crate) wrapper: Option<Wrapper>,
+    pub(crate) bind_to: BindTo,
+    pub(crate) gpu_visibility: GpuVisibility,
+    /// Where each rank of the job may let TensorFlow listen, by rank: they get TF_CONFIG. Empty where
+    /// they do not.
+    pub(crate) tensorflow: Vec<SocketAddr>,
     /// Between SIGTERM and SIGKILL.
     pub(crate) grace: Duration,
     /// The launcher is on another host. So ranks reach the coordinator through the agent, and a launcher
@@ -51,6 +61,7 @@ pub(crate) struct RankConfig {
     pub(crate) rank: u32,
     /// Its standard input is a pipe that `Order::Input` fills.
     pub(crate) has_input: bool,
+    pub(crate) device: Option<RankDevice>,
     #[serde(with = "text::pairs")]
     pub(crate) variables: Vec<(OsString, OsString)>,
 }
@@ -70,8 +81,8 @@ pub(crate) enum Order {
     Kill,
     /// Answer with `Alive`.
     Ping,
-    /// Answer with `Facts`.
-    Describe,
+    /// Answer with `Facts`, in which so many ports are to be.
+    Describe { ports: u32 },
     /// Answer with `Examined` and the same number.
     Examine { number: u32, question: Question },
     /// Answer with `Stacks` for every rank that runs.
@@ -99,8 +110,8 @@ pub(crate) enum Report {
     Tunnel { connection: u32, piece: Piece },
     /// The ranks cannot be started; none of them runs.
     Refused(Refusal),
-    /// A rank runs.
-    Started { rank: u32, pid: i32 },
+    /// A rank runs, perhaps bound to these processors.
+    Started { rank: u32, pid: i32, cpus: Option<String> },
     /// Bytes of a rank.
     Output { rank: u32, stream: Stream, bytes: Vec<u8> },
     /// A rank's stream has ended.
@@ -185,7 +196,7 @@ impl Order {
             Self::Stop => codec::encode(kind::STOP, &[], out),
             Self::Kill => codec::encode(kind::KILL, &[], out),
             Self::Ping => codec::encode(kind::PING, &[], out),
-            Self::Describe => codec::encode(kind::DESCRIBE, &[], out),
+            Self::Describe { ports } => json(kind::DESCRIBE, ports, out),
             Self::Examine { number, question } => json(kind::EXAMINE, &(number, question), out),
             Self::TellStacks => codec::encode(kind::TELL_STACKS, &[], out),
             Self::Tunnel { connection, piece } => {
@@ -206,7 +217,7 @@ impl Order {
             kind::STOP => Self::Stop,
             kind::KILL => Self::Kill,
             kind::PING => Self::Ping,
-            kind::DESCRIBE => Self::Describe,
+            kind::DESCRIBE => Self::Describe { ports: parse(frame)? },
             kind::EXAMINE => {
                 let (number, question) = parse(frame)?;
                 Self::Examine { number, question }
@@ -240,7 +251,7 @@ impl Report {
             Self::Examined { number, answer } => json(kind::EXAMINED, &(number, answer), out),
             Self::Tunnel { connection, piece } => tunnel(kind::TUNNEL_UP, *connection, piece, out),
             Self::Refused(refusal) => json(kind::REFUSED, refusal, out),
-            Self::Started { rank, pid } => json(kind::STARTED, &(rank, pid), out),
+            Self::Started { rank, pid, cpus } => json(kind::STARTED, &(rank, pid, cpus), out),
             Self::Output { rank, stream, bytes } => {
                 let header = [&rank.to_le_bytes()[..], &[u8::from(*stream == Stream::Stderr)]];
                 codec::encode(kind::OUTPUT, &[header[0], header[1], bytes], out)
@@ -273,8 +284,8 @@ impl Report {
             }
             kind::REFUSED => Self::Refused(parse(frame)?),
             kind::STARTED => {
-                let (rank, pid) = parse(frame)?;
-                Self::Started { rank, pid }
+                let (rank, pid, cpus) = parse(frame)?;
+                Self::Started { rank, pid, cpus }
             }
             kind::OUTPUT => decode_output(frame)?,
             kind::CLOSED => {

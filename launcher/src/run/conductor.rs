@@ -24,6 +24,7 @@ use super::outcome::{Outcome, Verdict};
 use super::starting::{Start, Starting};
 use super::tunnels::Tunnels;
 use super::{RunError, copying, setup, terminal};
+use crate::environment;
 use crate::output::Stream;
 use crate::output::writer::{StreamWriter, WriterEvent};
 use crate::plan::LaunchPlan;
@@ -153,11 +154,19 @@ impl Conductor {
             configs.push((node.host.host.clone(), config));
         }
         let is_alone = plan.nodes.len() == 1 && plan.nodes.iter().all(|node| node.is_local);
+        // Even alone it must first say which ports TensorFlow may have.
+        let is_alone = is_alone && !plan.tensorflow;
         if !is_alone {
             let (first, interface) = (plan.first_node(), plan.interface.clone());
+            let hosts = std::mem::take(&mut configs);
             self.gathering =
-                Some(Gathering::of(std::mem::take(&mut configs), first, interface, secret.clone()));
-            starts.iter_mut().for_each(|start| start.order = Some(Order::Describe));
+                Some(Gathering::of(hosts, first, interface, plan.tensorflow, secret.clone()));
+            for (start, node) in starts.iter_mut().zip(&plan.nodes) {
+                let workers = if plan.tensorflow { node.config.ranks.len() } else { 0 };
+                let workers = u32::try_from(workers).unwrap_or(u32::MAX);
+                let ports = environment::FRAMEWORK_PORT_COUNT.saturating_add(workers);
+                start.order = Some(Order::Describe { ports });
+            }
         }
         self.starting = Starting::of(starts, events.clone());
         self.start_more().map_err(|(_, error)| error)?;

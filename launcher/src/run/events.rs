@@ -32,6 +32,9 @@ pub enum JobEvent {
         host: String,
         /// Its process id there.
         pid: i32,
+        /// The processors that it is bound to, as Linux writes them: `0-3,8`; left out where it is not.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        cpus: Option<String>,
     },
     /// A rank has ended, however and whyever it did.
     RankExited(RankExited),

@@ -1,6 +1,7 @@
 //! Starting ranks on several hosts: every agent first says what its host is like, then all are told
 //! where they meet.
 
+use std::net::SocketAddr;
 use std::time::Instant;
 
 use paceline_rendezvous::Secret;
@@ -9,7 +10,7 @@ use paceline_rendezvous::interface::InterfaceChoice;
 use zeroize::Zeroizing;
 
 use super::conductor::{Conductor, say};
-use super::meeting::{self, Described, Meeting};
+use super::meeting::{self, Described, Meeting, MeetingError};
 use super::outcome::Verdict;
 use crate::environment;
 use crate::process::build_id;
@@ -23,6 +24,8 @@ pub(super) struct Gathering {
     /// The node of rank 0.
     first: usize,
     wanted: InterfaceChoice,
+    /// Whether each rank is to have a port for TensorFlow.
+    tensorflow: bool,
     secret: Secret,
     /// The first piece of standard input: no other is read before somebody has taken it.
     input: Option<Vec<u8>>,
@@ -41,10 +44,12 @@ impl Gathering {
         hosts: Vec<(String, AgentConfig)>,
         first: usize,
         wanted: InterfaceChoice,
+        tensorflow: bool,
         secret: Secret,
     ) -> Self {
         let host = |(name, config)| Host { name, config, facts: None };
-        Self { hosts: hosts.into_iter().map(host).collect(), first, wanted, secret, input: None }
+        let hosts = hosts.into_iter().map(host).collect();
+        Self { hosts, first, wanted, tensorflow, secret, input: None }
     }
 
     /// Keeps it until there are ranks.
@@ -69,17 +74,28 @@ impl Gathering {
         self.hosts.iter().map(described).collect()
     }
 
+    /// Where all meet, and where TensorFlow's workers listen if that is asked for.
+    fn meet(&self, hosts: &[Described]) -> Result<(Meeting, Vec<SocketAddr>), MeetingError> {
+        let meeting = meeting::meet(hosts, self.first, &self.wanted)?;
+        let numbers = |host: &Host| host.config.ranks.iter().map(|rank| rank.rank).collect();
+        let ranks: Vec<Vec<u32>> = self.hosts.iter().map(numbers).collect();
+        let workers =
+            if self.tensorflow { meeting::workers(hosts, &meeting, &ranks)? } else { Vec::new() };
+        Ok((meeting, workers))
+    }
+
     /// What each host is told, now that it is known where they meet.
-    fn orders(&self, meeting: &Meeting) -> Vec<[Order; 2]> {
+    fn orders(&self, meeting: &Meeting, workers: &[SocketAddr]) -> Vec<[Order; 2]> {
         let secret = self.secret.to_hex();
-        let framework = meeting.framework;
-        let shared = environment::for_framework(&framework.ip().to_string(), framework.port());
+        let (first, ports) = meeting.frameworks;
+        let shared = environment::for_frameworks(first, ports);
         let orders = self.hosts.iter().zip(&meeting.addresses).map(|(host, address)| {
             let mut config = host.config.clone();
             let interface = (env::INTERFACE.name.into(), address.address.to_string().into());
             // What the user has set comes later and counts.
             let ours = shared.iter().cloned().chain([interface]);
             config.variables.splice(0..0, ours);
+            config.tensorflow = workers.to_vec();
             let secret = Zeroizing::new(secret.as_bytes().to_vec());
             [Order::Secret(secret), Order::Start(Box::new(config))]
         });
@@ -107,8 +123,8 @@ impl Conductor {
             return;
         }
         let Some(described) = gathering.described() else { return };
-        let meeting = match meeting::meet(&described, gathering.first, &gathering.wanted) {
-            Ok(meeting) => meeting,
+        let (meeting, workers) = match gathering.meet(&described) {
+            Ok(met) => met,
             Err(error) => {
                 let verdict = Verdict::NoNetwork { reason: error.to_string() };
                 self.director.stop_because(verdict, Instant::now());
@@ -120,7 +136,7 @@ impl Conductor {
             let hosts = others.join(", ");
             say(&format!("paceline on {hosts} is another build than here, of the same version"));
         }
-        let (orders, input) = (gathering.orders(&meeting), gathering.input.take());
+        let (orders, input) = (gathering.orders(&meeting, &workers), gathering.input.take());
         self.gathering = None;
         for (node, orders) in orders.iter().enumerate() {
             self.tell(node, orders);

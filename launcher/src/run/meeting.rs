@@ -1,10 +1,12 @@
 //! Where the ranks of several hosts meet: the address of each host that the others use. Pure.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use paceline_rendezvous::interface::{Candidate, InterfaceChoice};
 use thiserror::Error;
 
+use crate::environment;
 use crate::protocol::facts::AgentFacts;
 
 /// What the hosts are told of each other.
@@ -12,8 +14,8 @@ use crate::protocol::facts::AgentFacts;
 pub(super) struct Meeting {
     /// One address of each host.
     pub(super) addresses: Vec<Candidate>,
-    /// Where the user's framework may let its ranks meet: on the host of rank 0.
-    pub(super) framework: SocketAddr,
+    /// Where the user's frameworks may let their ranks meet: on the host of rank 0.
+    pub(super) frameworks: (IpAddr, [u16; 2]),
 }
 
 /// Why hosts cannot meet.
@@ -26,7 +28,9 @@ pub(super) enum MeetingError {
     #[error("{host} has no address but {has}, at which no other host reaches it")]
     Address { host: String, has: String },
     /// All of thousands are taken.
-    #[error("no port between 20000 and 32000 of {host} is free for the program's own rendezvous")]
+    #[error(
+        "too few ports between 20000 and 32000 of {host} are free for the program's own rendezvous"
+    )]
     Port { host: String },
 }
 
@@ -48,14 +52,13 @@ pub(super) fn meet(
         addresses.push(choose(host, facts, &clients, wanted)?);
     }
     let (Some(first), Some((host, facts))) = (addresses.get(first), hosts.get(first)) else {
-        let unspecified = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
-        return Ok(Meeting { addresses, framework: unspecified });
+        return Ok(Meeting { addresses, frameworks: (Ipv4Addr::UNSPECIFIED.into(), [0; 2]) });
     };
-    let Some(port) = facts.framework_port else {
+    let [torch, jax, ..] = facts.framework_ports[..] else {
         return Err(MeetingError::Port { host: host.clone() });
     };
-    let framework = SocketAddr::new(first.address, port);
-    Ok(Meeting { addresses, framework })
+    let frameworks = (first.address, [torch, jax]);
+    Ok(Meeting { addresses, frameworks })
 }
 
 fn choose(
@@ -83,6 +86,25 @@ fn choose(
     })
 }
 
+/// Where each rank of a job may let TensorFlow listen, by rank. `ranks` are those of each host.
+pub(super) fn workers(
+    hosts: &[Described],
+    meeting: &Meeting,
+    ranks: &[Vec<u32>],
+) -> Result<Vec<SocketAddr>, MeetingError> {
+    let mut workers = BTreeMap::new();
+    let common = environment::FRAMEWORK_PORT_COUNT as usize;
+    for (((host, facts), address), ranks) in hosts.iter().zip(&meeting.addresses).zip(ranks) {
+        let ports = facts.framework_ports.get(common..).unwrap_or_default();
+        if ports.len() < ranks.len() {
+            return Err(MeetingError::Port { host: host.clone() });
+        }
+        let place = |port: &u16| SocketAddr::new(address.address, *port);
+        workers.extend(ranks.iter().copied().zip(ports.iter().map(place)));
+    }
+    Ok(workers.into_values().collect())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -94,7 +116,7 @@ mod tests {
             version: "1".into(),
             build: None,
             cores: 2,
-            framework_port: Some(20_001),
+            framework_ports: vec![20_001, 20_002, 20_003, 20_004],
             reached_at: reached_at.map(address),
             reached_from: reached_at.map(|_| address("10.0.0.1")),
             addresses: addresses
@@ -129,7 +151,22 @@ mod tests {
         let hosts = cluster();
         assert_eq!(chosen(&hosts, "auto").expect("sound"), ["10.0.0.1", "10.0.0.2", "10.0.0.3"]);
         let meeting = meet(&hosts, 1, &InterfaceChoice::Auto).expect("sound");
-        assert_eq!(meeting.framework, "10.0.0.2:20001".parse().expect("an address"));
+        let first: IpAddr = "10.0.0.2".parse().expect("an address");
+        assert_eq!(meeting.frameworks, (first, [20_001, 20_002]));
+    }
+
+    #[test]
+    fn each_rank_has_a_port_of_its_host_for_tensorflow() {
+        let hosts = &cluster()[..2];
+        let meeting = meet(hosts, 0, &InterfaceChoice::Auto).expect("sound");
+        let workers_of = |ranks: &[Vec<u32>]| {
+            let workers = workers(hosts, &meeting, ranks)?;
+            Ok(workers.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "))
+        };
+        let expected = "10.0.0.1:20003 10.0.0.2:20003 10.0.0.1:20004".to_owned();
+        assert_eq!(workers_of(&[vec![0, 2], vec![1]]), Ok(expected));
+        let error = workers_of(&[vec![0], vec![1, 2, 3]]);
+        assert_eq!(error, Err(MeetingError::Port { host: "a".into() }));
     }
 
     #[test]
@@ -151,7 +188,7 @@ mod tests {
         hosts.push(host("c", None, &[("lo", "127.0.0.1"), ("docker0", "172.17.0.1")]));
         let error = chosen(&hosts, "auto").expect_err("c is alone");
         assert!(matches!(&error, MeetingError::Address { host, .. } if host == "c"), "{error}");
-        hosts[0].1.framework_port = None;
+        hosts[0].1.framework_ports = vec![20_001];
         let error = chosen(&hosts[..1], "auto").expect_err("no port");
         assert!(matches!(error, MeetingError::Port { .. }), "{error}");
     }

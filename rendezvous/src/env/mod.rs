@@ -38,6 +38,10 @@ pub enum Owner {
     Horovod,
     /// Set by `torchrun`, read by PyTorch programs.
     Torch,
+    /// Read by JAX programs.
+    Jax,
+    /// Read by TensorFlow programs.
+    TensorFlow,
     /// Set by Open MPI's `mpirun`.
     OpenMpi,
     /// Set by PMI launchers: Hydra, Intel MPI, MPICH, MVAPICH.

@@ -258,6 +258,29 @@ variables! {
     /// File that says where each rank runs, on lines as rank 0=HOST.
     RANK_FILE = "PACELINE_RANK_FILE" Paceline Setting ("the path of a file")
         option { name: "rank-file", aliases: &["rankfile"], value_name: "FILE" };
+    /// GPUs of each host, as in a:0+1,b:2, or 0+1 for those of every host: numbers as nvidia-smi has
+    /// them, or UUIDs of GPUs and of their parts (MIG). Each rank gets one.
+    GPUS = "PACELINE_GPUS" Paceline Setting ("hosts and their GPUs, as in a:0+1,b:2")
+        option { name: "gpus", value_name: "HOST:GPU+GPU,..." };
+    /// Share of a GPU that each rank gets: a part of it where it is divided (MIG), else limits for MPS,
+    /// which must run there.
+    GPU_FRACTION = "PACELINE_GPU_FRACTION" Paceline Setting
+        ("a number above 0 and up to 1, such as 0.5", default "1")
+        option { name: "gpu-fraction", value_name: "SHARE" };
+    /// Which GPUs a rank sees: those of all ranks of its host, its own being that with the number of its
+    /// local rank, or its own alone. With parts of GPUs always its own.
+    GPU_VISIBILITY = "PACELINE_GPU_VISIBILITY" Paceline Setting ("host or rank", default "host")
+        option { name: "gpu-visibility", value_name: "WHOSE", form: Form::OneOf(&["host", "rank"]) };
+    /// Bind each rank to cores of its own, or to a NUMA node: that of its GPU, where it has one.
+    BIND_TO = "PACELINE_BIND_TO" Paceline Setting ("none, core or numa", default "none")
+        option { name: "bind-to", value_name: "WHAT", form: Form::OneOf(&["none", "core", "numa"]) };
+    /// Command to run each rank under, as "numactl --localalloc --": the program follows it. {rank},
+    /// {local_rank} and {host} stand for those of the rank.
+    WRAP = "PACELINE_WRAP" Paceline Setting ("a command")
+        option { name: "wrap", value_name: "COMMAND" };
+    /// Give the ranks TF_CONFIG, by which TensorFlow's workers find each other.
+    TENSORFLOW = "PACELINE_TF_CONFIG" Paceline Setting ("true or false", default "false")
+        option { name: "tf-config", form: Form::Switch };
     /// Time between SIGTERM and SIGKILL when ranks are stopped.
     GRACE = "PACELINE_GRACE" Paceline Setting ("a number of seconds, 0 or more", default "10")
         option { name: "grace", value_name: "SECONDS", form: Form::Seconds };
@@ -349,6 +372,18 @@ variables! {
     TORCHELASTIC_RUN_ID = "TORCHELASTIC_RUN_ID" Torch Identity ("a name");
     /// How often `torchrun` has restarted the job.
     TORCHELASTIC_RESTART_COUNT = "TORCHELASTIC_RESTART_COUNT" Torch Identity ("a whole number");
+
+    /// Where the processes of `jax.distributed.initialize` meet; rank 0 listens there, not we.
+    JAX_COORDINATOR_ADDRESS = "JAX_COORDINATOR_ADDRESS" Jax Identity ("HOST:PORT");
+    /// World size; set for JAX programs.
+    JAX_NUM_PROCESSES = "JAX_NUM_PROCESSES" Jax Identity ("a whole number, at least 1");
+    /// Rank; set for JAX programs.
+    JAX_PROCESS_ID = "JAX_PROCESS_ID" Jax Identity ("a whole number below JAX_NUM_PROCESSES");
+    /// Which of the GPUs that it sees is this process's; set for JAX programs where GPUs are listed.
+    JAX_LOCAL_DEVICE_IDS = "JAX_LOCAL_DEVICE_IDS" Jax Identity ("a whole number");
+    /// The cluster of TensorFlow's workers and the place of this process in it; set with
+    /// --tf-config.
+    TF_CONFIG = "TF_CONFIG" TensorFlow Setting ("JSON");
 
     /// Rank under `mpirun`.
     OMPI_RANK = "OMPI_COMM_WORLD_RANK" OpenMpi Identity

@@ -89,6 +89,11 @@ impl Fraction {
         self.0.get()
     }
 
+    /// How many such shares a device has room for, at least 1.
+    pub const fn per_device(self) -> u32 {
+        Self::MILLION / self.0.get()
+    }
+
     /// The share as a number in `(0, 1]`.
     pub fn as_f64(self) -> f64 {
         f64::from(self.0.get()) / f64::from(Self::MILLION)

@@ -102,6 +102,8 @@ impl RankInfo {
             (env::TORCH_GROUP_WORLD_SIZE, self.node_count),
             (env::TORCH_ROLE_RANK, self.rank),
             (env::TORCH_ROLE_WORLD_SIZE, self.world_size),
+            (env::JAX_PROCESS_ID, self.rank),
+            (env::JAX_NUM_PROCESSES, self.world_size),
         ]
         .into_iter()
         .map(|(variable, value)| (variable.name, value.to_string()))

@@ -120,3 +120,26 @@ fn variables_reach_other_hosts_by_rule() {
         assert_eq!(ended.text(), ",,1,,,\n", "{ended:?}");
     });
 }
+
+#[test]
+fn what_ranks_get_of_other_hosts_is_found_out_there() {
+    on_hosts(2, |cluster| {
+        let options = ["-H", "n1:2,n2:1", "--no-prefix", "--tf-config", "--bind-to", "numa"];
+        let wrap = ["--wrap", "env WRAPPED={rank}"];
+        let script = "echo $(hostname) $WRAPPED $TF_CONFIG";
+        let ended = cluster.script(&[&options[..], &wrap].concat(), script).run();
+        assert_eq!(ended.code, 0, "{ended:?}");
+        for (rank, host) in [(0, "n1"), (1, "n1"), (2, "n2")] {
+            assert!(ended.text().contains(&format!("{host} {rank} {{")), "{ended:?}");
+            assert!(ended.text().contains(&format!("\"index\":{rank}")), "{ended:?}");
+        }
+        assert!(ended.text().contains(r#"{"worker":["10.78.0.1:"#), "{ended:?}");
+        assert!(ended.stderr.contains("processors on n1: local rank 0 to "), "{ended:?}");
+        let refused = cluster.script(&["-H", "n1,n2:@0"], "sleep 60").run();
+        assert_eq!(refused.code, 125, "{refused:?}");
+        assert!(refused.stderr.contains("n2: GPU 0 was asked for"), "{refused:?}");
+        let refused = cluster.script(&["-H", "n1,n2", "--wrap", "no-such"], "true").run();
+        assert_eq!(refused.code, 127, "{refused:?}");
+        cluster.wait_until_empty();
+    });
+}

@@ -6,7 +6,7 @@ use rustix::fs::statvfs;
 use rustix::process::{Resource, getrlimit};
 
 use super::super::examination::{Limits, Machine, Space};
-use super::words;
+use crate::machine::files::words;
 
 pub(super) fn machine(root: &Path) -> Machine {
     let cpus = words(&root.join("proc/cpuinfo")).unwrap_or_default();
@@ -59,8 +59,8 @@ pub(super) fn space(path: &Path) -> Option<Space> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::made_of;
     use super::*;
+    use crate::machine::files::made_of;
 
     #[test]
     fn processor_and_memory_come_from_proc() {

@@ -6,7 +6,7 @@ use std::path::Path;
 use paceline_rendezvous::interface::{Candidate, is_virtual};
 
 use super::super::examination::Interface;
-use super::{names, words};
+use crate::machine::files::{names, words};
 
 /// Those that may lead to other hosts, in the order of their names.
 pub(super) fn interfaces(root: &Path) -> Vec<Interface> {
@@ -63,8 +63,8 @@ fn is_hardware(directory: &Path, name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::made_of;
     use super::*;
+    use crate::machine::files::made_of;
 
     #[test]
     fn what_leads_nowhere_is_left_out() {

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::path::Path;
 
 use super::super::examination::{Gid, RdmaDevice, RdmaPort};
-use super::{names, words};
+use crate::machine::files::{names, words};
 
 /// A port without an address in this place of its table says so.
 const NO_GID: &str = "0000:0000:0000:0000:0000:0000:0000:0000";
@@ -77,8 +77,8 @@ fn gids(port: &Path) -> Vec<Gid> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::made_of;
     use super::*;
+    use crate::machine::files::made_of;
 
     #[test]
     fn devices_have_ports_and_addresses() {

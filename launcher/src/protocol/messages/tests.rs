@@ -1,5 +1,7 @@
 use std::os::unix::ffi::OsStringExt;
 
+use paceline_rendezvous::Fraction;
+
 use super::*;
 use crate::protocol::codec::{Decoder, PREAMBLE};
 
@@ -25,8 +27,13 @@ fn orders_survive_the_wire_with_arguments_that_are_not_text() {
             ranks: vec![RankConfig {
                 rank: 3,
                 has_input: true,
+                device: Some(RankDevice::new("0".into(), Fraction::WHOLE)),
                 variables: vec![("R".into(), "3".into())],
             }],
+            wrapper: "numactl --".parse().ok(),
+            bind_to: BindTo::Numa,
+            gpu_visibility: GpuVisibility::Rank,
+            tensorflow: vec![SocketAddr::from(([10, 0, 0, 1], 20_002))],
             grace: Duration::from_millis(1500),
             is_remote: true,
         })),
@@ -34,7 +41,7 @@ fn orders_survive_the_wire_with_arguments_that_are_not_text() {
         Order::Stop,
         Order::Kill,
         Order::Ping,
-        Order::Describe,
+        Order::Describe { ports: 2 },
         Order::Examine { number: 3, question: Question::Clock },
         Order::TellStacks,
         Order::Tunnel { connection: 7, piece: Piece::Data(vec![0, 1]) },
@@ -70,10 +77,10 @@ fn reports_survive_the_wire() {
         Report::Ready { pid: 4, host: "node1".into() },
         Report::Refused(Refusal::NotFound { program: "nope".into(), host: "node1".into() }),
         Report::Alive,
-        Report::Facts(Box::new(AgentFacts::gather())),
+        Report::Facts(Box::new(AgentFacts::gather(2))),
         Report::Examined { number: 3, answer: Answer::Clock { heard: 1 << 60, answered: 7 } },
         Report::Tunnel { connection: 1 << 30, piece: Piece::Taken(77) },
-        Report::Started { rank: 2, pid: 77 },
+        Report::Started { rank: 2, pid: 77, cpus: Some("0-3".into()) },
         Report::Output { rank: 2, stream: Stream::Stderr, bytes: vec![0, 255, 10] },
         Report::Closed { rank: 2, stream: Stream::Stdout },
         Report::InputTaken { rank: 2 },

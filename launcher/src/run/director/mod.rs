@@ -212,11 +212,11 @@ impl Director {
                     self.events.push(JobEvent::AgentUp { host: node.host.clone(), pid });
                 }
             }
-            Report::Started { rank, pid } => {
+            Report::Started { rank, pid, cpus } => {
                 if let Some(record) = self.record(rank) {
                     record.started = true;
                     let host = self.host_of(node);
-                    self.events.push(JobEvent::RankStarted { rank, host, pid });
+                    self.events.push(JobEvent::RankStarted { rank, host, pid, cpus });
                 }
             }
             Report::Exited(exit) => self.rank_ended(exit, now),

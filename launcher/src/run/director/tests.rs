@@ -26,7 +26,7 @@ impl Job {
         let mut job = Self { director: Director::new(&nodes, LIMITS, now), now };
         job.report(Report::Ready { pid: 50, host: "node1".to_owned() });
         for rank in 0..ranks {
-            job.report(Report::Started { rank, pid: 100 });
+            job.report(Report::Started { rank, pid: 100, cpus: None });
         }
         job
     }
@@ -267,7 +267,7 @@ fn a_start_that_takes_too_long_names_the_host() {
     let nodes = [("a".to_owned(), vec![0]), ("b".to_owned(), vec![1])];
     let mut director = Director::new(&nodes, LIMITS, now);
     director.report(0, Report::Ready { pid: 8, host: "a".into() }, now);
-    director.report(0, Report::Started { rank: 0, pid: 9 }, now);
+    director.report(0, Report::Started { rank: 0, pid: 9, cpus: None }, now);
     director.tick(now + LIMITS.start_timeout);
     // Nothing runs where nobody has answered; the other agent ends its ranks in good order.
     assert_eq!(director.take_actions(), [Action::Stop, Action::KillAgent { node: 1 }]);
@@ -348,8 +348,8 @@ fn what_happens_is_told_in_order() {
     let reason = "rank 1 (pid 100 on node1) exited with code 7 after 0.0 s".to_owned();
     let expected = [
         JobEvent::AgentUp { host: host(), pid: 50 },
-        JobEvent::RankStarted { rank: 0, host: host(), pid: 100 },
-        JobEvent::RankStarted { rank: 1, host: host(), pid: 100 },
+        JobEvent::RankStarted { rank: 0, host: host(), pid: 100, cpus: None },
+        JobEvent::RankStarted { rank: 1, host: host(), pid: 100, cpus: None },
         JobEvent::HostSilent { host: host() },
         JobEvent::Stalled { text: "rank 1 never entered".into() },
         JobEvent::HostAnswers { host: host() },

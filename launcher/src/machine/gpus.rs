@@ -1,18 +1,67 @@
-//! GPUs: what NVIDIA's kernel module and `nvidia-smi` say. No library is loaded.
+//! GPUs: what NVIDIA's kernel module and `nvidia-smi` say.
+//!
+//! `nvidia-smi` comes with the driver and asks the library that one would load instead (NVML). A
+//! process of its own can be given up when a broken driver does not answer, a library cannot.
 
 use std::io;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use super::super::examination::{Gpu, GpuPart, Gpus};
-use super::{names, words};
+use serde::{Deserialize, Serialize};
+
+use super::files::{names, words};
 use crate::process::answer::answer;
 
 /// How long `nvidia-smi` may take: with a driver that is broken, for ever.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-pub(super) fn gpus(root: &Path) -> Gpus {
+/// GPUs.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gpus {
+    /// Version of NVIDIA's kernel module, where it is loaded.
+    pub driver: Option<String>,
+    /// As `nvidia-smi` lists them, else as the kernel module does: in the order of the PCI bus.
+    pub devices: Vec<Gpu>,
+    /// What went wrong with `nvidia-smi`, if anything.
+    pub problem: Option<String>,
+}
+
+/// A GPU, or a virtual one.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gpu {
+    /// Its name.
+    pub name: String,
+    /// Its UUID.
+    pub uuid: Option<String>,
+    /// Bytes of its memory.
+    pub memory_bytes: Option<u64>,
+    /// `VGPU`, `Pass-Through`, …, where it is virtual.
+    pub virtualization: Option<String>,
+    /// Its parts, where it is divided (MIG).
+    pub parts: Vec<GpuPart>,
+}
+
+/// A part of a GPU.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GpuPart {
+    /// Its profile, such as `3g.20gb`.
+    pub profile: String,
+    /// Its UUID.
+    pub uuid: Option<String>,
+}
+
+/// What is to be found out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Detail {
+    /// Which there are, and their parts.
+    Names,
+    /// Also memory and virtualization, which takes `nvidia-smi` longer.
+    All,
+}
+
+/// Those of the host whose file system is at `root`.
+pub(crate) fn find(root: &Path, detail: Detail) -> Gpus {
     let directory = root.join("proc/driver/nvidia");
     let driver = words(&directory.join("version")).map(|text| driver_version(&text));
     let by_module = || {
@@ -24,7 +73,10 @@ pub(super) fn gpus(root: &Path) -> Gpus {
         Ok(Some(list)) => {
             let mut devices = listed(&list);
             // Without it the list is still right.
-            if let (false, Ok(Some(details))) = (devices.is_empty(), ask(&["-q"], deadline)) {
+            if detail == Detail::All
+                && !devices.is_empty()
+                && let Ok(Some(details)) = ask(&["-q"], deadline)
+            {
                 add_details(&mut devices, &details);
             }
             Gpus { driver, devices, problem: None }
@@ -32,6 +84,18 @@ pub(super) fn gpus(root: &Path) -> Gpus {
         Ok(None) => Gpus { driver, devices: by_module().collect(), problem: None },
         Err(problem) => Gpus { driver, devices: by_module().collect(), problem: Some(problem) },
     }
+}
+
+/// The NUMA node next to a GPU, where there are several.
+pub(crate) fn numa_node(root: &Path, uuid: &str) -> Option<u32> {
+    let cards = root.join("proc/driver/nvidia/gpus");
+    let is_it = |bus: &String| {
+        let text = words(&cards.join(bus).join("information"));
+        text.is_some_and(|text| module_gpu(&text).uuid.as_deref() == Some(uuid))
+    };
+    let bus = names(&cards).into_iter().find(is_it)?;
+    // -1 where the firmware does not say.
+    words(&root.join("sys/bus/pci/devices").join(bus).join("numa_node"))?.parse().ok()
 }
 
 /// `NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.104.05  Sat …`: the word that is a number.
@@ -113,6 +177,7 @@ fn ask(arguments: &[&str], deadline: Instant) -> Result<Option<String>, String> 
 
 #[cfg(test)]
 mod tests {
+    use super::super::files::made_of;
     use super::*;
 
     const LIST: &str = "\
@@ -162,6 +227,12 @@ GPU 00000000:0F:00.0
         let text = "Model: \t\t NVIDIA H100\nIRQ:   \t 0\nGPU UUID: \t GPU-1234\n";
         let gpu = module_gpu(text);
         assert_eq!((gpu.name.as_str(), gpu.uuid.as_deref()), ("NVIDIA H100", Some("GPU-1234")));
+        let root = made_of(&[
+            ("proc/driver/nvidia/gpus/0000:07:00.0/information", text),
+            ("sys/bus/pci/devices/0000:07:00.0/numa_node", "1\n"),
+        ]);
+        assert_eq!(numa_node(root.path(), "GPU-1234"), Some(1));
+        assert_eq!(numa_node(root.path(), "GPU-5678"), None);
         let text = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.104.05  Sat Aug 19\nGCC";
         assert_eq!(driver_version(text), "535.104.05");
     }
