@@ -78,8 +78,6 @@ fn ranks_on_this_machine_run_under_any_of_its_names() {
     let job = Job::script(&[], script).env("PACELINE_HOSTFILE", "hosts");
     let job = job.directory(directory.path()).run();
     assert_eq!(job.sorted_lines(), ["[0] 0/1 0/1"], "{}", job.stderr);
-    let job = Job::script(&["-H", "localhost:@GPU-7+1"], "echo $PACELINE_DEVICE").run();
-    assert_eq!(job.sorted_lines(), ["[0] local:GPU-7", "[1] local:1"], "{}", job.stderr);
 }
 
 #[test]
