@@ -6,11 +6,10 @@ use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
 use paceline_launcher::{
-    HostError, HostFileError, HostList, JobSpec, MapBy, RankFileError, SelectionError, SshOptions,
-    parse_hostfile, parse_rank_file, select,
+    HostError, HostFileError, HostList, InterfaceRules, JobSpec, MapBy, RankFileError,
+    SelectionError, SshOptions, parse_hostfile, parse_rank_file, select,
 };
-use paceline_rendezvous::env::{self, Environment, EnvironmentError, Variable};
-use paceline_rendezvous::interface::InterfaceChoice;
+use paceline_rendezvous::env::{self, Environment, EnvironmentError, PortRange, Variable};
 
 use crate::options::Layers;
 
@@ -35,7 +34,8 @@ pub(crate) struct Hosts {
     ranks_each: Option<NonZeroU32>,
     map_by: MapBy,
     ssh: SshOptions,
-    interface: InterfaceChoice,
+    interface: InterfaceRules,
+    port_range: PortRange,
 }
 
 /// What is wrong with the hosts of a setting.
@@ -85,6 +85,7 @@ impl Hosts {
             map_by: map_by(layers)?,
             ssh: ssh_options(layers)?,
             interface: interface(layers)?,
+            port_range: env::PORT_RANGE.parse(layers)?.unwrap_or_default(),
         })
     }
 
@@ -105,6 +106,7 @@ impl Hosts {
             map_by: self.map_by,
             ssh: self.ssh,
             interface: self.interface,
+            port_range: self.port_range,
             ..job
         }
     }
@@ -154,10 +156,10 @@ fn ssh_options(layers: &Layers) -> Result<SshOptions, EnvironmentError> {
 }
 
 /// Over which network ranks on several hosts talk to each other.
-fn interface(layers: &Layers) -> Result<InterfaceChoice, EnvironmentError> {
+pub(crate) fn interface(layers: &impl Environment) -> Result<InterfaceRules, EnvironmentError> {
     match env::INTERFACE.text(layers)? {
         Some(text) => text.parse().map_err(|_| env::INTERFACE.invalid(text)),
-        None => Ok(InterfaceChoice::Auto),
+        None => Ok(InterfaceRules::default()),
     }
 }
 

@@ -1,6 +1,7 @@
 //! `paceline run`: start N ranks of a program and watch over them.
 
 mod bindings;
+mod network;
 mod shares;
 mod variables;
 
@@ -268,6 +269,7 @@ pub(crate) fn carry_out(
     let on_event = |event: &JobEvent| {
         if let Some(bindings) = &mut bindings {
             bindings.learn(event);
+            network::tell(event);
         }
         if let Some(log) = &mut events {
             log.write(event);

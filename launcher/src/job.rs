@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use paceline_rendezvous::Fraction;
 use paceline_rendezvous::bootstrap::DEFAULT_STALL_REPORT;
-use paceline_rendezvous::env::{ProcessEnvironment, RankList};
-use paceline_rendezvous::interface::InterfaceChoice;
+use paceline_rendezvous::env::{PortRange, ProcessEnvironment, RankList};
 
 use crate::agent::binding::BindTo;
 use crate::device::GpuVisibility;
 use crate::environment::Passed;
 use crate::hosts::HostList;
+use crate::networks::InterfaceRules;
 use crate::output::prefix::PrefixTemplate;
 use crate::plan::MapBy;
 use crate::program::Program;
@@ -78,8 +78,10 @@ pub struct JobSpec {
     pub output: OutputOptions,
     /// How other hosts are reached.
     pub ssh: SshOptions,
-    /// Over which network ranks on several hosts talk to each other.
-    pub interface: InterfaceChoice,
+    /// Over which network ranks on several hosts talk to each other; measured where nothing is said.
+    pub interface: InterfaceRules,
+    /// The ports that ranks listen on, as far as they may be tried before the job starts.
+    pub port_range: PortRange,
     /// Give the ranks Open MPI's variables, too: some programs then expect Open MPI's daemons.
     pub open_mpi_variables: bool,
 }
@@ -138,7 +140,8 @@ impl JobSpec {
                 directory: None,
             },
             ssh: SshOptions::default(),
-            interface: InterfaceChoice::Auto,
+            interface: InterfaceRules::default(),
+            port_range: PortRange::ANY,
             open_mpi_variables: false,
         }
     }

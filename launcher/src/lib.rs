@@ -38,6 +38,7 @@ mod exit_code;
 mod hosts;
 mod job;
 mod machine;
+mod networks;
 mod output;
 mod plan;
 pub mod probe;
@@ -59,6 +60,7 @@ pub use hosts::{
     LocalRule, RangeError, SelectionError, TextFileError, parse_hostfile, select,
 };
 pub use job::{GRACE_DEFAULT, JobSpec, OutputOptions, START_TIMEOUT_DEFAULT, StdinTarget};
+pub use networks::{InterfaceRules, NetworkChoice, NetworkReport, ParseInterfaceRulesError};
 pub use output::Stream;
 pub use output::prefix::{PrefixError, PrefixTemplate};
 pub use plan::{

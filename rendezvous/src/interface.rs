@@ -2,7 +2,7 @@
 //! Pure; whoever listens knows what the host has.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 /// Interfaces that never lead to another host of a job.
@@ -64,6 +64,43 @@ impl fmt::Display for InterfaceChoice {
             Self::Name(name) => f.write_str(name),
             Self::Cidr { network, prefix } => write!(f, "{network}/{prefix}"),
         }
+    }
+}
+
+/// The addresses that begin with the same bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Subnet {
+    /// Any address in it.
+    address: IpAddr,
+    prefix: u8,
+}
+
+impl Subnet {
+    /// That in which an address is, with so many leading bits; more than it has are all of them.
+    pub fn of(address: IpAddr, prefix: u8) -> Self {
+        Self { address, prefix: prefix.min(bits(address)) }
+    }
+
+    /// Whether an address is in it.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        contains(self.address, self.prefix, address)
+    }
+}
+
+/// `10.0.0.0/24`, with the bits behind the prefix zero.
+impl fmt::Display for Subnet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let first: IpAddr = match self.address {
+            IpAddr::V4(address) => {
+                let mask = u32::MAX.checked_shl(32 - u32::from(self.prefix)).unwrap_or(0);
+                Ipv4Addr::from_bits(address.to_bits() & mask).into()
+            }
+            IpAddr::V6(address) => {
+                let mask = u128::MAX.checked_shl(128 - u32::from(self.prefix)).unwrap_or(0);
+                Ipv6Addr::from_bits(address.to_bits() & mask).into()
+            }
+        };
+        write!(f, "{first}/{}", self.prefix)
     }
 }
 
@@ -178,6 +215,22 @@ mod tests {
         assert_eq!(pick("172.17.0.1", None).unwrap(), "172.17.0.1");
         assert_eq!(pick("ib0", None), None);
         assert_eq!(pick("10.2.0.0/16", None), None);
+    }
+
+    #[test]
+    fn subnets_are_written_by_their_first_address() {
+        for (address, prefix, text, inside, outside) in [
+            ("10.1.2.3", 24, "10.1.2.0/24", "10.1.2.255", "10.1.3.0"),
+            ("10.1.2.3", 0, "0.0.0.0/0", "192.168.0.1", "::1"),
+            ("10.1.2.3", 40, "10.1.2.3/32", "10.1.2.3", "10.1.2.4"),
+            ("fd00:7::9", 64, "fd00:7::/64", "fd00:7::1", "fd00:8::1"),
+            ("fd00:7::9", 0, "::/0", "::1", "10.0.0.1"),
+        ] {
+            let subnet = Subnet::of(address.parse().unwrap(), prefix);
+            assert_eq!(subnet.to_string(), text);
+            assert!(subnet.contains(inside.parse().unwrap()), "{text}");
+            assert!(!subnet.contains(outside.parse().unwrap()), "{text}");
+        }
     }
 
     #[test]

@@ -39,7 +39,7 @@ pub(crate) struct Arguments {
 #[derive(Debug)]
 pub(crate) struct DoctorSettings;
 
-const WHICH: &[Variable] = &[env::HOSTS, env::HOSTFILE, env::NNODES, env::CONFIG];
+const WHICH: &[Variable] = &[env::HOSTS, env::HOSTFILE, env::NNODES, env::PORT_RANGE, env::CONFIG];
 
 impl Selection for DoctorSettings {
     const GROUPS: &'static [(&'static str, &'static [Variable])] =

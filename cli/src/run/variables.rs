@@ -9,6 +9,7 @@ use paceline_rendezvous::env::{self, Environment, ProcessEnvironment};
 
 use super::UsageError;
 use crate::console;
+use crate::hosts;
 use crate::options::Layers;
 
 /// Finds out before the ranks do which of their variables make no sense.
@@ -16,7 +17,7 @@ pub(super) fn check_for_ranks(
     layers: &Layers,
     variables: &[(OsString, OsString)],
 ) -> Result<(), UsageError> {
-    let seen = SeenByRanks(variables);
+    let seen = SeenByRanks(variables, layers);
     let found = ContextOptions::from_environment(&seen).map(drop);
     let found = found.and_then(|()| QueueOptions::from_environment(&seen).map(drop));
     found.map_err(|error| match layers.spelled(error) {
@@ -26,10 +27,15 @@ pub(super) fn check_for_ranks(
 }
 
 /// The environment of this process under the variables that ranks get beside it; the last one counts.
-struct SeenByRanks<'a>(&'a [(OsString, OsString)]);
+struct SeenByRanks<'a>(&'a [(OsString, OsString)], &'a Layers);
 
 impl Environment for SeenByRanks<'_> {
     fn get(&self, name: &str) -> Option<OsString> {
+        if name == env::INTERFACE.name
+            && hosts::interface(self.1).is_ok_and(|rules| rules.plain().is_none())
+        {
+            return None;
+        }
         let set = self.0.iter().rev().find(|(set, _)| set == name);
         set.map(|(_, value)| value.clone()).or_else(|| ProcessEnvironment.get(name))
     }
@@ -46,6 +52,10 @@ pub(super) fn variables(
         variables.extend(exported(text, &all)?);
     }
     variables.extend(layers.options_for_ranks());
+    if hosts::interface(layers)?.plain().is_none() {
+        // Ranks understand one choice for themselves; of several the launcher makes one for each host.
+        variables.retain(|(name, _)| name != env::INTERFACE.name);
+    }
     Ok(variables)
 }
 

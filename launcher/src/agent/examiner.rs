@@ -1,14 +1,18 @@
-//! Answering what a launcher asks that starts nothing: `paceline doctor`.
+//! Answering what a launcher asks that starts nothing: for `paceline doctor`, or to choose a network.
 
 use std::thread;
 
+use paceline_rendezvous::env::PortRange;
 use paceline_rendezvous::{RunId, Secret};
 
 use super::Reporter;
 use crate::doctor::examine::examine;
 use crate::doctor::question::{Answer, Question, wall_clock};
-use crate::probe::{Doors, Party, probe};
+use crate::probe::{Doors, Party, probe, reach};
 use crate::protocol::messages::Report;
+
+/// Asked to reach others before it was told which host it is.
+const NAMELESS: &str = "it has not been told who it is";
 
 /// What is kept between two questions.
 #[derive(Debug, Default)]
@@ -37,10 +41,11 @@ impl Examiner {
                 let heard = wall_clock();
                 return reply(reporter, Answer::Clock { heard, answered: wall_clock() });
             }
-            Question::Doors { run_id, number, count, addresses } => {
+            Question::Doors { run_id, number, count, addresses, ports: (first, last) } => {
                 let party = party(run_id, number, count, secret);
+                let ports = PortRange::new(first, last).unwrap_or(PortRange::ANY);
                 let answer = party.map(|party| {
-                    let doors = Doors::open(&party, &addresses);
+                    let doors = Doors::open(&party, &addresses, ports);
                     let list = doors.list().to_vec();
                     (self.party, self.doors) = (Some(party), Some(doors));
                     Answer::Doors(list)
@@ -48,11 +53,17 @@ impl Examiner {
                 return reply(reporter, answer.unwrap_or_else(nothing));
             }
             Question::Host => Box::new(|| Answer::Host(Box::new(examine()))),
-            Question::Way { host, address } => {
+            Question::Reach { host, address } => {
                 let Some(party) = self.party.clone() else {
-                    return reply(reporter, nothing("it has not been told who it is".to_owned()));
+                    return reply(reporter, nothing(NAMELESS.to_owned()));
                 };
-                Box::new(move || Answer::Way(probe(&party, host, address)))
+                Box::new(move || Answer::Reach(reach(&party, host, address)))
+            }
+            Question::Way { host, address, effort } => {
+                let Some(party) = self.party.clone() else {
+                    return reply(reporter, nothing(NAMELESS.to_owned()));
+                };
+                Box::new(move || Answer::Way(probe(&party, host, address, effort)))
             }
         };
         let theirs = reporter.clone();

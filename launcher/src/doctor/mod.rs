@@ -19,6 +19,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use paceline_rendezvous::env::PortRange;
 use paceline_rendezvous::{RunId, Secret};
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinSet;
@@ -35,7 +36,7 @@ pub use crate::machine::gpus::{Gpu, GpuPart, Gpus};
 
 use crate::job::JobSpec;
 use crate::plan::{HostFacts, PlanError, machines};
-use crate::probe::Door;
+use crate::probe::{Door, Effort, rounds};
 use crate::process::build_id;
 use crate::protocol::facts::VERSION;
 use crate::run::agents::AgentCommand;
@@ -109,6 +110,7 @@ pub fn doctor(job: &JobSpec, agent: &AgentCommand) -> Result<Diagnosis, DoctorEr
         own_path: own_path.as_deref().and_then(Path::to_str).map(str::to_owned),
         own_build: build_id::of_this_process(),
         secret,
+        ports: job.port_range,
         interrupt,
     };
     let run_id = RunId::random().map_err(RunError::from)?;
@@ -149,7 +151,7 @@ async fn examine_all(
     let mut reached: Vec<(usize, Reached)> = tasks.join_all().await;
     reached.sort_by_key(|(index, _)| *index);
     let count = u32::try_from(reached.len()).unwrap_or(u32::MAX);
-    let (all, present) = open_doors(reached, run_id, count).await;
+    let (all, present) = open_doors(reached, run_id, count, means.ports).await;
     let pairs = try_pairs(&present, &means.interrupt).await;
     drop(present);
     let mut diagnosis = Diagnosis {
@@ -188,6 +190,7 @@ async fn open_doors(
     reached: Vec<(usize, Reached)>,
     run_id: RunId,
     count: u32,
+    ports: PortRange,
 ) -> (Vec<Shared>, Vec<(u32, Shared)>) {
     let (mut all, mut present) = (Vec::new(), Vec::new());
     let is_up =
@@ -203,7 +206,8 @@ async fn open_doors(
         {
             let addresses = pairs::addresses(found).map(|(address, _)| address).collect();
             let run_id = *run_id.as_bytes();
-            let question = Question::Doors { run_id, number, count, addresses };
+            let ports = (*ports.ports().start(), *ports.ports().end());
+            let question = Question::Doors { run_id, number, count, addresses, ports };
             match patient.ask(question, DOORS_TIMEOUT).await {
                 Ok(Answer::Doors(list)) => doors = list,
                 Ok(_) => {}
@@ -225,7 +229,7 @@ async fn open_doors(
 
 async fn try_pairs(present: &[(u32, Shared)], interrupt: &Interrupt) -> Vec<PairDiagnosis> {
     let mut found = Vec::new();
-    for round in pairs::rounds(present.len()) {
+    for round in rounds(present.len()) {
         let mut tasks = JoinSet::new();
         for (a, b) in round {
             let (Some(a), Some(b)) = (present.get(a), present.get(b)) else { continue };
@@ -266,7 +270,12 @@ async fn try_pair(from: &Shared, to: &(u32, Shared)) -> PairDiagnosis {
         let outcome = match &door.port {
             Ok(port) => {
                 let address = SocketAddr::new(address, *port);
-                patient.ask(Question::Way { host: *number, address }, WAY_TIMEOUT).await
+                patient
+                    .ask(
+                        Question::Way { host: *number, address, effort: Effort::FULL },
+                        WAY_TIMEOUT,
+                    )
+                    .await
             }
             Err(reason) => {
                 let reason = format!("{} cannot listen there: {reason}", pair.to);

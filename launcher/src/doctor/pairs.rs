@@ -6,43 +6,11 @@ use super::diagnosis::{Check, PairDiagnosis, WayDiagnosis, WayOutcome};
 use super::examination::{Examination, Interface};
 use crate::probe::{ProbeError, Way};
 
-/// So many hosts all try to reach each other.
-const ALL_PAIRS_MAX: usize = 8;
-
-/// Of more, each tries so many that come after it, the first ones after the last.
-const NEXT: usize = 4;
-
 /// Round trip above which VMware's documentation of Bitfusion 4.0 advises against remote GPUs.
 const REMOTE_GPU_NS: u64 = 50_000;
 
 /// Where that is said.
 const REMOTE_GPU_SOURCE: &str = "VMware Bitfusion 4.0: at most 50 us";
-
-/// Pairs of hosts, in rounds in which nobody is in two pairs: whoever is measured is left in peace.
-pub(super) fn rounds(count: usize) -> Vec<Vec<(usize, usize)>> {
-    let reach = if count <= ALL_PAIRS_MAX { count.saturating_sub(1) } else { NEXT };
-    let mut rounds: Vec<Vec<(usize, usize)>> = Vec::new();
-    let mut seen = std::collections::HashSet::new();
-    for distance in 1..=reach {
-        for first in 0..count {
-            let second = (first + distance) % count;
-            let pair = (first.min(second), first.max(second));
-            if !seen.insert(pair) {
-                continue;
-            }
-            let is_busy = |round: &Vec<(usize, usize)>| {
-                round
-                    .iter()
-                    .any(|&(a, b)| [a, b].iter().any(|host| [pair.0, pair.1].contains(host)))
-            };
-            match rounds.iter_mut().find(|round| !is_busy(round)) {
-                Some(round) => round.push(pair),
-                None => rounds.push(vec![pair]),
-            }
-        }
-    }
-    rounds
-}
 
 /// The addresses of a host at which others may reach it, each with its interface.
 pub(super) fn addresses(found: &Examination) -> impl Iterator<Item = (IpAddr, &Interface)> {

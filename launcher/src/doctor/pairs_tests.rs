@@ -1,28 +1,5 @@
-use std::collections::HashSet;
-
 use super::super::diagnosis::Status;
 use super::*;
-
-#[test]
-fn every_pair_is_tried_once_and_nobody_is_in_two_at_a_time() {
-    for count in 0..=20 {
-        let rounds = rounds(count);
-        let mut all = HashSet::new();
-        for round in &rounds {
-            let mut busy = HashSet::new();
-            for &(a, b) in round {
-                assert!(a < b && b < count, "{count}: {a} {b}");
-                assert!(busy.insert(a) && busy.insert(b), "{count}: {round:?}");
-                assert!(all.insert((a, b)), "{count}: twice {a} {b}");
-            }
-        }
-        let expected = match count {
-            0..=9 => count * count.saturating_sub(1) / 2,
-            _ => count * NEXT,
-        };
-        assert_eq!(all.len(), expected, "{count}");
-    }
-}
 
 fn good(p50_ns: u64, mtu: u32) -> WayDiagnosis {
     let address = "10.0.0.2".parse().expect("an address");

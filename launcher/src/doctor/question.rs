@@ -6,7 +6,7 @@ use paceline_rendezvous::RunId;
 use serde::{Deserialize, Serialize};
 
 use super::examination::Examination;
-use crate::probe::{Door, ProbeError, Way};
+use crate::probe::{Door, Effort, ProbeError, Way};
 
 /// From the launcher.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,9 +17,18 @@ pub(crate) enum Question {
     Clock,
     /// Be the host of this number among so many, and answer those that knock at these addresses. The
     /// secret of the run has come before.
-    Doors { run_id: [u8; RunId::LEN], number: u32, count: u32, addresses: Vec<IpAddr> },
+    Doors {
+        run_id: [u8; RunId::LEN],
+        number: u32,
+        count: u32,
+        addresses: Vec<IpAddr>,
+        /// The first and the last port to use; twice 0 for any.
+        ports: (u16, u16),
+    },
+    /// Does this address lead to the host of this number?
+    Reach { host: u32, address: SocketAddr },
     /// Does this address lead to the host of this number, and how well?
-    Way { host: u32, address: SocketAddr },
+    Way { host: u32, address: SocketAddr, effort: Effort },
 }
 
 /// From an agent.
@@ -32,6 +41,7 @@ pub(crate) enum Answer {
         answered: u64,
     },
     Doors(Vec<Door>),
+    Reach(Result<(), ProbeError>),
     Way(Result<Way, ProbeError>),
     /// Why there is none.
     Nothing {

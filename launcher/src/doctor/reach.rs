@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use paceline_rendezvous::Secret;
+use paceline_rendezvous::env::PortRange;
 use tokio::sync::oneshot;
 
 use super::clock::{self, ClockOffset, EXCHANGES, Exchange};
@@ -45,6 +46,8 @@ pub(super) struct Means {
     pub(super) own_path: Option<String>,
     pub(super) own_build: Option<String>,
     pub(super) secret: Secret,
+    /// The ports that ranks may listen on, hence those to try.
+    pub(super) ports: PortRange,
     pub(super) interrupt: Interrupt,
 }
 

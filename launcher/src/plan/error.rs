@@ -50,6 +50,12 @@ pub enum PlanError {
         /// The fraction.
         fraction: Fraction,
     },
+    /// An interface of no host.
+    #[error("--interface names {host}, which is none of the hosts")]
+    InterfaceHost {
+        /// The host.
+        host: String,
+    },
     /// There is no such rank.
     #[error("rank {rank} cannot get standard input: the ranks are 0 to {}", world_size - 1)]
     StdinRank {
@@ -94,6 +100,9 @@ impl PlanError {
             Self::SetTwice { .. } => Some("leave one of the two out".into()),
             Self::FractionOfNothing { .. } => {
                 Some("list the GPUs, as in --gpus a:0+1,b:2 or -H a:@0+1".into())
+            }
+            Self::InterfaceHost { .. } => {
+                Some("name it as it is named with -H or in the hostfile".into())
             }
             Self::IdentityVariable { .. }
             | Self::StdinRank { .. }

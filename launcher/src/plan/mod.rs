@@ -16,8 +16,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use paceline_rendezvous::env::{Environment, RankList};
-use paceline_rendezvous::interface::InterfaceChoice;
+use paceline_rendezvous::env::{self, Environment, PortRange, RankList};
 use paceline_rendezvous::{DeviceAssignment, Dialect, Fraction, RankInfo, RunId};
 
 use crate::agent::binding::BindTo;
@@ -25,6 +24,7 @@ use crate::device::{CUDA_VISIBLE_DEVICES, RankDevice};
 use crate::environment;
 use crate::hosts::{HostSlots, LocalRule};
 use crate::job::{JobSpec, OutputOptions, StdinTarget};
+use crate::networks::InterfaceRules;
 use crate::output::prefix::Place;
 use crate::protocol::messages::{AgentConfig, RankConfig};
 use crate::run::SshOptions;
@@ -98,7 +98,8 @@ pub struct LaunchPlan {
     /// Variables that ranks on other hosts get unless they get others of the same names.
     pub(crate) passed_on: Vec<(OsString, OsString)>,
     pub(crate) ssh: SshOptions,
-    pub(crate) interface: InterfaceChoice,
+    pub(crate) interface: InterfaceRules,
+    pub(crate) port_range: PortRange,
     /// Whether ranks get TF_CONFIG, for which their hosts are asked for ports.
     pub(crate) tensorflow: bool,
     /// Cores of the machine that plans.
@@ -147,6 +148,10 @@ pub fn plan(
     {
         return Err(PlanError::ShownRank { rank, world_size });
     }
+    let named = |name: &str| hosts.all.iter().any(|host| host.host == name);
+    if let Some(host) = job.interface.named_hosts().find(|name| !named(name)) {
+        return Err(PlanError::InterfaceHost { host: host.to_owned() });
+    }
     let mut nodes = nodes(job, run_id, &hosts, &placed);
     if let [only] = &mut nodes[..]
         && only.is_local
@@ -155,6 +160,12 @@ pub fn plan(
         let address =
             environment::for_frameworks(Ipv4Addr::LOCALHOST.into(), facts.framework_ports);
         only.config.variables.splice(0..0, address);
+        // Alone its ranks need nobody's choice; they understand no more than one.
+        if let (None, [first, ..]) = (job.interface.plain(), &job.interface.of(&only.host.host)[..])
+        {
+            let interface = (env::INTERFACE.name.into(), first.to_string().into());
+            only.config.variables.push(interface);
+        }
     }
     notices.extend(hosts::unused(&hosts, &placed));
     if let MapBy::RankFile(file) = &job.map_by
@@ -180,6 +191,7 @@ pub fn plan(
         passed_on: job.passed_on.clone(),
         ssh: job.ssh.clone(),
         interface: job.interface.clone(),
+        port_range: job.port_range,
         tensorflow: job.tensorflow,
         local_cores: facts.cores,
         notices,

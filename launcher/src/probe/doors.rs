@@ -2,12 +2,13 @@
 
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use paceline_rendezvous::env::PortRange;
 use paceline_rendezvous::hello::{Admission, HelloError, Purpose, accept};
 use rustix::net::{Shutdown, shutdown};
 use serde::{Deserialize, Serialize};
@@ -49,11 +50,11 @@ impl fmt::Debug for Doors {
 
 impl Doors {
     /// Opens them.
-    pub(crate) fn open(party: &Party, addresses: &[IpAddr]) -> Self {
+    pub(crate) fn open(party: &Party, addresses: &[IpAddr], ports: PortRange) -> Self {
         let is_closing = Arc::new(AtomicBool::new(false));
         let mut doors = Self { list: Vec::new(), open: Vec::new(), is_closing };
         for &address in addresses {
-            let port = doors.open_one(party, address).map_err(|error| error.to_string());
+            let port = doors.open_one(party, address, ports).map_err(|error| error.to_string());
             doors.list.push(Door { address, port });
         }
         doors
@@ -64,8 +65,8 @@ impl Doors {
         &self.list
     }
 
-    fn open_one(&mut self, party: &Party, address: IpAddr) -> io::Result<u16> {
-        let listener = Arc::new(TcpListener::bind(SocketAddr::new(address, 0))?);
+    fn open_one(&mut self, party: &Party, address: IpAddr, ports: PortRange) -> io::Result<u16> {
+        let listener = Arc::new(ports.listen(address)?);
         let port = listener.local_addr()?.port();
         let (shared, party) = (Arc::clone(&listener), party.clone());
         let is_closing = Arc::clone(&self.is_closing);

@@ -7,6 +7,7 @@
 //! nobody. Everything blocks and has deadlines; whoever must not wait calls it from a thread.
 
 mod doors;
+mod pairs;
 mod way;
 
 use std::io;
@@ -18,7 +19,8 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub(crate) use doors::{Door, Doors};
-pub(crate) use way::probe;
+pub(crate) use pairs::rounds;
+pub(crate) use way::{probe, reach};
 
 /// Bytes of the transfer after which the connection knows how large packets may be on the way.
 pub(crate) const TRANSFER_BYTES: u32 = 64 << 10;
@@ -26,8 +28,19 @@ pub(crate) const TRANSFER_BYTES: u32 = 64 << 10;
 /// Most bytes of a burst.
 pub const BURST_BYTES: u64 = 16 << 20;
 
-/// Messages to and fro.
-pub const ROUND_TRIPS: usize = 200;
+/// How much is sent to find out what a way is like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Effort {
+    /// Messages to and fro.
+    pub(crate) round_trips: u32,
+    /// Bytes of the burst, at most [`BURST_BYTES`].
+    pub(crate) burst_bytes: u64,
+}
+
+impl Effort {
+    /// What a diagnosis takes.
+    pub(crate) const FULL: Self = Self { round_trips: 200, burst_bytes: BURST_BYTES };
+}
 
 /// A piece of a burst, each acknowledged.
 const BLOCK_BYTES: u32 = 1 << 20;
@@ -141,6 +154,8 @@ impl ProbeError {
 mod tests {
     use std::net::{Ipv4Addr, SocketAddr};
 
+    use paceline_rendezvous::env::PortRange;
+
     use super::*;
 
     fn party(number: u32, secret: u8) -> Party {
@@ -155,7 +170,7 @@ mod tests {
     const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
     fn opened(number: u32, secret: u8) -> (Doors, SocketAddr) {
-        let doors = Doors::open(&party(number, secret), &[HERE]);
+        let doors = Doors::open(&party(number, secret), &[HERE], PortRange::ANY);
         let port = doors.list()[0].port.clone().expect("a port is free");
         (doors, SocketAddr::new(HERE, port))
     }
@@ -163,7 +178,8 @@ mod tests {
     #[test]
     fn a_way_is_measured() {
         let (_doors, address) = opened(1, 7);
-        let way = probe(&party(0, 7), 1, address).expect("it leads there");
+        reach(&party(0, 7), 1, address).expect("it leads there");
+        let way = probe(&party(0, 7), 1, address, Effort::FULL).expect("it leads there");
         assert_eq!(way.local_address, HERE);
         assert_eq!(way.round_trips, 200);
         assert!(way.p50_ns > 0 && way.p50_ns <= way.p99_ns, "{way:?}");
@@ -175,25 +191,38 @@ mod tests {
     #[test]
     fn who_answers_for_somebody_else_is_found_out() {
         let (_doors, address) = opened(2, 7);
-        let error = probe(&party(0, 7), 1, address).expect_err("it is host 2");
+        let error = reach(&party(0, 7), 1, address).expect_err("it is host 2");
         assert!(matches!(error, ProbeError::Stranger { .. }), "{error}");
         let (_doors, address) = opened(1, 8);
-        let error = probe(&party(0, 7), 1, address).expect_err("it does not know the secret");
+        let error = reach(&party(0, 7), 1, address).expect_err("it does not know the secret");
         assert!(matches!(error, ProbeError::Stranger { .. }), "{error}");
+    }
+
+    #[test]
+    fn doors_are_within_the_range_of_ports_that_is_given() {
+        let taken = std::net::TcpListener::bind((HERE, 0)).expect("a port is free");
+        let port = taken.local_addr().expect("bound").port();
+        let only = PortRange::new(port, port).expect("a port");
+        let doors = Doors::open(&party(1, 7), &[HERE], only);
+        assert!(doors.list()[0].port.is_err());
+        drop((taken, doors));
+        let doors = Doors::open(&party(1, 7), &[HERE], only);
+        assert_eq!(doors.list()[0].port, Ok(port));
     }
 
     #[test]
     fn doors_that_are_closed_answer_no_more() {
         let (doors, address) = opened(1, 7);
         drop(doors);
-        let error = probe(&party(0, 7), 1, address).expect_err("nobody is there");
+        let error = reach(&party(0, 7), 1, address).expect_err("nobody is there");
         assert_eq!(error, ProbeError::Refused);
     }
 
     #[test]
     fn an_address_that_the_host_lacks_has_no_door() {
         // For documentation only: nobody has it.
-        let doors = Doors::open(&party(1, 7), &["192.0.2.1".parse().expect("an address")]);
+        let doors =
+            Doors::open(&party(1, 7), &["192.0.2.1".parse().expect("an address")], PortRange::ANY);
         assert!(doors.list()[0].port.is_err());
     }
 }

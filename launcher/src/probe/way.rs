@@ -7,10 +7,13 @@ use std::time::{Duration, Instant};
 use paceline_rendezvous::hello::{Purpose, initiate};
 use rustix::net::sockopt;
 
-use super::{BLOCK_BYTES, BURST_BYTES, Party, ProbeError, ROUND_TRIPS, TRANSFER_BYTES, Way};
+use super::{BLOCK_BYTES, BURST_BYTES, Effort, Party, ProbeError, TRANSFER_BYTES, Way};
 
 /// How long a host may take to answer: two lost packets, each sent again.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// The same where a job waits for it: one lost packet.
+const REACH_TIMEOUT: Duration = Duration::from_secs(2);
 
 const GREETING_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -46,26 +49,51 @@ impl Command {
     }
 }
 
+/// Whether an address leads to the host of this number, before a job starts.
+///
+/// # Errors
+/// [`ProbeError`]: it does not.
+pub(crate) fn reach(party: &Party, host: u32, address: SocketAddr) -> Result<(), ProbeError> {
+    greet(party, host, address, REACH_TIMEOUT).map(drop)
+}
+
+fn greet(
+    party: &Party,
+    host: u32,
+    address: SocketAddr,
+    timeout: Duration,
+) -> Result<TcpStream, ProbeError> {
+    let mut stream = TcpStream::connect_timeout(&address, timeout)
+        .map_err(|error| ProbeError::connecting(&error))?;
+    stream.set_nodelay(true).map_err(|error| ProbeError::later(&error))?;
+    let deadline = Instant::now() + GREETING_TIMEOUT;
+    initiate(&mut stream, party.identity(), Purpose::Probe, host, &party.secret, deadline)
+        .map_err(|error| ProbeError::greeting(&error))?;
+    Ok(stream)
+}
+
 /// Whether an address leads to the host of this number, and how well.
 ///
 /// # Errors
 /// [`ProbeError`]: it does not, or not well enough to be measured.
-pub(crate) fn probe(party: &Party, host: u32, address: SocketAddr) -> Result<Way, ProbeError> {
-    let mut stream = TcpStream::connect_timeout(&address, CONNECT_TIMEOUT)
-        .map_err(|error| ProbeError::connecting(&error))?;
-    stream.set_nodelay(true).map_err(|error| ProbeError::later(&error))?;
+pub(crate) fn probe(
+    party: &Party,
+    host: u32,
+    address: SocketAddr,
+    effort: Effort,
+) -> Result<Way, ProbeError> {
+    let mut stream = greet(party, host, address, CONNECT_TIMEOUT)?;
     let local = stream.local_addr().map_err(|error| ProbeError::later(&error))?;
-    let deadline = Instant::now() + GREETING_TIMEOUT;
-    initiate(&mut stream, party.identity(), Purpose::Probe, host, &party.secret, deadline)
-        .map_err(|error| ProbeError::greeting(&error))?;
-    let mut times = round_trips(&mut stream).map_err(|error| ProbeError::later(&error))?;
+    let mut times =
+        round_trips(&mut stream, effort.round_trips).map_err(|error| ProbeError::later(&error))?;
     times.sort_unstable();
     transfer(&mut stream)?;
     let mtu = match local.ip() {
         IpAddr::V4(_) => sockopt::ip_mtu(&stream),
         IpAddr::V6(_) => sockopt::ipv6_mtu(&stream),
     };
-    let (burst_bytes, burst_ns) = burst(&mut stream).map_err(|error| ProbeError::later(&error))?;
+    let (burst_bytes, burst_ns) =
+        burst(&mut stream, effort.burst_bytes).map_err(|error| ProbeError::later(&error))?;
     Ok(Way {
         local_address: local.ip().to_canonical(),
         p50_ns: percentile(&times, 50),
@@ -87,15 +115,15 @@ fn nanoseconds(since: Instant) -> u64 {
     u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX)
 }
 
-fn round_trips(stream: &mut TcpStream) -> io::Result<Vec<u64>> {
+fn round_trips(stream: &mut TcpStream, count: u32) -> io::Result<Vec<u64>> {
     let deadline = Instant::now() + ROUND_TRIPS_TIMEOUT;
     // One limit for all: to set it each time would be measured, too.
     stream.set_read_timeout(Some(ROUND_TRIPS_TIMEOUT))?;
     let command = Command { bytes: 0 }.encode();
     let mut answer = command;
-    let mut times = Vec::with_capacity(ROUND_TRIPS);
+    let mut times = Vec::new();
     // The first one wakes both sides up.
-    for number in 0..=ROUND_TRIPS {
+    for number in 0..=count {
         let begin = Instant::now();
         stream.write_all(&command)?;
         stream.read_exact(&mut answer).map_err(said_in_time)?;
@@ -122,12 +150,12 @@ fn transfer(stream: &mut TcpStream) -> Result<(), ProbeError> {
     })
 }
 
-fn burst(stream: &mut TcpStream) -> io::Result<(u64, u64)> {
+fn burst(stream: &mut TcpStream, bytes: u64) -> io::Result<(u64, u64)> {
     let block = vec![0; BLOCK_BYTES as usize];
     let begin = Instant::now();
     let deadline = begin + BURST_TIMEOUT;
     let mut sent = 0;
-    while sent * u64::from(BLOCK_BYTES) < BURST_BYTES && begin.elapsed() < BURST_TIME {
+    while sent * u64::from(BLOCK_BYTES) < bytes.min(BURST_BYTES) && begin.elapsed() < BURST_TIME {
         match send_block(stream, &block, deadline) {
             Ok(()) => sent += 1,
             Err(error) if error.kind() == io::ErrorKind::TimedOut => break,

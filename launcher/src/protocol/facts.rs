@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use paceline_rendezvous::env::{Environment, ProcessEnvironment};
+use paceline_rendezvous::interface::Candidate;
 use serde::{Deserialize, Serialize};
 
 use crate::environment;
@@ -39,6 +40,8 @@ pub(crate) struct AgentFacts {
 pub(crate) struct HostAddress {
     pub(crate) interface: String,
     pub(crate) address: IpAddr,
+    /// Leading bits that it has in common with all of its subnet.
+    pub(crate) prefix: u8,
     /// What the driver says; virtual devices may say nothing, or anything.
     pub(crate) megabits_per_second: Option<u32>,
 }
@@ -75,6 +78,7 @@ fn addresses() -> Vec<HostAddress> {
         .into_iter()
         .map(|found| HostAddress {
             address: found.ip(),
+            prefix: prefix(&found),
             megabits_per_second: speed(&found.name),
             interface: found.name,
         })
@@ -82,6 +86,20 @@ fn addresses() -> Vec<HostAddress> {
     // Where an interface has both: every host of a mixed cluster has IPv4.
     addresses.sort_by_key(|found| found.address.is_ipv6());
     addresses
+}
+
+fn prefix(interface: &if_addrs::Interface) -> u8 {
+    match &interface.addr {
+        if_addrs::IfAddr::V4(address) => address.prefixlen,
+        if_addrs::IfAddr::V6(address) => address.prefixlen,
+    }
+}
+
+impl HostAddress {
+    /// What may be chosen.
+    pub(crate) fn candidate(&self) -> Candidate {
+        Candidate { interface: self.interface.clone(), address: self.address }
+    }
 }
 
 fn speed(interface: &str) -> Option<u32> {

@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 use super::agents::{Agent, AgentCommand, FromAgent};
 use super::director::{Action, Director};
 use super::events::JobEvent;
-use super::gathering::Gathering;
+use super::gathering::{Gathering, Meetings};
 use super::input::Input;
 use super::metrics::MetricsListener;
 use super::outcome::{Outcome, Verdict};
@@ -157,10 +157,15 @@ impl Conductor {
         // Even alone it must first say which ports TensorFlow may have.
         let is_alone = is_alone && !plan.tensorflow;
         if !is_alone {
-            let (first, interface) = (plan.first_node(), plan.interface.clone());
-            let hosts = std::mem::take(&mut configs);
-            self.gathering =
-                Some(Gathering::of(hosts, first, interface, plan.tensorflow, secret.clone()));
+            let meetings = Meetings {
+                run_id: plan.run_id,
+                first: plan.first_node(),
+                wanted: plan.interface.clone(),
+                ports: plan.port_range,
+                tensorflow: plan.tensorflow,
+                secret: secret.clone(),
+            };
+            self.gathering = Some(Gathering::of(std::mem::take(&mut configs), meetings));
             for (start, node) in starts.iter_mut().zip(&plan.nodes) {
                 let workers = if plan.tensorflow { node.config.ranks.len() } else { 0 };
                 let workers = u32::try_from(workers).unwrap_or(u32::MAX);
@@ -193,6 +198,10 @@ impl Conductor {
                     None
                 }
                 () = link::at(self.director.deadline()) => None,
+                () = link::at(self.gathering.as_ref().and_then(Gathering::give_up_at)) => {
+                    self.survey_tick();
+                    None
+                }
             };
             if let Some(event) = event {
                 self.handle(event).await;
@@ -257,6 +266,7 @@ impl Conductor {
                 }
             }
             Report::Facts(facts) => self.take_facts(node, *facts),
+            Report::Examined { number, answer } => self.take_answer(number, answer),
             other => {
                 match (&other, self.agents.get_mut(&node)) {
                     (Report::Ready { .. }, Some(agent)) => {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::outcome::{Outcome, RankFailure, Verdict};
+use crate::networks::NetworkChoice;
 use crate::process::memory::OutOfMemory;
 use crate::process::wait::{Ending, ResourceUsage};
 use crate::protocol::messages::{LeftBehind, RankExit};
@@ -24,6 +25,8 @@ pub enum JobEvent {
         /// The agent's process id there.
         pid: i32,
     },
+    /// The ranks of several hosts use this network.
+    NetworkChosen(NetworkChoice),
     /// A rank has been started.
     RankStarted {
         /// The rank.

@@ -4,31 +4,43 @@
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use paceline_rendezvous::Secret;
-use paceline_rendezvous::env;
-use paceline_rendezvous::interface::InterfaceChoice;
+use paceline_rendezvous::env::{self, PortRange};
+use paceline_rendezvous::interface::Candidate;
+use paceline_rendezvous::{RunId, Secret};
 use zeroize::Zeroizing;
 
 use super::conductor::{Conductor, say};
-use super::meeting::{self, Described, Meeting, MeetingError};
+use super::meeting::{self, Meeting, MeetingError};
 use super::outcome::Verdict;
+use crate::doctor::question::Answer;
 use crate::environment;
+use crate::networks::{self, Asked, Described, InterfaceRules, NetworkChoice, Survey};
 use crate::process::build_id;
 use crate::protocol::facts::{self, AgentFacts};
 use crate::protocol::messages::{AgentConfig, Order};
 
-/// Agents that have not all said yet what their hosts are like.
+/// Agents that have not all said yet what their hosts are like, or that try networks.
 #[derive(Debug)]
 pub(super) struct Gathering {
     hosts: Vec<Host>,
-    /// The node of rank 0.
-    first: usize,
-    wanted: InterfaceChoice,
-    /// Whether each rank is to have a port for TensorFlow.
-    tensorflow: bool,
-    secret: Secret,
+    plan: Meetings,
+    /// Networks that are being tried.
+    survey: Option<Survey>,
     /// The first piece of standard input: no other is read before somebody has taken it.
     input: Option<Vec<u8>>,
+}
+
+/// What is to be known of a job for its hosts to meet.
+#[derive(Debug)]
+pub(super) struct Meetings {
+    pub(super) run_id: RunId,
+    /// The node of rank 0.
+    pub(super) first: usize,
+    pub(super) wanted: InterfaceRules,
+    pub(super) ports: PortRange,
+    /// Whether each rank is to have a port for TensorFlow.
+    pub(super) tensorflow: bool,
+    pub(super) secret: Secret,
 }
 
 #[derive(Debug)]
@@ -38,18 +50,24 @@ struct Host {
     facts: Option<AgentFacts>,
 }
 
+/// How hosts get to know where they meet.
+enum Ways {
+    /// At these addresses, because of that if there was a choice.
+    Chosen(Vec<Candidate>, Option<NetworkChoice>),
+    /// Networks are tried first.
+    Ask(Vec<Asked>),
+}
+
 impl Gathering {
     /// Of the hosts named, each with what its ranks are to do.
-    pub(super) fn of(
-        hosts: Vec<(String, AgentConfig)>,
-        first: usize,
-        wanted: InterfaceChoice,
-        tensorflow: bool,
-        secret: Secret,
-    ) -> Self {
+    pub(super) fn of(hosts: Vec<(String, AgentConfig)>, plan: Meetings) -> Self {
         let host = |(name, config)| Host { name, config, facts: None };
-        let hosts = hosts.into_iter().map(host).collect();
-        Self { hosts, first, wanted, tensorflow, secret, input: None }
+        Self { hosts: hosts.into_iter().map(host).collect(), plan, survey: None, input: None }
+    }
+
+    /// When agents that try networks have had time enough.
+    pub(super) fn give_up_at(&self) -> Option<Instant> {
+        self.survey.as_ref().and_then(Survey::give_up_at)
     }
 
     /// Keeps it until there are ranks.
@@ -74,19 +92,50 @@ impl Gathering {
         self.hosts.iter().map(described).collect()
     }
 
+    fn secret(&self) -> Order {
+        Order::Secret(Zeroizing::new(self.plan.secret.to_hex().as_bytes().to_vec()))
+    }
+
+    /// The addresses to meet at, or that networks must be tried first.
+    fn find_network(&mut self, hosts: &[Described]) -> Result<Ways, MeetingError> {
+        let usual = meeting::usual(hosts, &self.plan.wanted)?;
+        if hosts.len() < 2 {
+            return Ok(Ways::Chosen(usual, None));
+        }
+        let networks = networks::networks(hosts, &usual);
+        let is_wanted = !self.plan.wanted.is_auto();
+        if let [chosen, others @ ..] = &networks[..]
+            && (is_wanted || others.is_empty())
+        {
+            let choice = networks::unchosen(chosen, others, is_wanted);
+            return Ok(Ways::Chosen(usual, Some(choice)));
+        }
+        let names = self.hosts.iter().map(|host| host.name.clone()).collect();
+        let (run_id, ports) = (self.plan.run_id, self.plan.ports);
+        let (survey, asked) = Survey::begin(run_id, ports, names, networks, Instant::now());
+        self.survey = Some(survey);
+        Ok(Ways::Ask(asked))
+    }
+
     /// Where all meet, and where TensorFlow's workers listen if that is asked for.
-    fn meet(&self, hosts: &[Described]) -> Result<(Meeting, Vec<SocketAddr>), MeetingError> {
-        let meeting = meeting::meet(hosts, self.first, &self.wanted)?;
+    fn meet(
+        &self,
+        hosts: &[Described],
+        addresses: Vec<Candidate>,
+    ) -> Result<(Meeting, Vec<SocketAddr>), MeetingError> {
+        let meeting = meeting::meet(hosts, self.plan.first, addresses)?;
         let numbers = |host: &Host| host.config.ranks.iter().map(|rank| rank.rank).collect();
         let ranks: Vec<Vec<u32>> = self.hosts.iter().map(numbers).collect();
-        let workers =
-            if self.tensorflow { meeting::workers(hosts, &meeting, &ranks)? } else { Vec::new() };
+        let workers = if self.plan.tensorflow {
+            meeting::workers(hosts, &meeting, &ranks)?
+        } else {
+            Vec::new()
+        };
         Ok((meeting, workers))
     }
 
     /// What each host is told, now that it is known where they meet.
     fn orders(&self, meeting: &Meeting, workers: &[SocketAddr]) -> Vec<[Order; 2]> {
-        let secret = self.secret.to_hex();
         let (first, ports) = meeting.frameworks;
         let shared = environment::for_frameworks(first, ports);
         let orders = self.hosts.iter().zip(&meeting.addresses).map(|(host, address)| {
@@ -96,8 +145,7 @@ impl Gathering {
             let ours = shared.iter().cloned().chain([interface]);
             config.variables.splice(0..0, ours);
             config.tensorflow = workers.to_vec();
-            let secret = Zeroizing::new(secret.as_bytes().to_vec());
-            [Order::Secret(secret), Order::Start(Box::new(config))]
+            [self.secret(), Order::Start(Box::new(config))]
         });
         orders.collect()
     }
@@ -123,25 +171,82 @@ impl Conductor {
             return;
         }
         let Some(described) = gathering.described() else { return };
-        let (meeting, workers) = match gathering.meet(&described) {
-            Ok(met) => met,
-            Err(error) => {
-                let verdict = Verdict::NoNetwork { reason: error.to_string() };
-                self.director.stop_because(verdict, Instant::now());
-                return;
+        match gathering.find_network(&described) {
+            Ok(Ways::Chosen(addresses, choice)) => self.let_begin(&described, addresses, choice),
+            Ok(Ways::Ask(asked)) => {
+                let secret = gathering.secret();
+                for node in 0..described.len() {
+                    self.tell(node, std::slice::from_ref(&secret));
+                }
+                self.ask(asked);
             }
+            Err(error) => self.cannot_meet(&error),
+        }
+    }
+
+    /// An agent has answered what it was asked about a network.
+    pub(super) fn take_answer(&mut self, number: u32, answer: Answer) {
+        let survey = self.gathering.as_mut().and_then(|gathering| gathering.survey.as_mut());
+        let Some(survey) = survey.filter(|_| !self.stopping) else { return };
+        let asked = survey.learn(number, answer, Instant::now());
+        self.survey_goes_on(asked);
+    }
+
+    /// Networks that take too long to try are tried no longer.
+    pub(super) fn survey_tick(&mut self) {
+        let survey = self.gathering.as_mut().and_then(|gathering| gathering.survey.as_mut());
+        let Some(survey) = survey.filter(|_| !self.stopping) else { return };
+        let asked = survey.tick(Instant::now());
+        self.survey_goes_on(asked);
+    }
+
+    fn survey_goes_on(&mut self, asked: Vec<Asked>) {
+        self.ask(asked);
+        let Some(gathering) = &self.gathering else { return };
+        let result = gathering.survey.as_ref().and_then(Survey::result);
+        let (Some((networks, found)), Some(described)) = (result, gathering.described()) else {
+            return;
+        };
+        let (chosen, choice) = networks::choose(networks, found);
+        let addresses = networks[chosen].members.clone();
+        self.let_begin(&described, addresses, Some(choice));
+    }
+
+    fn ask(&mut self, asked: Vec<Asked>) {
+        for Asked { node, number, question } in asked {
+            self.tell(node, &[Order::Examine { number, question }]);
+        }
+    }
+
+    fn cannot_meet(&mut self, error: &MeetingError) {
+        let verdict = Verdict::NoNetwork { reason: error.to_string() };
+        self.director.stop_because(verdict, Instant::now());
+    }
+
+    /// All hosts meet at these addresses: all ranks are started.
+    fn let_begin(
+        &mut self,
+        described: &[Described],
+        addresses: Vec<Candidate>,
+        choice: Option<NetworkChoice>,
+    ) {
+        let Some(mut gathering) = self.gathering.take() else { return };
+        let (meeting, workers) = match gathering.meet(described, addresses) {
+            Ok(met) => met,
+            Err(error) => return self.cannot_meet(&error),
         };
         let others = gathering.other_builds();
         if !others.is_empty() {
             let hosts = others.join(", ");
             say(&format!("paceline on {hosts} is another build than here, of the same version"));
         }
-        let (orders, input) = (gathering.orders(&meeting, &workers), gathering.input.take());
-        self.gathering = None;
-        for (node, orders) in orders.iter().enumerate() {
+        if let Some(choice) = choice {
+            self.director.network_is_chosen(choice);
+        }
+        for (node, orders) in gathering.orders(&meeting, &workers).iter().enumerate() {
             self.tell(node, orders);
         }
-        if let Some(input) = input {
+        if let Some(input) = gathering.input.take() {
             self.pass_input(&input);
         }
     }

@@ -7,7 +7,8 @@ use paceline_rendezvous::interface::{Candidate, InterfaceChoice};
 use thiserror::Error;
 
 use crate::environment;
-use crate::protocol::facts::AgentFacts;
+use crate::networks::{Described, InterfaceRules};
+use crate::protocol::facts::{AgentFacts, HostAddress};
 
 /// What the hosts are told of each other.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,23 +35,22 @@ pub(super) enum MeetingError {
     Port { host: String },
 }
 
-/// A host and what its agent says.
-pub(super) type Described = (String, AgentFacts);
+/// The address of each host that is usual: the one that the user wants, else the one at which ssh came
+/// to it or came from it, else the first one that may lead to other hosts.
+pub(super) fn usual(
+    hosts: &[Described],
+    wanted: &InterfaceRules,
+) -> Result<Vec<Candidate>, MeetingError> {
+    let clients: Vec<IpAddr> = hosts.iter().filter_map(|(_, facts)| facts.reached_from).collect();
+    hosts.iter().map(|(host, facts)| choose(host, facts, &clients, wanted)).collect()
+}
 
-/// Chooses an address of each host: the one that the user wants, else the one at which ssh came to
-/// it or came from it, else the first one that may lead to other hosts.
-///
-/// `first` is the host of rank 0.
+/// Lets the hosts meet at these addresses. `first` is the host of rank 0.
 pub(super) fn meet(
     hosts: &[Described],
     first: usize,
-    wanted: &InterfaceChoice,
+    addresses: Vec<Candidate>,
 ) -> Result<Meeting, MeetingError> {
-    let clients: Vec<IpAddr> = hosts.iter().filter_map(|(_, facts)| facts.reached_from).collect();
-    let mut addresses = Vec::with_capacity(hosts.len());
-    for (host, facts) in hosts {
-        addresses.push(choose(host, facts, &clients, wanted)?);
-    }
     let (Some(first), Some((host, facts))) = (addresses.get(first), hosts.get(first)) else {
         return Ok(Meeting { addresses, frameworks: (Ipv4Addr::UNSPECIFIED.into(), [0; 2]) });
     };
@@ -65,24 +65,27 @@ fn choose(
     host: &str,
     facts: &AgentFacts,
     clients: &[IpAddr],
-    wanted: &InterfaceChoice,
+    wanted: &InterfaceRules,
 ) -> Result<Candidate, MeetingError> {
-    let candidates: Vec<Candidate> = facts
-        .addresses
-        .iter()
-        .map(|found| Candidate { interface: found.interface.clone(), address: found.address })
-        .collect();
+    let candidates: Vec<Candidate> = facts.addresses.iter().map(HostAddress::candidate).collect();
     let is_own = |address: &IpAddr| candidates.iter().any(|own| own.address == *address);
     let on_the_way = facts.reached_at.filter(is_own);
     let on_the_way = on_the_way.or_else(|| clients.iter().copied().find(is_own));
-    if let Some(chosen) = wanted.pick(&candidates, on_the_way) {
+    let mut choices = wanted.of(host);
+    if choices.is_empty() {
+        choices.push(&InterfaceChoice::Auto);
+    }
+    if let Some(chosen) = choices.iter().find_map(|choice| choice.pick(&candidates, on_the_way)) {
         return Ok(chosen.clone());
     }
     let names = candidates.iter().map(|found| format!("{} {}", found.interface, found.address));
     let (host, has) = (host.to_owned(), names.collect::<Vec<_>>().join(", "));
-    Err(match wanted {
-        InterfaceChoice::Auto => MeetingError::Address { host, has },
-        _ => MeetingError::Interface { host, wanted: wanted.to_string(), has },
+    Err(match &choices[..] {
+        [InterfaceChoice::Auto] => MeetingError::Address { host, has },
+        choices => {
+            let wanted: Vec<String> = choices.iter().map(ToString::to_string).collect();
+            MeetingError::Interface { host, wanted: wanted.join(" or "), has }
+        }
     })
 }
 
@@ -108,7 +111,6 @@ pub(super) fn workers(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::facts::HostAddress;
 
     fn host(name: &str, reached_at: Option<&str>, addresses: &[(&str, &str)]) -> Described {
         let address = |text: &str| text.parse().expect("an address");
@@ -124,6 +126,7 @@ mod tests {
                 .map(|(interface, text)| HostAddress {
                     interface: (*interface).into(),
                     address: address(text),
+                    prefix: 24,
                     megabits_per_second: None,
                 })
                 .collect(),
@@ -132,7 +135,8 @@ mod tests {
     }
 
     fn chosen(hosts: &[Described], wanted: &str) -> Result<Vec<String>, MeetingError> {
-        let meeting = meet(hosts, 0, &wanted.parse().expect("well formed"))?;
+        let addresses = usual(hosts, &wanted.parse().expect("well formed"))?;
+        let meeting = meet(hosts, 0, addresses)?;
         Ok(meeting.addresses.iter().map(|found| found.address.to_string()).collect())
     }
 
@@ -150,7 +154,8 @@ mod tests {
     fn hosts_meet_where_ssh_went() {
         let hosts = cluster();
         assert_eq!(chosen(&hosts, "auto").expect("sound"), ["10.0.0.1", "10.0.0.2", "10.0.0.3"]);
-        let meeting = meet(&hosts, 1, &InterfaceChoice::Auto).expect("sound");
+        let meeting = meet(&hosts, 1, usual(&hosts, &InterfaceRules::default()).expect("sound"))
+            .expect("sound");
         let first: IpAddr = "10.0.0.2".parse().expect("an address");
         assert_eq!(meeting.frameworks, (first, [20_001, 20_002]));
     }
@@ -158,7 +163,8 @@ mod tests {
     #[test]
     fn each_rank_has_a_port_of_its_host_for_tensorflow() {
         let hosts = &cluster()[..2];
-        let meeting = meet(hosts, 0, &InterfaceChoice::Auto).expect("sound");
+        let addresses = usual(hosts, &InterfaceRules::default()).expect("sound");
+        let meeting = meet(hosts, 0, addresses).expect("sound");
         let workers_of = |ranks: &[Vec<u32>]| {
             let workers = workers(hosts, &meeting, ranks)?;
             Ok(workers.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "))
@@ -174,6 +180,10 @@ mod tests {
         let hosts = cluster();
         let chosen_of = chosen(&hosts[..2], "eth1").expect("both have it");
         assert_eq!(chosen_of, ["192.168.0.1", "192.168.0.2"]);
+        let of_some = chosen(&hosts, "a=eth1,eth7,eth0").expect("each has one");
+        assert_eq!(of_some, ["10.0.0.1", "192.168.0.2", "10.0.0.3"]);
+        let error = chosen(&hosts, "a=eth7,a=eth8").expect_err("a has neither");
+        assert!(error.to_string().starts_with("a has no interface that matches eth7 or eth8;"));
         let error = chosen(&hosts, "192.168.0.0/24").expect_err("b has none");
         assert_eq!(
             error.to_string(),

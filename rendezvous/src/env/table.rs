@@ -153,13 +153,15 @@ variables! {
             form: Form::OneOf(&["none", "crc32c"]),
             reader: Reader::Ranks
         };
-    /// The network interface to use, by name or as an address range that contains its address.
+    /// The network interface to use, by name or as an address range that contains its address. Jobs on
+    /// several hosts take several, of which a host uses the first that it has, and HOST=NAME for one host;
+    /// without it they try all networks that their hosts have in common.
     INTERFACE = "PACELINE_INTERFACE" Paceline Setting
-        ("the name of an interface or ADDRESS/PREFIX")
+        ("the name of an interface, ADDRESS/PREFIX, or several of them between commas")
         option {
             name: "interface",
             aliases: &["network-interface", "network-interfaces"],
-            value_name: "NAME|CIDR",
+            value_name: "[HOST=]NAME|CIDR,...",
             reader: Reader::Ranks
         }
         horovod "HOROVOD_GLOO_IFACE";

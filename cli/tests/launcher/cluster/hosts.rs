@@ -222,6 +222,29 @@ impl Cluster {
         }
     }
 
+    /// Puts another card into every host, `eth1` with the address 10.79.0.NUMBER, and a switch between
+    /// them.
+    pub(crate) fn add_network(&self) {
+        let switch = self.switch();
+        ip(&["-n", &switch, "link", "add", "second", "type", "bridge"]);
+        ip(&["-n", &switch, "link", "set", "second", "up"]);
+        for (number, host) in (1..).zip(&self.hosts) {
+            let (port, namespace) = (format!("other{number}"), &host.namespace);
+            let pair = ["link", "add", "eth1", "netns", namespace, "type", "veth", "peer", "name"];
+            ip(&[&pair[..], &[&port, "netns", &switch]].concat());
+            ip(&["-n", &switch, "link", "set", &port, "master", "second", "up"]);
+            let address = format!("10.79.0.{number}/24");
+            ip(&["-n", namespace, "addr", "add", &address, "dev", "eth1"]);
+            ip(&["-n", namespace, "link", "set", "eth1", "up"]);
+        }
+    }
+
+    /// Lets a host have no way to an address.
+    pub(crate) fn block(&self, number: usize, address: &str) {
+        let namespace = &self.hosts[number - 1].namespace;
+        ip(&["-n", namespace, "route", "add", "unreachable", address]);
+    }
+
     /// Pulls or plugs the cable of a host.
     pub(crate) fn set_link(&self, number: usize, state: &str) {
         ip(&["-n", &self.switch(), "link", "set", &format!("port{number}"), state]);

@@ -4,6 +4,7 @@
 mod examining;
 mod failing;
 mod hosts;
+mod networks;
 mod reaching;
 mod running;
 

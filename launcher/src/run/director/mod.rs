@@ -15,6 +15,7 @@ use self::examination::Examination;
 use self::nodes::{NodeRecord, Turn};
 use super::events::JobEvent;
 use super::outcome::{LateHost, Unreached, Verdict};
+use crate::networks::NetworkChoice;
 use crate::output::tail::Tail;
 use crate::process::descendants::ProcessName;
 use crate::protocol::messages::{LeftBehind, RankExit, Report};
@@ -199,6 +200,11 @@ impl Director {
 
     fn all_started(&self) -> bool {
         self.ranks.iter().all(|rank| rank.started)
+    }
+
+    /// It is known where the ranks of several hosts meet.
+    pub(super) fn network_is_chosen(&mut self, choice: NetworkChoice) {
+        self.events.push(JobEvent::NetworkChosen(choice));
     }
 
     /// An agent has something to say. `Output` is only looked at, for the failure report.
