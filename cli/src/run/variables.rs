@@ -31,14 +31,18 @@ struct SeenByRanks<'a>(&'a [(OsString, OsString)], &'a Layers);
 
 impl Environment for SeenByRanks<'_> {
     fn get(&self, name: &str) -> Option<OsString> {
-        if name == env::INTERFACE.name
-            && hosts::interface(self.1).is_ok_and(|rules| rules.plain().is_none())
-        {
+        if name == env::INTERFACE.name && names_several(self.1) {
             return None;
         }
         let set = self.0.iter().rev().find(|(set, _)| set == name);
         set.map(|(_, value)| value.clone()).or_else(|| ProcessEnvironment.get(name))
     }
+}
+
+/// Whether several interfaces are wanted, of which the launcher makes one for each host. What makes no
+/// sense is none; others say so.
+fn names_several(layers: &Layers) -> bool {
+    hosts::interface(layers).is_ok_and(|rules| rules.plain().is_none())
 }
 
 /// What a file says, then `-x`, then options of ours, which are more specific.
@@ -52,7 +56,7 @@ pub(super) fn variables(
         variables.extend(exported(text, &all)?);
     }
     variables.extend(layers.options_for_ranks());
-    if hosts::interface(layers)?.plain().is_none() {
+    if names_several(layers) {
         // Ranks understand one choice for themselves; of several the launcher makes one for each host.
         variables.retain(|(name, _)| name != env::INTERFACE.name);
     }

@@ -138,12 +138,14 @@ impl Gathering {
     fn orders(&self, meeting: &Meeting, workers: &[SocketAddr]) -> Vec<[Order; 2]> {
         let (first, ports) = meeting.frameworks;
         let shared = environment::for_frameworks(first, ports);
+        let is_plain = self.plan.wanted.plain().is_some();
         let orders = self.hosts.iter().zip(&meeting.addresses).map(|(host, address)| {
             let mut config = host.config.clone();
             let interface = (env::INTERFACE.name.into(), address.address.to_string().into());
-            // What the user has set comes later and counts.
-            let ours = shared.iter().cloned().chain([interface]);
-            config.variables.splice(0..0, ours);
+            // What the user has set comes later and counts, but for what ranks could make nothing of.
+            config.variables.splice(0..0, shared.iter().cloned());
+            let at = if is_plain { 0 } else { config.variables.len() };
+            config.variables.insert(at, interface);
             config.tensorflow = workers.to_vec();
             [self.secret(), Order::Start(Box::new(config))]
         });
