@@ -1,22 +1,18 @@
 //! `--config FILE`: settings in TOML, each key named as its option.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use paceline_rendezvous::env::{self, CommandOption, Variable};
 use toml::de::{DeTable, DeValue};
 
+use crate::files::{self, ReadError};
+
 /// What is wrong with a configuration file.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConfigError {
-    #[error("failed to read {}", path.display())]
-    Read {
-        path: PathBuf,
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Read(#[from] ReadError),
     #[error("{}:{line}: {message}", path.display())]
     Syntax { path: PathBuf, line: usize, message: String },
     #[error("{}:{line}: unknown key {key:?}", path.display())]
@@ -27,7 +23,11 @@ pub(crate) enum ConfigError {
 
 impl ConfigError {
     pub(crate) fn hint(&self) -> Option<String> {
-        let Self::UnknownKey { key, .. } = self else { return None };
+        let key = match self {
+            Self::Read(error) => return error.hint(),
+            Self::UnknownKey { key, .. } => key,
+            _ => return None,
+        };
         let known = || keys().map(|(_, option)| option.name);
         Some(match env::nearest(&key.replace('_', "-"), known()) {
             Some(near) => format!("did you mean {near:?}?"),
@@ -44,9 +44,7 @@ fn keys() -> impl Iterator<Item = (Variable, CommandOption)> {
 
 /// The settings of a file, by the names of their variables.
 pub(crate) fn read(path: &Path) -> Result<BTreeMap<&'static str, String>, ConfigError> {
-    let text = fs::read_to_string(path)
-        .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-    parse(&text, path)
+    parse(&files::read(path, "configuration")?, path)
 }
 
 fn parse(text: &str, path: &Path) -> Result<BTreeMap<&'static str, String>, ConfigError> {

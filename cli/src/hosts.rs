@@ -1,9 +1,7 @@
 //! Where ranks run, as options, variables and files say it.
 
-use std::fs;
-use std::io;
 use std::num::NonZeroU32;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use paceline_launcher::{
     HostError, HostFileError, HostList, InterfaceRules, JobSpec, MapBy, RankFileError,
@@ -11,6 +9,7 @@ use paceline_launcher::{
 };
 use paceline_rendezvous::env::{self, Environment, EnvironmentError, PortRange, Variable};
 
+use crate::files::{self, ReadError};
 use crate::options::Layers;
 
 /// The settings that are read here, in the order of the help.
@@ -43,12 +42,8 @@ pub(crate) struct Hosts {
 pub(crate) enum HostSettingError {
     #[error(transparent)]
     Host(#[from] HostError),
-    #[error("failed to read {}", path.display())]
-    Read {
-        path: PathBuf,
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Read(#[from] ReadError),
     #[error(transparent)]
     HostFile(#[from] HostFileError),
     #[error(transparent)]
@@ -70,7 +65,7 @@ impl HostSettingError {
             Self::Selection(error) => error.hint(),
             Self::Environment(error) => error.hint(),
             Self::TwoOrders { .. } => Some("leave one of the two out".to_owned()),
-            Self::Read { .. } => None,
+            Self::Read(error) => error.hint(),
         }
     }
 }
@@ -116,7 +111,7 @@ impl Hosts {
 fn list(layers: &Layers) -> Result<HostList, HostSettingError> {
     let wanted = env::HOSTS.text(layers)?.map(|hosts| HostList::parse(&hosts)).transpose()?;
     let Some(path) = path(layers, env::HOSTFILE) else { return Ok(wanted.unwrap_or_default()) };
-    let listed = parse_hostfile(&read(&path)?, &path)?;
+    let listed = parse_hostfile(&files::read(&path, "hostfile")?, &path)?;
     Ok(match wanted {
         Some(wanted) => {
             HostList { hosts: select(&listed, &wanted.hosts)?, notices: wanted.notices }
@@ -130,7 +125,10 @@ fn map_by(layers: &Layers) -> Result<MapBy, HostSettingError> {
     if let Some(path) = path(layers, env::RANK_FILE) {
         return match order {
             Some(order) => Err(HostSettingError::TwoOrders { order }),
-            None => Ok(MapBy::RankFile(parse_rank_file(&read(&path)?, &path)?)),
+            None => {
+                let text = files::read(&path, "rank file")?;
+                Ok(MapBy::RankFile(parse_rank_file(&text, &path)?))
+            }
         };
     }
     match order.as_deref() {
@@ -165,9 +163,4 @@ pub(crate) fn interface(layers: &impl Environment) -> Result<InterfaceRules, Env
 
 fn path(layers: &Layers, variable: Variable) -> Option<PathBuf> {
     layers.get(variable.name).filter(|path| !path.is_empty()).map(PathBuf::from)
-}
-
-fn read(path: &Path) -> Result<String, HostSettingError> {
-    fs::read_to_string(path)
-        .map_err(|source| HostSettingError::Read { path: path.to_owned(), source })
 }

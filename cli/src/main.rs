@@ -8,6 +8,7 @@ mod config;
 mod console;
 mod doctor;
 mod events;
+mod files;
 mod hosts;
 mod manual;
 mod needless;

@@ -46,7 +46,24 @@ fn a_mistake_in_the_file_is_named_with_its_line() {
     }
     let job = Job::new(&["-np", "1", "--config", "/no/such/file", "true"]).run();
     assert_eq!(job.code, 2);
-    assert!(job.stderr.contains("failed to read /no/such/file"), "{}", job.stderr);
+    assert!(
+        job.stderr.contains("failed to read the configuration /no/such/file"),
+        "{}",
+        job.stderr
+    );
+}
+
+#[test]
+fn a_file_that_has_no_end_is_an_error() {
+    for (option, kind) in
+        [("--config", "configuration"), ("--hostfile", "hostfile"), ("--rank-file", "rank file")]
+    {
+        let job = Job::new(&["-np", "1", option, "/dev/zero", "true"]).run();
+        assert_eq!(job.code, 2, "{}", job.stderr);
+        let said = format!("failed to read the {kind} /dev/zero: it has more than 1 MiB");
+        assert!(job.stderr.contains(&said), "{}", job.stderr);
+        assert!(job.stderr.contains("paceline: hint: "), "{}", job.stderr);
+    }
 }
 
 #[test]
