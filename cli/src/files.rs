@@ -163,7 +163,8 @@ mod tests {
 
         let reader = {
             let path = path.clone();
-            thread::spawn(move || read_within(&path, LONG))
+            let named = thread::Builder::new().name("reader".to_owned());
+            named.spawn(move || read_within(&path, LONG)).unwrap()
         };
         // Opens once there is a reader.
         let mut writer = OpenOptions::new().write(true).open(&path).unwrap();

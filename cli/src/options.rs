@@ -4,7 +4,7 @@
 //! option counts before a variable, a variable before the file. All are read under the name of the
 //! variable, from [`Layers`].
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::marker::PhantomData;
 use std::path::Path;
@@ -17,7 +17,7 @@ use paceline_rendezvous::env::{
     self, CommandOption, Environment, EnvironmentError, Form, ProcessEnvironment, Reader, Variable,
 };
 
-use crate::config::{self, ConfigError};
+use crate::config::{self, ConfigError, FileSettings};
 
 /// Columns of values when settings are explained; longer ones stand out.
 const VALUE_COLUMNS_MAX: usize = 40;
@@ -60,7 +60,8 @@ impl<S: Selection> Settings<S> {
     pub(crate) fn layers(&self, more: Vec<(OsString, OsString)>) -> Result<Layers, ConfigError> {
         let given =
             self.given.iter().map(|(variable, _, value)| (variable.name.into(), value.clone()));
-        let mut layers = Layers { given: given.chain(more).collect(), file: BTreeMap::new() };
+        let mut layers =
+            Layers { given: given.chain(more).collect(), file: FileSettings::default() };
         if let Some(path) = layers.get(env::CONFIG.name).filter(|path| !path.is_empty()) {
             layers.file = config::read(Path::new(&path))?;
         }
@@ -132,7 +133,7 @@ impl<S: Selection> FromArgMatches for Settings<S> {
 #[derive(Debug, Default)]
 pub(crate) struct Layers {
     given: HashMap<OsString, OsString>,
-    file: BTreeMap<&'static str, String>,
+    file: FileSettings,
 }
 
 impl Layers {
@@ -166,8 +167,9 @@ impl Layers {
         if let Some((name, value)) = in_environment {
             return (shown(value), format!("variable {name}"));
         }
-        if let (Some(value), Some(file)) = (self.file.get(name), self.get(env::CONFIG.name)) {
-            return (value.clone(), format!("file {}", file.display()));
+        let in_file = self.file.settings.get(name);
+        if let (Some(setting), Some(file)) = (in_file, self.get(env::CONFIG.name)) {
+            return (setting.value.clone(), format!("file {}", file.display()));
         }
         // Nothing is a default, too; a dash stands for it.
         (variable.default.unwrap_or("-").to_owned(), "default".to_owned())
@@ -180,13 +182,13 @@ impl Layers {
 
     /// The same, and what stands between it and its value.
     fn spelled_with(&self, variable: Variable) -> (String, &'static str) {
-        let (name, option) = (variable.name, variable.option.map(|option| option.name));
-        match (option, self.get(env::CONFIG.name)) {
-            (Some(option), _) if self.given.contains_key(OsStr::new(name)) => {
-                (format!("--{option}"), " ")
+        let name = variable.name;
+        match (variable.option, self.file.settings.get(name), self.get(env::CONFIG.name)) {
+            (Some(option), ..) if self.given.contains_key(OsStr::new(name)) => {
+                (format!("--{}", option.name), " ")
             }
-            (Some(key), Some(file)) if self.file.contains_key(name) && !is_in_environment(name) => {
-                (format!("{}: {key}", file.display()), " = ")
+            (_, Some(setting), Some(file)) if !is_in_environment(name) => {
+                (format!("{}: {}", file.display(), setting.key), " = ")
             }
             _ => (name.to_owned(), "="),
         }
@@ -220,8 +222,14 @@ impl Layers {
     /// What the file says about variables that ranks read and the environment does not set.
     pub(crate) fn file_for_ranks(&self) -> Vec<(OsString, OsString)> {
         let for_ranks = |name: &str| reader(name) == Some(Reader::Ranks);
-        let names = self.file.keys().filter(|name| for_ranks(name) && !is_in_environment(name));
-        names.map(|name| ((*name).into(), self.file[name].clone().into())).collect()
+        let counts = |name: &str| for_ranks(name) && !is_in_environment(name);
+        let settings = self.file.settings.iter().filter(|(name, _)| counts(name));
+        settings.map(|(name, setting)| ((*name).into(), setting.value.clone().into())).collect()
+    }
+
+    /// What the user may want to know of the file, a sentence each.
+    pub(crate) fn notices(&self) -> &[String] {
+        &self.file.notices
     }
 
     /// What the options say about variables that ranks read.
@@ -267,8 +275,8 @@ impl Environment for Layers {
         if let Some(value) = self.given.get(OsStr::new(name)) {
             return Some(value.clone());
         }
-        match self.file.get(name) {
-            Some(value) if !is_in_environment(name) => Some(value.into()),
+        match self.file.settings.get(name) {
+            Some(setting) if !is_in_environment(name) => Some(setting.value.clone().into()),
             _ => ProcessEnvironment.get(name),
         }
     }

@@ -110,6 +110,10 @@ impl Selection for RunSettings {
                 env::DETERMINISTIC,
                 env::CHECKSUM,
                 env::FUSION_THRESHOLD,
+                env::CYCLE_TIME,
+                env::CACHE_CAPACITY,
+                env::STALL_CHECK_TIME,
+                env::STALL_SHUTDOWN_TIME,
                 env::INTERFACE,
                 env::PORT_RANGE,
             ],
@@ -305,7 +309,8 @@ fn wanted(arguments: Arguments) -> Result<Wanted, UsageError> {
     variables::check_for_ranks(&layers, &variables)?;
     let quiet = env::QUIET.is_on(&layers)?;
     if !quiet {
-        arguments.needless.notices().iter().for_each(|notice| console::note(notice));
+        let needless = arguments.needless.notices();
+        needless.iter().chain(layers.notices()).for_each(|notice| console::note(notice));
         console::unknown_variables(&variables);
     }
     let mut words = arguments.command.into_iter();

@@ -25,6 +25,9 @@ transport = \"tcp\"
 no-prefix = true
 ```
 
+A file whose name ends in `.yaml` or `.yml` is read as that of `horovodrun --config-file`
+([launcher-options.md](launcher-options.md#horovodruns-configuration-file)).
+
 Where one of our variables is not set, Horovod's variable beside it counts. A variable that starts
 with `PACELINE_` and is not in the table is pointed out when a job is started.
 

@@ -85,6 +85,7 @@ fn launch(plan: &Plan) -> ExitCode {
         return error.exit_code();
     }
     console::unknown_variables(&[]);
+    plan.environment.notices().iter().for_each(|notice| console::note(notice));
     let mut words: Vec<OsString> = vec!["bench".into()];
     words.extend(Terminals::own().options().into_iter().map(OsString::from));
     // Program name and `bench` itself come first, whatever follows.

@@ -113,7 +113,7 @@ fn examine(arguments: &Arguments) -> Result<Diagnosis, Failure> {
     // Of a job only its hosts count here.
     let job = JobSpec::local(NonZeroU32::MIN, Program::Itself, Vec::new());
     let job = Hosts::of(&layers)?.place(job);
-    job.hosts.notices.iter().for_each(|notice| console::note(notice));
+    layers.notices().iter().chain(&job.hosts.notices).for_each(|notice| console::note(notice));
     let diagnosis = paceline_launcher::doctor::doctor(&job, &AgentCommand::this_program())?;
     let text = render::text(&diagnosis);
     // A reader that left has seen enough.

@@ -191,3 +191,29 @@ fn what_counts_is_shown_with_where_it_comes_from() {
     let job = Job::new(&["--show-config", "--config", "/no/such/file"]).run();
     assert_eq!(job.code, 2, "{}", job.stderr);
 }
+
+#[test]
+fn horovodruns_file_is_understood() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("horovod.yaml");
+    let text = "params:\n  fusion_threshold_mb: 32\n  cycle_time_ms: 3\nautotune:\n  enabled: true\n\
+        library_options:\n  gloo_timeout_seconds: 50\nno_prefix: true\n";
+    fs::write(&file, text).expect("written");
+    let file = file.to_str().expect("UTF-8");
+    let script = "echo $PACELINE_FUSION_THRESHOLD $PACELINE_CYCLE_TIME $PACELINE_TIMEOUT";
+    let job = Job::script(&["-np", "1", "--config-file", file], script).run();
+    assert_eq!(job.text(), "32M 3 50\n", "{}", job.stderr);
+    assert!(job.stderr.contains("autotune.enabled changes nothing: "), "{}", job.stderr);
+    let options = ["-np", "1", "-q", "--cycle-time-ms", "2", "--config-file", file];
+    let job = Job::script(&options, script).env("HOROVOD_GLOO_TIMEOUT_SECONDS", "9").run();
+    assert_eq!((job.text().as_str(), job.stderr.as_str()), ("32M 2\n", ""));
+
+    let job = Job::new(&["--show-config", "--config", file]).run();
+    let shown = |name: &str| {
+        let text = job.text();
+        let line = text.lines().find(|line| line.starts_with(name)).map(str::to_owned);
+        line.unwrap_or_default().split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(shown("fusion-threshold"), ["fusion-threshold", "32M", "file", file]);
+    assert_eq!(shown("op-timeout"), ["op-timeout", "50", "file", file]);
+}

@@ -65,8 +65,10 @@ impl QueueOptions {
         if let Some(tensors) = env::CACHE_CAPACITY.parse::<usize>(environment).map_err(invalid)? {
             options.cache_capacity = tensors.max(1);
         }
-        if let Some(time) = env::STALL_CHECK_TIME.seconds(environment).map_err(invalid)? {
-            options.stall_report_after = time;
+        let time = env::STALL_CHECK_TIME.seconds_or_zero(environment).map_err(invalid)?;
+        if let Some(time) = time {
+            // As in Horovod, 0 is never.
+            options.stall_report_after = if time.is_zero() { Duration::MAX } else { time };
         }
         // In Horovod 0 is never; here it is the time that an operation may take.
         let time = env::STALL_SHUTDOWN_TIME.seconds_or_zero(environment).map_err(invalid)?;
@@ -143,8 +145,9 @@ mod tests {
             |value| of("HOROVOD_CACHE_CAPACITY", value).map(|options| options.cache_capacity);
         assert_eq!((cache("64").unwrap(), cache("0").unwrap()), (64, 1));
         assert!(cache("few").is_err());
-        let check = of("HOROVOD_STALL_CHECK_TIME_SECONDS", "60").unwrap().stall_report_after;
-        assert_eq!(check, Duration::from_secs(60));
+        let check =
+            |value| of("HOROVOD_STALL_CHECK_TIME_SECONDS", value).unwrap().stall_report_after;
+        assert_eq!((check("60"), check("0")), (Duration::from_secs(60), Duration::MAX));
         let shutdown = |value| of("HOROVOD_STALL_SHUTDOWN_TIME_SECONDS", value).unwrap().timeout;
         assert_eq!((shutdown("120"), shutdown("0")), (Some(Duration::from_secs(120)), None));
     }

@@ -34,6 +34,10 @@ pub enum Form {
     Seconds,
     /// A number of seconds, more than 0.
     PositiveSeconds,
+    /// A number of milliseconds, 0 or more.
+    Milliseconds,
+    /// A whole number, 0 or more.
+    Whole,
     /// A port.
     Port,
     /// A port or a range of ports.
@@ -82,6 +86,8 @@ impl Form {
             Self::Count => text.parse::<NonZeroU32>().is_ok(),
             Self::Seconds => seconds(text).is_some(),
             Self::PositiveSeconds => seconds(text).is_some_and(|time| !time.is_zero()),
+            Self::Milliseconds => milliseconds(text).is_some(),
+            Self::Whole => text.parse::<u32>().is_ok(),
             Self::Port => text.parse::<NonZeroU16>().is_ok(),
             Self::Ports => text.parse::<PortRange>().is_ok(),
             Self::OneOf(words) => words.contains(&text),
@@ -218,6 +224,8 @@ mod tests {
             (Form::Count, &["1", " 4 "][..], &["0", "-1", "many", ""][..]),
             (Form::Seconds, &["0", "1.5"], &["-1", "nan", "soon", "1e400"]),
             (Form::PositiveSeconds, &["0.1"], &["0", "-1", ""]),
+            (Form::Milliseconds, &["0", "2.5"], &["-1", "5ms"]),
+            (Form::Whole, &["0", "1024"], &["-1", "1.5", ""]),
             (Form::Ports, &["0", "40000-40100"], &["9-1", "x"]),
             (Form::OneOf(&["ompi"]), &["ompi"], &["OMPI", ""]),
             (Form::AutoOr(1, 16), &["auto", "1", "16"], &["0", "17", "-1", "all", ""]),

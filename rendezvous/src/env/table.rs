@@ -77,6 +77,7 @@ variables! {
     TIMEOUT = "PACELINE_TIMEOUT" Paceline Setting ("a positive number of seconds", default "60")
         option {
             name: "op-timeout",
+            aliases: &["gloo-timeout-seconds"],
             value_name: "SECONDS",
             form: Form::PositiveSeconds,
             reader: Reader::Ranks
@@ -176,7 +177,12 @@ variables! {
         };
     /// File for a timeline of the job: what happens when, on all ranks. Perfetto and Chrome show it.
     TIMELINE = "PACELINE_TIMELINE" Paceline Setting ("the path of a file")
-        option { name: "timeline", value_name: "FILE", reader: Reader::Ranks }
+        option {
+            name: "timeline",
+            aliases: &["timeline-filename"],
+            value_name: "FILE",
+            reader: Reader::Ranks
+        }
         horovod "HOROVOD_TIMELINE";
     /// Bytes up to which tensors are collected into one operation; 0 turns fusion off.
     FUSION_THRESHOLD = "PACELINE_FUSION_THRESHOLD" Paceline Setting
@@ -191,20 +197,46 @@ variables! {
     /// Time from one round of a queue to the next in which a rank collects submissions.
     CYCLE_TIME = "PACELINE_CYCLE_TIME" Paceline Setting
         ("a number of milliseconds, 0 or more", default "0")
+        option {
+            name: "cycle-time",
+            aliases: &["cycle-time-ms"],
+            value_name: "MILLISECONDS",
+            form: Form::Milliseconds,
+            reader: Reader::Ranks
+        }
         horovod "HOROVOD_CYCLE_TIME";
     /// Tensors that the response cache of a queue has room for.
     CACHE_CAPACITY = "PACELINE_CACHE_CAPACITY" Paceline Setting
         ("a whole number", default "1024")
+        option {
+            name: "cache-capacity",
+            value_name: "COUNT",
+            form: Form::Whole,
+            reader: Reader::Ranks
+        }
         horovod "HOROVOD_CACHE_CAPACITY";
     /// How long a tensor waits in a queue for ranks that have not submitted it when that is first
-    /// reported, and between reports.
+    /// reported, and between reports; 0 turns it off.
     STALL_CHECK_TIME = "PACELINE_STALL_CHECK_TIME" Paceline Setting
-        ("a positive number of seconds", default "10")
+        ("a number of seconds, 0 or more", default "10")
+        option {
+            name: "stall-check-time",
+            value_name: "SECONDS",
+            form: Form::Seconds,
+            reader: Reader::Ranks
+        }
         horovod "HOROVOD_STALL_CHECK_TIME_SECONDS";
     /// How long a tensor may wait in a queue for ranks that have not submitted it; without, as long
     /// as an operation may take.
     STALL_SHUTDOWN_TIME = "PACELINE_STALL_SHUTDOWN_TIME" Paceline Setting
         ("a number of seconds, 0 or more", default "0")
+        option {
+            name: "stall-shutdown-time",
+            aliases: &["stall-check-shutdown-time-seconds"],
+            value_name: "SECONDS",
+            form: Form::Seconds,
+            reader: Reader::Ranks
+        }
         horovod "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS";
     /// Number of ranks.
     NP = "PACELINE_NP" Paceline Setting ("a whole number, at least 1")
@@ -326,7 +358,8 @@ variables! {
     /// Say nothing about decisions made for you.
     QUIET = "PACELINE_QUIET" Paceline Setting ("true or false", default "false")
         option { name: "quiet", short: Some('q'), form: Form::Switch };
-    /// A file with settings, in TOML: keys are named as the options are.
+    /// A file with settings, in TOML: keys are named as the options are; or, with a name that ends in
+    /// .yaml or .yml, horovodrun's.
     CONFIG = "PACELINE_CONFIG" Paceline Setting ("the path of a file")
         option { name: "config", aliases: &["config-file"], value_name: "FILE" };
 

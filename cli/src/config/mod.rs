@@ -1,4 +1,7 @@
-//! `--config FILE`: settings in TOML, each key named as its option.
+//! `--config FILE`: settings in TOML, each key named as its option, or horovodrun's file in YAML.
+
+mod horovod;
+mod yaml;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -16,24 +19,37 @@ pub(crate) enum ConfigError {
     #[error("{}:{line}: {message}", path.display())]
     Syntax { path: PathBuf, line: usize, message: String },
     #[error("{}:{line}: unknown key {key:?}", path.display())]
-    UnknownKey { path: PathBuf, line: usize, key: String },
+    UnknownKey { path: PathBuf, line: usize, key: String, hint: String },
     #[error("{}:{line}: {key} = {value} is invalid: expected {expected}", path.display())]
     Value { path: PathBuf, line: usize, key: String, value: String, expected: &'static str },
 }
 
 impl ConfigError {
     pub(crate) fn hint(&self) -> Option<String> {
-        let key = match self {
-            Self::Read(error) => return error.hint(),
-            Self::UnknownKey { key, .. } => key,
-            _ => return None,
-        };
-        let known = || keys().map(|(_, option)| option.name);
-        Some(match env::nearest(&key.replace('_', "-"), known()) {
-            Some(near) => format!("did you mean {near:?}?"),
-            None => format!("the keys are {}", known().collect::<Vec<_>>().join(", ")),
-        })
+        match self {
+            Self::Read(error) => error.hint(),
+            Self::UnknownKey { hint, .. } => Some(hint.clone()),
+            _ => None,
+        }
     }
+}
+
+/// What a file says.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct FileSettings {
+    /// By the names of their variables.
+    pub(crate) settings: BTreeMap<&'static str, FileSetting>,
+    /// What the user may want to know of it, a sentence each.
+    pub(crate) notices: Vec<String>,
+}
+
+/// A setting of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct FileSetting {
+    /// As the file calls it.
+    pub(crate) key: String,
+    /// As its variable has it.
+    pub(crate) value: String,
 }
 
 /// What may stand in a file.
@@ -42,12 +58,37 @@ fn keys() -> impl Iterator<Item = (Variable, CommandOption)> {
     env::ALL.iter().filter_map(option).filter(|(variable, _)| *variable != env::CONFIG)
 }
 
-/// The settings of a file, by the names of their variables.
-pub(crate) fn read(path: &Path) -> Result<BTreeMap<&'static str, String>, ConfigError> {
-    parse(&files::read(path, "configuration")?, path)
+/// The settings of a file: horovodrun's if its name ends as that of a file in YAML does.
+pub(crate) fn read(path: &Path) -> Result<FileSettings, ConfigError> {
+    let text = files::read(path, "configuration")?;
+    let extension = path.extension().map(|extension| extension.to_ascii_lowercase());
+    match extension.as_deref().and_then(|extension| extension.to_str()) {
+        Some("yaml" | "yml") => horovod::parse(&text, path),
+        _ => parse(&text, path),
+    }
 }
 
-fn parse(text: &str, path: &Path) -> Result<BTreeMap<&'static str, String>, ConfigError> {
+/// `key` of `name` is none of those that are `known`.
+fn unknown_key<'a>(
+    path: &Path,
+    line: usize,
+    name: &str,
+    key: &str,
+    known: impl Iterator<Item = &'a str>,
+) -> ConfigError {
+    let known: Vec<&str> = known.collect();
+    // Options have hyphens, Horovod's keys have not; which of the two was written is no mistake.
+    let near = [key.to_owned(), key.replace('_', "-")]
+        .iter()
+        .find_map(|key| env::nearest(key, known.iter().copied()));
+    let hint = match near {
+        Some(near) => format!("did you mean {near:?}?"),
+        None => format!("the keys are {}", known.join(", ")),
+    };
+    ConfigError::UnknownKey { path: path.to_owned(), line, key: name.to_owned(), hint }
+}
+
+fn parse(text: &str, path: &Path) -> Result<FileSettings, ConfigError> {
     let line_at = |at: usize| 1 + text.bytes().take(at).filter(|byte| *byte == b'\n').count();
     let table = DeTable::parse(text).map_err(|error| ConfigError::Syntax {
         path: path.to_owned(),
@@ -59,11 +100,7 @@ fn parse(text: &str, path: &Path) -> Result<BTreeMap<&'static str, String>, Conf
         let name = key.get_ref().as_ref();
         let line = line_at(key.span().start);
         let Some((variable, option)) = keys().find(|(_, option)| option.name == name) else {
-            return Err(ConfigError::UnknownKey {
-                path: path.to_owned(),
-                line,
-                key: name.to_owned(),
-            });
+            return Err(unknown_key(path, line, name, name, keys().map(|(_, option)| option.name)));
         };
         let said = scalar(value.get_ref()).filter(|said| option.form.accepts(said));
         let Some(said) = said else {
@@ -75,9 +112,9 @@ fn parse(text: &str, path: &Path) -> Result<BTreeMap<&'static str, String>, Conf
                 expected: variable.expected,
             });
         };
-        settings.insert(variable.name, said);
+        settings.insert(variable.name, FileSetting { key: name.to_owned(), value: said });
     }
-    Ok(settings)
+    Ok(FileSettings { settings, notices: Vec::new() })
 }
 
 /// A value as a variable would hold it; `None` for what has parts.
@@ -96,7 +133,8 @@ mod tests {
     use super::*;
 
     fn parse_text(text: &str) -> Result<BTreeMap<&'static str, String>, ConfigError> {
-        parse(text, Path::new("job.toml"))
+        let settings = parse(text, Path::new("job.toml"))?.settings;
+        Ok(settings.into_iter().map(|(name, setting)| (name, setting.value)).collect())
     }
 
     #[test]
