@@ -7,6 +7,7 @@ mod columns;
 mod config;
 mod console;
 mod doctor;
+mod dry_run;
 mod events;
 mod files;
 mod hosts;

@@ -24,6 +24,7 @@ use bindings::Bindings;
 
 use crate::config::ConfigError;
 use crate::console;
+use crate::dry_run;
 use crate::events::{self, EventLog, EventsError};
 use crate::hosts::{self, HostSettingError, Hosts};
 use crate::needless::Needless;
@@ -56,6 +57,11 @@ pub(crate) struct Arguments {
     /// Show what would be run, and where, and do nothing
     #[arg(long)]
     dry_run: bool,
+
+    /// With --dry-run, also write the plan as JSON to a file; - is standard output, where then nothing
+    /// else goes
+    #[arg(long, value_name = "FILE", requires = "dry_run")]
+    json: Option<PathBuf>,
 
     /// Show what counts of each setting, and where it comes from, and do nothing
     #[arg(long)]
@@ -182,7 +188,7 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
     if arguments.show_config {
         return show_config(&arguments);
     }
-    let dry_run = arguments.dry_run;
+    let (dry_run, json) = (arguments.dry_run, arguments.json.clone());
     let Wanted { job, quiet, timeline, events, metrics_port } = match wanted(arguments) {
         Ok(wanted) => wanted,
         Err(error) => {
@@ -198,9 +204,7 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
         plan.notices.iter().for_each(|notice| console::note(notice));
     }
     if dry_run {
-        // A reader that left has seen enough.
-        let _ = write!(std::io::stdout(), "{plan}");
-        return ExitCode::Success;
+        return dry_run::show(&plan, json.as_deref());
     }
     let events = match events.map(|path| EventLog::create(&path, &plan)).transpose() {
         Ok(events) => events,

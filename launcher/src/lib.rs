@@ -64,8 +64,9 @@ pub use networks::{InterfaceRules, NetworkChoice, NetworkReport, ParseInterfaceR
 pub use output::Stream;
 pub use output::prefix::{PrefixError, PrefixTemplate};
 pub use plan::{
-    HostFacts, LaunchPlan, MapBy, Placed, PlacementError, PlanError, RankFile, RankFileError,
-    RankLineProblem, RankPlace, Rules, parse_rank_file, place, plan,
+    HostFacts, HostSummary, LaunchPlan, MapBy, PLAN_SCHEMA, Placed, PlacementError, PlanError,
+    PlanSummary, RankFile, RankFileError, RankLineProblem, RankPlace, RankSummary, Rules,
+    VariableSummary, parse_rank_file, place, plan, shell_line,
 };
 pub use process::descendants::ProcessName;
 pub use process::memory::OutOfMemory;

@@ -81,8 +81,42 @@ fn a_dry_run_shows_the_plan_and_starts_nothing() {
     let job = Job::new(&["-np", "2", "--dry-run", "/no/such/program", "a b"]).run();
     assert_eq!(job.code, 0, "{}", job.stderr);
     let text = job.text();
-    assert!(text.contains("command:   /no/such/program 'a b'"), "{text}");
-    assert!(text.contains("rank 1: local rank 1"), "{text}");
+    assert!(text.starts_with("2 ranks on 1 host\n"), "{text}");
+    assert!(text.contains("/no/such/program 'a b'"), "{text}");
+}
+
+#[test]
+fn a_dry_run_is_json_for_programs_and_holds_no_secret() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let options = ["-H", "localhost:1,n[1-2]:2", "--dry-run", "-x", "HF_TOKEN", "-x", "A=b"];
+    let run = |json: &str, more: &[&str]| {
+        let arguments = [&options[..], &["--json", json], more, &["true"]].concat();
+        let job = Job::new(&arguments).env("HF_TOKEN", "hf_x").env("WANDB_API_KEY", "hf_x");
+        let job = job.directory(directory.path()).run();
+        assert_eq!(job.code, 0, "{}", job.stderr);
+        assert!(!job.text().contains("hf_x") && !job.stderr.contains("hf_x"), "{}", job.stderr);
+        job
+    };
+    let job = run("-", &["-q"]);
+    let plan: serde_json::Value = serde_json::from_str(&job.text()).expect("nothing but JSON");
+    assert!(job.stderr.contains("n[1-2]"), "{}", job.stderr);
+    assert_eq!(plan["schema"], "paceline.plan/1");
+    assert_eq!(plan["hosts"][2]["ranks"][1]["rank"], 4);
+    assert_eq!(plan["hosts"][2]["ssh"][0], "ssh");
+    assert!(plan["hosts"][0]["ssh"].is_null());
+    let passed_on = plan["passed_on"].as_array().expect("names");
+    assert!(passed_on.contains(&"WANDB_API_KEY".into()), "{passed_on:?}");
+
+    let job = run("plan.json", &[]);
+    assert!(job.text().starts_with("5 ranks on 3 hosts\n"), "{}", job.text());
+    let text = std::fs::read_to_string(directory.path().join("plan.json")).expect("written");
+    let same: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!(same, plan, "a plan is the same each time");
+    let job = Job::new(&["-np", "1", "--json", "-", "true"]).run();
+    assert_eq!(job.code, 2, "{}", job.stderr);
+    let job = Job::new(&["-np", "1", "--dry-run", "--json", "/no/such/directory/x", "true"]).run();
+    assert_eq!(job.code, 125, "{}", job.stderr);
+    assert!(job.stderr.contains("hint: --json needs a place"), "{}", job.stderr);
 }
 
 #[test]

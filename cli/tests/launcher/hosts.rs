@@ -2,26 +2,25 @@
 
 use std::fs;
 
+use serde_json::Value;
+
 use crate::support::Job;
 
-/// The lines of a dry run that say which rank runs where, as `HOST: RANK/LOCAL RANK …`.
-fn places(text: &str) -> Vec<String> {
-    let mut hosts: Vec<String> = Vec::new();
-    for line in text.lines() {
-        if let Some((_, host)) = line.strip_prefix("node ").and_then(|line| line.split_once(": ")) {
-            hosts.push(format!("{host}:"));
-        }
-        let rank = line.strip_prefix("  rank ").and_then(|line| line.split_once(": local rank "));
-        if let (Some((rank, rest)), Some(host)) = (rank, hosts.last_mut()) {
-            let local = rest.split(',').next().unwrap_or_default();
-            host.push_str(&format!(" {rank}/{local}"));
-        }
-    }
-    hosts
+/// Which rank a dry run puts where, as `HOST: RANK/LOCAL RANK …`.
+fn places(json: &str) -> Vec<String> {
+    let plan: Value = serde_json::from_str(json).expect("JSON and nothing else");
+    let list = |value: &Value| value.as_array().expect("a list").clone();
+    let host = |host: &Value| {
+        let user = host["user"].as_str().map(|user| format!("{user}@")).unwrap_or_default();
+        let rank = |rank: &Value| format!(" {}/{}", rank["rank"], rank["local_rank"]);
+        let ranks: String = list(&host["ranks"]).iter().map(rank).collect();
+        format!("{user}{}:{ranks}", host["host"].as_str().expect("a name"))
+    };
+    list(&plan["hosts"]).iter().map(host).collect()
 }
 
 fn dry_run(directory: &tempfile::TempDir, options: &[&str]) -> Vec<String> {
-    let mut arguments = vec!["--dry-run"];
+    let mut arguments = vec!["--dry-run", "--json", "-"];
     arguments.extend(options);
     arguments.push("true");
     let job = Job::new(&arguments).directory(directory.path()).run();
@@ -90,7 +89,7 @@ fn mistakes_are_named_with_file_and_line() {
     let directory = directory_with(&files);
     for (options, said) in [
         (&["--hostfile", "bad"][..], "bad:1:4: \"two\" is not a number of slots\nbad:3:4: unknown"),
-        (&["--hostfile", "absent"], "failed to read absent"),
+        (&["--hostfile", "absent"], "failed to read the hostfile absent"),
         (&["--hostfile", "hosts", "-H", "h2"], "host h2 is not in the hostfile"),
         (&["-np", "3", "--hostfile", "hosts"], "3 ranks do not fit into 2 slots"),
         (&["--rank-file", "ranks"], "ranks:2:6: rank 0 is placed twice, first in line 1"),

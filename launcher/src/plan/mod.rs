@@ -1,12 +1,12 @@
 //! From a job to what each host does. Pure: no host is asked, nothing is started.
 
-mod display;
 mod error;
 mod hosts;
 mod placement;
 #[cfg(test)]
 mod placement_tests;
 mod rank_file;
+mod summary;
 #[cfg(test)]
 mod tests;
 
@@ -32,6 +32,9 @@ use crate::run::SshOptions;
 pub use error::PlanError;
 pub use placement::{MapBy, Placed, PlacementError, Rules, place};
 pub use rank_file::{RankFile, RankFileError, RankLineProblem, RankPlace, parse_rank_file};
+pub use summary::{
+    HostSummary, PLAN_SCHEMA, PlanSummary, RankSummary, VariableSummary, shell_line,
+};
 
 /// What must be known of the machine that plans.
 #[derive(Debug, Clone)]

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::num::NonZeroU32;
 use std::path::Path;
 
-use super::display::value_of;
 use super::placement::RANKS_PER_HOST_MAX;
+use super::summary::value_of;
 use super::*;
 use crate::hosts::HostList;
 use crate::program::Program;
@@ -221,14 +221,48 @@ fn standard_input_needs_a_rank() {
 }
 
 #[test]
-fn the_dry_run_shows_what_would_be_run() {
-    let arguments = vec!["a b".into(), "it's".into(), String::new().into()];
-    let text = make(&JobSpec { arguments, ..job(2) }).expect("sensible").to_string();
-    assert!(text.contains(r"command:   true 'a b' 'it'\''s' ''"), "{text}");
-    assert!(text.contains("rank 1: local rank 1, device none"), "{text}");
-    assert!(text.contains("OMP_NUM_THREADS=4 (unless set)"), "{text}");
-    let text = make(&job_on("me@a:2,localhost:1", 0)).expect("sensible").to_string();
-    assert!(text.contains("3 ranks on 2 host(s)\nnode 0: me@a\n"), "{text}");
-    assert!(text.contains("OMP_NUM_THREADS=cores/2 (unless set)"), "{text}");
-    assert!(text.contains("\nnode 1: node1\n"), "{text}");
+fn a_summary_has_what_each_host_would_do() {
+    let mut job = job_on("me@a:@0+3,localhost:1", 0);
+    job.arguments = vec!["a b".into()];
+    job.variables = vec![("A".into(), "b".into()), ("HF_TOKEN".into(), "hf_x".into())];
+    job.passed_on = vec![("WANDB_API_KEY".into(), "w".into())];
+    let summary = make(&job).expect("sensible").summary(Some("/opt/paceline"));
+    assert_eq!((summary.world_size, summary.working_directory.as_str()), (3, "/tmp"));
+    assert_eq!(summary.command, ["true", "a b"]);
+    assert_eq!(summary.passed_on, ["WANDB_API_KEY"]);
+    let [a, here] = &summary.hosts[..] else { panic!("{summary:?}") };
+    assert_eq!((a.user.as_deref(), a.host.as_str(), a.is_this_host), (Some("me"), "a", false));
+    let ssh = a.ssh.as_deref().expect("another host");
+    assert_eq!((ssh[0].as_str(), ssh[ssh.len() - 2].as_str()), ("ssh", "a"));
+    assert!(ssh[ssh.len() - 1].ends_with("'/opt/paceline'"), "{ssh:?}");
+    assert_eq!((a.omp_num_threads.as_deref(), here.ssh.as_deref()), (Some("cores/2"), None));
+    assert_eq!((here.host.as_str(), here.omp_num_threads.as_deref()), ("node1", Some("8")));
+    let places = a.ranks.iter().map(|rank| (rank.rank, rank.local_rank, rank.device.as_str()));
+    assert_eq!(places.collect::<Vec<_>>(), [(0, 0, "local:0"), (1, 1, "local:3")]);
+    let text = serde_json::to_string(&summary).expect("plain data");
+    assert!(!text.contains("hf_x") && !text.contains("\"w\""), "secrets: {text}");
+    assert!(!text.contains("PACELINE_RUN_ID"), "the plan is the same each time: {text}");
+}
+
+#[test]
+fn a_job_of_this_host_passes_nothing_on_and_a_copy_is_known_later() {
+    let mut job = job(2);
+    job.passed_on = vec![("NCCL_DEBUG".into(), "INFO".into())];
+    job.program = Program::Module("pkg".into());
+    let summary = make(&job).expect("sensible").summary(None);
+    assert_eq!(summary.passed_on, [""; 0]);
+    assert_eq!(summary.command, ["python3", "-m", "pkg"]);
+    job.wrapper = "nsys -o 'a {rank}'".parse().ok();
+    job.bind_to = BindTo::Core;
+    let plan = make(&job).expect("sensible");
+    assert_eq!(plan.command_line(), "nsys -o 'a {rank}' python3 -m pkg");
+    let summary = plan.summary(None);
+    assert_eq!(summary.wrapper, ["nsys", "-o", "a {rank}"]);
+    assert_eq!(summary.hosts[0].omp_num_threads.as_deref(), Some("own cores"));
+    let mut job = job_on("a", 0);
+    job.ssh.copy_binary = true;
+    let summary = make(&job).expect("sensible").summary(Some("/opt/paceline"));
+    assert!(summary.copies_binary);
+    let ssh = summary.hosts[0].ssh.as_deref().unwrap_or_default();
+    assert_eq!(ssh.last().map(String::as_str), Some("exec 'COPY' agent"));
 }
