@@ -239,6 +239,16 @@ impl Cluster {
         }
     }
 
+    /// Limits what every host may send by its first card; `false` where the kernel cannot do that.
+    pub(crate) fn slow_down(&self, rate: &str) -> bool {
+        self.hosts.iter().all(|host| {
+            let mut limit = Command::new("tc");
+            limit.args(["-n", &host.namespace, "qdisc", "add", "dev", "eth0", "root", "tbf"]);
+            limit.args(["rate", rate, "burst", "64k", "limit", "4m"]).stderr(Stdio::null());
+            limit.status().is_ok_and(|status| status.success())
+        })
+    }
+
     /// Lets a host have no way to an address.
     pub(crate) fn block(&self, number: usize, address: &str) {
         let namespace = &self.hosts[number - 1].namespace;

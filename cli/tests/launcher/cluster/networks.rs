@@ -24,6 +24,21 @@ fn networks_are_tried_and_what_was_found_is_said() {
 }
 
 #[test]
+fn the_fastest_network_is_used() {
+    on_hosts(3, |cluster| {
+        cluster.add_network();
+        if !cluster.slow_down("80mbit") {
+            println!("skipped: the kernel limits no link (tc with tbf)");
+            return;
+        }
+        let ended = cluster.script(&["-H", "n1,n2,n3"], SCRIPT).run();
+        assert_eq!(ended.text().matches(" 10.79.0.1\n").count(), 3, "{ended:?}");
+        let said = "times as fast as 10.78.0.0/24 (eth0)";
+        assert!(ended.stderr.contains(said), "{ended:?}");
+    });
+}
+
+#[test]
 fn a_network_on_which_hosts_do_not_reach_each_other_is_not_used() {
     on_hosts(2, |cluster| {
         cluster.add_network();
