@@ -2,6 +2,7 @@
 
 mod bindings;
 mod network;
+mod programs;
 mod shares;
 mod variables;
 
@@ -14,13 +15,14 @@ use clap::Args;
 use paceline_collectives::SetupError;
 use paceline_launcher::{
     AgentCommand, ExitCode, GRACE_DEFAULT, GpuListError, HostFacts, JobEvent, JobSpec, LaunchPlan,
-    MetricsListener, Outcome, OutputOptions, Passed, PrefixError, PrefixTemplate, Program,
-    START_TIMEOUT_DEFAULT, StdinTarget, WrapError,
+    MetricsListener, MoreRanks, Outcome, OutputOptions, Passed, PrefixError, PrefixTemplate,
+    Program, START_TIMEOUT_DEFAULT, StdinTarget, WrapError,
 };
 use paceline_rendezvous::env::{self, Environment, ProcessEnvironment, Variable};
 use paceline_rendezvous::{BootstrapError, RunId, stall_report};
 
 use bindings::Bindings;
+use programs::ProgramError;
 
 use crate::config::ConfigError;
 use crate::console;
@@ -34,7 +36,7 @@ use crate::timeline::{Timeline, TimelineError};
 /// Options of `paceline run`.
 #[derive(Debug, Args)]
 #[command(
-    override_usage = "paceline run -np N [OPTIONS] [--] PROGRAM [ARGS]...
+    override_usage = "paceline run -np N [OPTIONS] [--] PROGRAM [ARGS]... [: -np N PROGRAM [ARGS]...]...
        paceline run -np N [OPTIONS] -m MODULE [ARGS]...",
     after_help = SETTINGS
 )]
@@ -135,8 +137,8 @@ enum UsageError {
     Setting(#[from] SettingError),
     #[error(transparent)]
     Setup(#[from] SetupError),
-    #[error("the name of the program is empty")]
-    NamelessProgram,
+    #[error(transparent)]
+    Program(#[from] ProgramError),
     #[error("-x {text:?} has no name before the `=`")]
     NamelessVariable { text: String },
     #[error(transparent)]
@@ -175,6 +177,7 @@ impl UsageError {
             Self::Timeline(error) => error.hint(),
             Self::Events(error) => error.hint(),
             Self::Prefix(error) => Some(error.hint()),
+            Self::Program(error) => error.hint(),
             Self::Gpus(error) => error.hint(),
             Self::Wrap(_) => Some("a command and its arguments, as in --wrap 'numactl --'".into()),
             Self::Host(error) => error.hint(),
@@ -317,17 +320,19 @@ fn wanted(arguments: Arguments) -> Result<Wanted, UsageError> {
         needless.iter().chain(layers.notices()).for_each(|notice| console::note(notice));
         console::unknown_variables(&variables);
     }
-    let mut words = arguments.command.into_iter();
+    let (first, others) = programs::split(arguments.command)?;
+    let mut words = first.into_iter();
     let program = match arguments.module {
         Some(module) => Program::Module(module),
         // clap has required a program where there is no module.
         None => Program::Command(words.next().unwrap_or_default()),
     };
     if matches!(&program, Program::Module(name) | Program::Command(name) if name.is_empty()) {
-        return Err(UsageError::NamelessProgram);
+        return Err(ProgramError::Nameless.into());
     }
     let job = JobSpec {
-        rank_count: env::NP.parse(&layers)?,
+        rank_count: rank_count(&layers, &others)?,
+        others,
         working_directory: std::env::current_dir()
             .map_err(|source| UsageError::CurrentDirectory { source })?,
         variables,
@@ -353,6 +358,17 @@ fn wanted(arguments: Arguments) -> Result<Wanted, UsageError> {
     let job = shares::share(Hosts::of(&layers)?.place(job), &layers)?;
     let (timeline, metrics_port) = (Timeline::of(&layers)?, metrics_port(&layers)?);
     Ok(Wanted { job, quiet, timeline, events: events::path(&layers)?, metrics_port })
+}
+
+/// The number of all ranks, if it is given.
+fn rank_count(layers: &Layers, others: &[MoreRanks]) -> Result<Option<NonZeroU32>, UsageError> {
+    let first: Option<NonZeroU32> = env::NP.parse(layers)?;
+    if others.is_empty() {
+        return Ok(first);
+    }
+    let first = first.ok_or(ProgramError::NoFirstCount)?;
+    let all = others.iter().fold(first, |sum, others| sum.saturating_add(others.count.get()));
+    Ok(Some(all))
 }
 
 /// What stands before each line, if anything does.

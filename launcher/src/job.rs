@@ -18,6 +18,7 @@ use crate::output::prefix::PrefixTemplate;
 use crate::plan::MapBy;
 use crate::program::Program;
 use crate::run::SshOptions;
+use crate::task::{MoreRanks, Task};
 use crate::wrap::Wrapper;
 
 /// Time between SIGTERM and SIGKILL: long enough to write a checkpoint of a small model.
@@ -40,10 +41,10 @@ pub struct JobSpec {
     pub ranks_per_host: Option<NonZeroU32>,
     /// The order in which ranks are dealt to hosts.
     pub map_by: MapBy,
-    /// What each rank runs.
-    pub program: Program,
-    /// The program's arguments, passed on untouched.
-    pub arguments: Vec<OsString>,
+    /// What the first ranks run: all but those of `others`.
+    pub task: Task,
+    /// Ranks that run something else, in order; `rank_count`, which must be given, counts them, too.
+    pub others: Vec<MoreRanks>,
     /// Where the ranks start.
     pub working_directory: PathBuf,
     /// Variables to set for every rank. Those that say which rank a process is are refused.
@@ -118,8 +119,8 @@ impl JobSpec {
             host_count: None,
             ranks_per_host: None,
             map_by: MapBy::Slot,
-            program,
-            arguments,
+            task: Task::new(program, arguments),
+            others: Vec::new(),
             working_directory: std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/")),
             variables: Vec::new(),
             passed_on: Passed::Usual.of(ProcessEnvironment.all()),

@@ -47,6 +47,7 @@ mod program;
 mod protocol;
 mod refusal;
 mod run;
+mod task;
 mod wrap;
 
 pub use agent::binding::BindTo;
@@ -64,9 +65,9 @@ pub use networks::{InterfaceRules, NetworkChoice, NetworkReport, ParseInterfaceR
 pub use output::Stream;
 pub use output::prefix::{PrefixError, PrefixTemplate};
 pub use plan::{
-    HostFacts, HostSummary, LaunchPlan, MapBy, PLAN_SCHEMA, Placed, PlacementError, PlanError,
-    PlanSummary, RankFile, RankFileError, RankLineProblem, RankPlace, RankSummary, Rules,
-    VariableSummary, parse_rank_file, place, plan, shell_line,
+    CommandSummary, HostFacts, HostSummary, LaunchPlan, MapBy, PLAN_SCHEMA, Placed, PlacementError,
+    PlanError, PlanSummary, RankFile, RankFileError, RankLineProblem, RankPlace, RankSummary,
+    Rules, VariableSummary, parse_rank_file, place, plan, shell_line,
 };
 pub use process::descendants::ProcessName;
 pub use process::memory::OutOfMemory;
@@ -83,4 +84,5 @@ pub use run::{
     RankFailure, RankOutcome, RankStacks, RunError, SshOptions, Unreached, Verdict, rank_ranges,
     run, run_with,
 };
+pub use task::{MoreRanks, Task};
 pub use wrap::{WrapError, Wrapper};

@@ -1,7 +1,8 @@
 //! A plan as text: pure.
 
 use paceline_launcher::{
-    BindTo, GpuVisibility, HostSummary, PlanSummary, VariableSummary, rank_ranges, shell_line,
+    BindTo, CommandSummary, GpuVisibility, HostSummary, PlanSummary, VariableSummary, rank_ranges,
+    shell_line,
 };
 
 use super::fold::{Group, groups};
@@ -91,7 +92,7 @@ fn facts(plan: &PlanSummary) -> Vec<[String; 2]> {
     let own = own.map(|rank| &rank.variables[..]).unwrap_or_default();
     let own: Vec<String> = own.iter().map(|variable| variable.name.clone()).collect();
     let facts = [
-        ("command", vec![shell_line(&[&plan.wrapper[..], &plan.command].concat())]),
+        ("command", commands(plan)),
         ("directory", vec![plan.working_directory.clone()]),
         ("bound to", bound_to(plan).into_iter().collect()),
         ("GPUs seen", gpus_seen(plan).into_iter().collect()),
@@ -107,6 +108,19 @@ fn facts(plan: &PlanSummary) -> Vec<[String; 2]> {
         table.extend(names.zip(lines).map(|(name, line)| [name.to_owned(), line]));
     }
     table
+}
+
+/// What is run; where there are several programs, with the ranks of the others.
+fn commands(plan: &PlanSummary) -> Vec<String> {
+    let line = |command: &[String]| shell_line(&[&plan.wrapper[..], command].concat());
+    let other = |other: &CommandSummary| {
+        let variables =
+            other.variables.iter().map(|variable| format!("-x {} ", assignment(variable)));
+        let variables: String = variables.collect();
+        format!("ranks {}: {variables}{}", rank_ranges(&other.ranks), line(&other.command))
+    };
+    let others = plan.other_commands.iter().map(other);
+    std::iter::once(line(&plan.command)).chain(others).collect()
 }
 
 fn bound_to(plan: &PlanSummary) -> Option<String> {

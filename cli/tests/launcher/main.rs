@@ -18,6 +18,7 @@ mod memory;
 mod observing;
 mod one_sided;
 mod output;
+mod programs;
 mod renewal;
 mod settings;
 mod shares;

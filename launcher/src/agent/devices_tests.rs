@@ -23,6 +23,7 @@ fn ranks(devices: &[&str], fraction: &str) -> Vec<RankConfig> {
     let rank = |(rank, name): (u32, &&str)| RankConfig {
         rank,
         has_input: false,
+        task: 0,
         device: (!name.is_empty()).then(|| RankDevice::new((*name).to_owned(), fraction)),
         variables: Vec::new(),
     };

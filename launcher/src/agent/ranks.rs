@@ -20,6 +20,7 @@ use crate::protocol::WINDOW_BYTES;
 use crate::protocol::messages::{AgentConfig, RankConfig};
 use crate::protocol::window::Window;
 use crate::refusal::Refusal;
+use crate::task::Task;
 
 /// A rank that has been started.
 #[derive(Debug)]
@@ -42,14 +43,40 @@ pub(crate) struct Pipes {
     pub(crate) outputs: [OwnedFd; 2],
 }
 
-/// What the ranks of this host have in common, checked once.
+/// A command as it is started here.
 #[derive(Debug)]
-pub(crate) struct Recipe<'a> {
-    config: &'a AgentConfig,
+struct Resolved {
     /// The program, or what it is wrapped with.
     program: ResolvedProgram,
     /// The words of the program that is wrapped; none where nothing is.
     wrapped: Vec<OsString>,
+}
+
+impl Resolved {
+    fn of(
+        task: &Task,
+        config: &AgentConfig,
+        search_path: Option<&OsStr>,
+        host: &str,
+    ) -> Result<Self, Refusal> {
+        let directory = &config.working_directory;
+        let (program, wrapped) = match &config.wrapper {
+            Some(wrapper) => {
+                let words = program::words(&task.program, directory);
+                (Program::Command(wrapper.program().into()), words)
+            }
+            None => (task.program.clone(), Vec::new()),
+        };
+        Ok(Self { program: program::resolve(&program, search_path, directory, host)?, wrapped })
+    }
+}
+
+/// What the ranks of this host have in common, checked once.
+#[derive(Debug)]
+pub(crate) struct Recipe<'a> {
+    config: &'a AgentConfig,
+    /// What there is to run, in the order of the configuration; `None` for what no rank here runs.
+    commands: Vec<Option<Resolved>>,
     host: &'a str,
     variables: Vec<(OsString, OsString)>,
     removed: Vec<OsString>,
@@ -75,20 +102,18 @@ impl<'a> Recipe<'a> {
         let set_path = config.variables.iter().find(|(name, _)| name == "PATH");
         let search_path =
             set_path.map(|(_, path)| path.clone()).or_else(|| ProcessEnvironment.get("PATH"));
-        let (program, wrapped) = match &config.wrapper {
-            Some(wrapper) => {
-                let words = program::words(&config.program, directory);
-                (Program::Command(wrapper.program().into()), words)
-            }
-            None => (config.program.clone(), Vec::new()),
+        let is_run = |task: usize| config.ranks.iter().any(|rank| rank.task == task);
+        let resolve = |(number, task): (usize, &Task)| {
+            let search_path = search_path.as_deref();
+            is_run(number).then(|| Resolved::of(task, config, search_path, host)).transpose()
         };
-        let program = program::resolve(&program, search_path.as_deref(), directory, host)?;
+        let commands = config.tasks.iter().enumerate().map(resolve).collect::<Result<_, _>>()?;
         let defaults = config.default_variables.iter().filter(|(name, _)| is_unset(name)).cloned();
         let ours = config.variables.iter().cloned().chain(variables);
         let variables = defaults.chain(ours).collect();
         let shares = shares::of(config, host)?;
         let removed = environment::inherited_to_remove();
-        Ok(Self { config, program, wrapped, host, variables, removed, shares })
+        Ok(Self { config, commands, host, variables, removed, shares })
     }
 
     /// The processors that a rank will be bound to, as the kernel writes them.
@@ -102,16 +127,24 @@ impl<'a> Recipe<'a> {
         local_rank: usize,
         rank: &RankConfig,
     ) -> Result<(Rank, Pipes), Refusal> {
-        let mut command = Command::new(&self.program.executable);
+        let task = self.config.tasks.get(rank.task);
+        let (Some(task), Some(Some(found))) = (task, self.commands.get(rank.task)) else {
+            return Err(Refusal::System {
+                operation: format!("find what rank {} runs", rank.rank),
+                reason: "the plan does not say it".to_owned(),
+                host: self.host.to_owned(),
+            });
+        };
+        let mut command = Command::new(&found.program.executable);
         let local = u32::try_from(local_rank).unwrap_or(u32::MAX);
         let wrapper = self.config.wrapper.as_ref();
         let wrapper = wrapper.map(|wrapper| wrapper.arguments(rank.rank, local, self.host));
         command
-            .arg0(&self.program.name)
-            .args(&self.program.arguments)
+            .arg0(&found.program.name)
+            .args(&found.program.arguments)
             .args(wrapper.unwrap_or_default())
-            .args(&self.wrapped)
-            .args(&self.config.arguments)
+            .args(&found.wrapped)
+            .args(&task.arguments)
             .stdin(if rank.has_input { Stdio::piped() } else { Stdio::null() })
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
@@ -119,6 +152,7 @@ impl<'a> Recipe<'a> {
             command.env_remove(name);
         }
         command.envs(self.variables.iter().map(|(name, value)| (name, value)));
+        command.envs(task.variables.iter().map(|(name, value)| (name, value)));
         command.envs(rank.variables.iter().map(|(name, value)| (name, value)));
         if let Some(share) = self.shares.get(local_rank) {
             command.envs(share.variables.iter().map(|(name, value)| (name, value)));
@@ -127,12 +161,12 @@ impl<'a> Recipe<'a> {
             }
         }
         die_with_parent(&mut command);
-        let child = command.spawn().map_err(|error| self.explain(rank.rank, &error))?;
+        let child = command.spawn().map_err(|error| self.explain(rank.rank, found, &error))?;
         Ok(adopt(rank.rank, child))
     }
 
-    fn explain(&self, rank: u32, error: &io::Error) -> Refusal {
-        let path = &self.program.executable;
+    fn explain(&self, rank: u32, found: &Resolved, error: &io::Error) -> Refusal {
+        let path = &found.program.executable;
         let (program, host) = (path.display().to_string(), self.host.to_owned());
         match error.raw_os_error() {
             // The file was there a moment ago: what is missing is what the kernel runs it with.

@@ -50,6 +50,14 @@ pub enum PlanError {
         /// The fraction.
         fraction: Fraction,
     },
+    /// Ranks of other programs, and none of the first one.
+    #[error("of {world_size} ranks none is left for the first program: the others run {others}")]
+    NoFirstRanks {
+        /// Number of ranks.
+        world_size: u32,
+        /// Those of the other programs.
+        others: u64,
+    },
     /// An interface of no host.
     #[error("--interface names {host}, which is none of the hosts")]
     InterfaceHost {
@@ -101,6 +109,7 @@ impl PlanError {
             Self::FractionOfNothing { .. } => {
                 Some("list the GPUs, as in --gpus a:0+1,b:2 or -H a:@0+1".into())
             }
+            Self::NoFirstRanks { .. } => Some("say how many it runs with -np before it".into()),
             Self::InterfaceHost { .. } => {
                 Some("name it as it is named with -H or in the hostfile".into())
             }

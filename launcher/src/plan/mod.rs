@@ -28,12 +28,13 @@ use crate::networks::InterfaceRules;
 use crate::output::prefix::Place;
 use crate::protocol::messages::{AgentConfig, RankConfig};
 use crate::run::SshOptions;
+use crate::task::Task;
 
 pub use error::PlanError;
 pub use placement::{MapBy, Placed, PlacementError, Rules, place};
 pub use rank_file::{RankFile, RankFileError, RankLineProblem, RankPlace, parse_rank_file};
 pub use summary::{
-    HostSummary, PLAN_SCHEMA, PlanSummary, RankSummary, VariableSummary, shell_line,
+    CommandSummary, HostSummary, PLAN_SCHEMA, PlanSummary, RankSummary, VariableSummary, shell_line,
 };
 
 /// What must be known of the machine that plans.
@@ -155,6 +156,10 @@ pub fn plan(
     if let Some(host) = job.interface.named_hosts().find(|name| !named(name)) {
         return Err(PlanError::InterfaceHost { host: host.to_owned() });
     }
+    let others: u64 = job.others.iter().map(|others| u64::from(others.count.get())).sum();
+    if u64::from(world_size) <= others {
+        return Err(PlanError::NoFirstRanks { world_size, others });
+    }
     let mut nodes = nodes(job, run_id, &hosts, &placed);
     if let [only] = &mut nodes[..]
         && only.is_local
@@ -203,7 +208,9 @@ pub fn plan(
 
 /// Refuses variables that are not the user's to set in this job.
 fn refuse_variables(job: &JobSpec) -> Result<(), PlanError> {
-    let variables = &job.variables;
+    let of_tasks = job.others.iter().flat_map(|others| &others.task.variables);
+    let variables: Vec<_> =
+        job.variables.iter().chain(&job.task.variables).chain(of_tasks).collect();
     if let Some((name, _)) = variables.iter().find(|(name, _)| environment::is_identity(name)) {
         return Err(PlanError::IdentityVariable { variable: name.display().to_string() });
     }
@@ -227,8 +234,7 @@ fn sets_threads(job: &JobSpec) -> bool {
 /// What each host that has ranks does, but for the address of the framework.
 fn nodes(job: &JobSpec, run_id: RunId, hosts: &hosts::Hosts, placed: &[Placed]) -> Vec<NodePlan> {
     let config = AgentConfig {
-        program: job.program.clone(),
-        arguments: job.arguments.clone(),
+        tasks: tasks(job),
         working_directory: job.working_directory.clone(),
         variables: job.variables.clone(),
         default_variables: environment::defaults(),
@@ -254,6 +260,24 @@ fn nodes(job: &JobSpec, run_id: RunId, hosts: &hosts::Hosts, placed: &[Placed]) 
         config: AgentConfig { ranks, is_remote: hosts.local != Some(index), ..config.clone() },
     })
     .collect()
+}
+
+/// What the ranks of a job run.
+fn tasks(job: &JobSpec) -> Vec<Task> {
+    let others = job.others.iter().map(|others| &others.task);
+    std::iter::once(&job.task).chain(others).cloned().collect()
+}
+
+/// Which of the tasks a rank runs: the last ranks those of the last one, and so on.
+fn task_of(rank: u32, world_size: u32, job: &JobSpec) -> usize {
+    let mut first_after = world_size;
+    for (index, others) in job.others.iter().enumerate().rev() {
+        first_after = first_after.saturating_sub(others.count.get());
+        if rank >= first_after {
+            return index + 1;
+        }
+    }
+    0
 }
 
 /// What all ranks have in common.
@@ -286,7 +310,7 @@ fn rank_config(rank: u32, placed: &Placed, world: &World, job: &JobSpec) -> Rank
     let cross = (placed.cross_rank, placed.cross_size);
     let variables = environment::of_rank(&place, cross, job.open_mpi_variables);
     let device = named.map(|name| RankDevice::new(name, fraction));
-    RankConfig { rank, has_input, device, variables }
+    RankConfig { rank, has_input, task: task_of(rank, world.size, job), device, variables }
 }
 
 /// How many threads each rank gets.

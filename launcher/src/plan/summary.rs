@@ -9,8 +9,8 @@ use super::{LaunchPlan, NodePlan};
 use crate::agent::binding::BindTo;
 use crate::device::GpuVisibility;
 use crate::environment;
-use crate::program::Program;
 use crate::protocol::messages::RankConfig;
+use crate::task::Task;
 
 /// The form of [`PlanSummary`] as JSON; a later one may have more members under the same name.
 pub const PLAN_SCHEMA: &str = "paceline.plan/1";
@@ -28,8 +28,10 @@ pub struct PlanSummary {
     pub paceline: &'static str,
     /// Number of ranks.
     pub world_size: u32,
-    /// What each rank runs, as the user says it; a `.py` file is given to `python3` on its host.
+    /// What the first ranks run, as the user says it; a `.py` file is given to `python3` on its host.
     pub command: Vec<String>,
+    /// What other ranks run, where there is more than one program.
+    pub other_commands: Vec<CommandSummary>,
     /// What that runs under, a word each; none mostly. Fields such as `{rank}` are as they were written.
     pub wrapper: Vec<String>,
     /// What ranks are bound to, which their hosts find out.
@@ -50,6 +52,17 @@ pub struct PlanSummary {
     pub notices: Vec<String>,
     /// Hosts that have ranks, by node rank.
     pub hosts: Vec<HostSummary>,
+}
+
+/// What some ranks run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CommandSummary {
+    /// The ranks, ascending.
+    pub ranks: Vec<u32>,
+    /// The words of the command.
+    pub command: Vec<String>,
+    /// Variables of these ranks alone.
+    pub variables: Vec<VariableSummary>,
 }
 
 /// A variable.
@@ -107,7 +120,8 @@ impl LaunchPlan {
             schema: PLAN_SCHEMA,
             paceline: env!("CARGO_PKG_VERSION"),
             world_size: self.world_size,
-            command: self.command(),
+            command: self.commands().into_iter().next().unwrap_or_default(),
+            other_commands: self.other_commands(),
             wrapper: self.wrapper(),
             bind_to: first.map(|config| config.bind_to).unwrap_or_default(),
             gpu_visibility: first.map(|config| config.gpu_visibility).unwrap_or_default(),
@@ -125,7 +139,9 @@ impl LaunchPlan {
 
     /// What the ranks run, as a shell would need it.
     pub fn command_line(&self) -> String {
-        shell_line(&[self.wrapper(), self.command()].concat())
+        let wrapper = self.wrapper();
+        let line = |command: Vec<String>| shell_line(&[&wrapper[..], &command].concat());
+        self.commands().into_iter().map(line).collect::<Vec<_>>().join(" : ")
     }
 
     fn wrapper(&self) -> Vec<String> {
@@ -133,16 +149,23 @@ impl LaunchPlan {
         wrapper.map(|wrapper| wrapper.words().to_vec()).unwrap_or_default()
     }
 
-    fn command(&self) -> Vec<String> {
+    fn commands(&self) -> Vec<Vec<String>> {
         let Some(node) = self.nodes.first() else { return Vec::new() };
-        let program = match &node.config.program {
-            Program::Module(module) => {
-                vec!["python3".to_owned(), "-m".to_owned(), module.display().to_string()]
-            }
-            program => vec![program.display()],
+        node.config.tasks.iter().map(Task::words).collect()
+    }
+
+    fn other_commands(&self) -> Vec<CommandSummary> {
+        let Some(node) = self.nodes.first() else { return Vec::new() };
+        let all = self.nodes.iter().flat_map(|node| &node.config.ranks);
+        let all: Vec<&RankConfig> = all.collect();
+        let others = node.config.tasks.iter().enumerate().skip(1);
+        let summary = |(index, task): (usize, &Task)| {
+            let ranks = all.iter().filter(|rank| rank.task == index).map(|rank| rank.rank);
+            let mut ranks: Vec<u32> = ranks.collect();
+            ranks.sort_unstable();
+            CommandSummary { ranks, command: task.words(), variables: shown(&task.variables) }
         };
-        let arguments = node.config.arguments.iter().map(|word| word.display().to_string());
-        program.into_iter().chain(arguments).collect()
+        others.map(summary).collect()
     }
 
     fn host(&self, node_rank: usize, node: &NodePlan, own_path: Option<&str>) -> HostSummary {

@@ -9,6 +9,7 @@ use super::summary::value_of;
 use super::*;
 use crate::hosts::HostList;
 use crate::program::Program;
+use crate::task::{MoreRanks, Task};
 
 fn facts() -> HostFacts {
     HostFacts {
@@ -223,7 +224,7 @@ fn standard_input_needs_a_rank() {
 #[test]
 fn a_summary_has_what_each_host_would_do() {
     let mut job = job_on("me@a:@0+3,localhost:1", 0);
-    job.arguments = vec!["a b".into()];
+    job.task.arguments = vec!["a b".into()];
     job.variables = vec![("A".into(), "b".into()), ("HF_TOKEN".into(), "hf_x".into())];
     job.passed_on = vec![("WANDB_API_KEY".into(), "w".into())];
     let summary = make(&job).expect("sensible").summary(Some("/opt/paceline"));
@@ -248,7 +249,7 @@ fn a_summary_has_what_each_host_would_do() {
 fn a_job_of_this_host_passes_nothing_on_and_a_copy_is_known_later() {
     let mut job = job(2);
     job.passed_on = vec![("NCCL_DEBUG".into(), "INFO".into())];
-    job.program = Program::Module("pkg".into());
+    job.task.program = Program::Module("pkg".into());
     let summary = make(&job).expect("sensible").summary(None);
     assert_eq!(summary.passed_on, [""; 0]);
     assert_eq!(summary.command, ["python3", "-m", "pkg"]);
@@ -265,4 +266,24 @@ fn a_job_of_this_host_passes_nothing_on_and_a_copy_is_known_later() {
     assert!(summary.copies_binary);
     let ssh = summary.hosts[0].ssh.as_deref().unwrap_or_default();
     assert_eq!(ssh.last().map(String::as_str), Some("exec 'COPY' agent"));
+}
+
+#[test]
+fn the_last_ranks_run_other_programs() {
+    let more = |count, name: &str| MoreRanks {
+        count: NonZeroU32::new(count).expect("not zero"),
+        task: Task::new(Program::Command(name.into()), vec![]),
+    };
+    let mut job = job_on("a:2,b:4", 6);
+    job.others = vec![more(2, "second"), more(1, "third")];
+    let plan = make(&job).expect("sensible");
+    let ranks = plan.nodes.iter().flat_map(|node| &node.config.ranks);
+    let tasks: Vec<usize> = ranks.map(|rank| rank.task).collect();
+    assert_eq!(tasks, [0, 0, 0, 1, 1, 2]);
+    assert_eq!(plan.command_line(), "true : second : third");
+    assert_eq!(plan.summary(None).other_commands[0].ranks, [3, 4]);
+    job.rank_count = NonZeroU32::new(3);
+    assert!(matches!(make(&job), Err(PlanError::NoFirstRanks { world_size: 3, others: 3 })));
+    job.others[0].task.variables = vec![("RANK".into(), "7".into())];
+    assert!(matches!(make(&job), Err(PlanError::IdentityVariable { .. })));
 }

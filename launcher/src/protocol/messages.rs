@@ -20,16 +20,15 @@ use crate::output::Stream;
 use crate::process::descendants::ProcessName;
 use crate::process::memory::OutOfMemory;
 use crate::process::wait::{Ending, ResourceUsage};
-use crate::program::Program;
 use crate::refusal::Refusal;
+use crate::task::Task;
 use crate::wrap::Wrapper;
 
 /// Everything that an agent must know to start its ranks. Holds no secret.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct AgentConfig {
-    pub(crate) program: Program,
-    #[serde(with = "text::list")]
-    pub(crate) arguments: Vec<OsString>,
+    /// What there is to run; each rank says which of them.
+    pub(crate) tasks: Vec<Task>,
     #[serde(with = "text::one")]
     pub(crate) working_directory: PathBuf,
     /// Variables that every rank gets.
@@ -61,6 +60,8 @@ pub(crate) struct RankConfig {
     pub(crate) rank: u32,
     /// Its standard input is a pipe that `Order::Input` fills.
     pub(crate) has_input: bool,
+    /// What it runs, by its place in the list.
+    pub(crate) task: usize,
     pub(crate) device: Option<RankDevice>,
     #[serde(with = "text::pairs")]
     pub(crate) variables: Vec<(OsString, OsString)>,

@@ -143,3 +143,17 @@ fn what_ranks_get_of_other_hosts_is_found_out_there() {
         cluster.wait_until_empty();
     });
 }
+
+#[test]
+fn each_host_runs_the_programs_of_its_ranks_and_needs_no_others() {
+    on_hosts(2, |cluster| {
+        let own = cluster.launchers_own().join("only-here");
+        std::os::unix::fs::symlink("/bin/echo", &own).expect("a link");
+        let own = own.display().to_string();
+        let script = "echo $RANK on $(hostname)";
+        let words = ["-H", "localhost:1,n1:2", "--no-prefix", "-np", "1", &own, "0", "here", ":"];
+        let words = [&words[..], &["-np", "2", "sh", "-c", script]].concat();
+        let ended = cluster.job(&words).run();
+        assert_eq!(ended.sorted_lines(), ["0 here", "1 on n1", "2 on n1"], "{ended:?}");
+    });
+}

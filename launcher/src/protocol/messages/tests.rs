@@ -3,6 +3,7 @@ use std::os::unix::ffi::OsStringExt;
 use paceline_rendezvous::Fraction;
 
 use super::*;
+use crate::program::Program;
 use crate::protocol::codec::{Decoder, PREAMBLE};
 
 fn frames(bytes: &[u8]) -> Vec<Frame> {
@@ -18,8 +19,10 @@ fn orders_survive_the_wire_with_arguments_that_are_not_text() {
     let orders = [
         Order::Secret(Zeroizing::new(vec![1; 32])),
         Order::Start(Box::new(AgentConfig {
-            program: Program::Command("train.py".into()),
-            arguments: vec!["--flag".into(), odd.clone()],
+            tasks: vec![Task {
+                variables: vec![("B".into(), odd.clone())],
+                ..Task::new(Program::Command("train.py".into()), vec!["--flag".into(), odd.clone()])
+            }],
             working_directory: "/tmp/".into(),
             variables: vec![("A".into(), odd)],
             default_variables: vec![],
@@ -27,6 +30,7 @@ fn orders_survive_the_wire_with_arguments_that_are_not_text() {
             ranks: vec![RankConfig {
                 rank: 3,
                 has_input: true,
+                task: 0,
                 device: Some(RankDevice::new("0".into(), Fraction::WHOLE)),
                 variables: vec![("R".into(), "3".into())],
             }],
