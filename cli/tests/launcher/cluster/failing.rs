@@ -138,3 +138,38 @@ fn jobs_on_the_same_hosts_do_not_meet() {
         cluster.wait_until_empty();
     });
 }
+
+#[test]
+fn a_full_disk_ends_a_job_that_was_to_be_kept_there() {
+    on_hosts(1, |cluster| {
+        let directory = cluster.path("small").display().to_string();
+        std::fs::create_dir(&directory).expect("a directory");
+        let options = ["-H", "n1:2", "--output-filename", &directory];
+        let job =
+            cluster.script(&options, "head -c 1000000 /dev/zero | tr '\\0' x | fold; sleep 60");
+        let mount = format!("mount -t tmpfs -o size=64k none {directory} && exec \"$0\" \"$@\"");
+        let ended = job.under("unshare", &["--mount", "sh", "-c", &mount]).run();
+        assert_eq!(ended.code, 125, "{}", ended.stderr);
+        assert!(ended.stderr.contains("No space left on device"), "{}", ended.stderr);
+        assert!(ended.stderr.contains("rank."), "{}", ended.stderr);
+        cluster.wait_until_empty();
+    });
+}
+
+#[test]
+fn sixty_four_hosts_are_one_job() {
+    on_hosts(64, |cluster| {
+        let script = "echo $RANK on $(hostname); [ $RANK != 63 ] || exit 3; sleep 60";
+        let ended =
+            cluster.script(&["-H", "n[1-64]", "--no-prefix"], "echo $RANK on $(hostname)").run();
+        assert_eq!(ended.code, 0, "{}", ended.stderr);
+        let mut expected: Vec<String> =
+            (0..64).map(|rank| format!("{rank} on n{}", rank + 1)).collect();
+        expected.sort();
+        assert_eq!(ended.sorted_lines(), expected);
+        let ended = cluster.script(&["-H", "n[1-64]"], script).run();
+        assert_eq!(ended.code, 3, "{}", ended.stderr);
+        assert!(ended.stderr.contains("rank 63"), "{}", ended.stderr);
+        cluster.wait_until_empty();
+    });
+}

@@ -35,13 +35,14 @@ const TOOLS: [(&str, &str); 5] = [
 impl Cluster {
     /// A cluster of so many hosts; `None`, and a word on standard error, where it cannot be made.
     pub(crate) fn of(hosts: usize) -> Option<Self> {
-        if let Some(reason) = missing() {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        // Tests that run beside each other, in this process or in others, have clusters of their own.
+        let id = format!("pct{}-{number}", std::process::id());
+        if let Some(reason) = missing(&id) {
             let _ = writeln!(std::io::stderr(), "SKIPPED: {reason}");
             return None;
         }
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let id = format!("pct{}-{number}", std::process::id());
         let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
         let mut cluster = Self { id, directory, hosts: Vec::new() };
         cluster.make_switch(hosts);
@@ -310,8 +311,8 @@ fn sshd_path() -> Option<String> {
     places.into_iter().find(|path| Path::new(path).exists()).map(str::to_owned)
 }
 
-/// Why there can be no cluster here, if so.
-fn missing() -> Option<String> {
+/// Why there can be no cluster of this name here, if so.
+fn missing(id: &str) -> Option<String> {
     if !rustix::process::geteuid().is_root() {
         return Some("only root may make network namespaces".to_owned());
     }
@@ -324,7 +325,7 @@ fn missing() -> Option<String> {
             return Some(format!("{tool} is missing: on Debian, apt-get install {package}"));
         }
     }
-    let probe = format!("pct{}-probe", std::process::id());
+    let probe = format!("{id}-probe");
     let made = Command::new("ip").args(["netns", "add", &probe]).output();
     let _ = Command::new("ip").args(["netns", "del", &probe]).output();
     match made {
