@@ -153,12 +153,13 @@ async fn examine_all(
     let count = u32::try_from(reached.len()).unwrap_or(u32::MAX);
     let (all, present) = open_doors(reached, run_id, count, means.ports).await;
     let pairs = try_pairs(&present, &means.interrupt).await;
+    let present_count = present.len();
     drop(present);
     let mut diagnosis = Diagnosis {
         schema: SCHEMA,
         paceline: VERSION,
         hosts: Vec::new(),
-        overall: overall(&pairs, all.len()),
+        overall: overall(&pairs, all.len(), present_count),
         pairs,
     };
     let mut ending = JoinSet::new();
@@ -177,9 +178,14 @@ async fn examine_all(
     diagnosis
 }
 
-fn overall(pairs: &[PairDiagnosis], hosts: usize) -> Vec<Check> {
+fn overall(pairs: &[PairDiagnosis], hosts: usize, present: usize) -> Vec<Check> {
     match hosts {
         0 | 1 => vec![Check::ok("network", "one host: nothing to reach")],
+        _ if present < 2 => vec![Check::warning(
+            "network",
+            format!("fewer than two of {hosts} hosts are up: no way between hosts was tried"),
+            "do what is said above, and look again",
+        )],
         _ => pairs::remote_gpus(pairs).into_iter().collect(),
     }
 }

@@ -64,6 +64,8 @@ fn a_host_without_sshd_is_named_and_the_others_are_examined() {
         assert_eq!(unknown["status"], "failed", "{said}");
         let pair = (&json["pairs"][0]["from"], &json["pairs"][0]["to"]);
         assert_eq!(pair, (&"n1".into(), &"n3".into()), "{said}");
+        let (_, said, _) = doctor(cluster, "n1,n2");
+        assert!(said.contains("fewer than two of 2 hosts are up"), "{said}");
     });
 }
 
