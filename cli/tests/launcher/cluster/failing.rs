@@ -173,3 +173,17 @@ fn sixty_four_hosts_are_one_job() {
         cluster.wait_until_empty();
     });
 }
+
+#[test]
+fn stacks_come_from_the_hosts_where_the_ranks_are() {
+    on_hosts(2, |cluster| {
+        let options = ["-H", "n1,n2", "--timeout", "1", "--stacks-on-timeout", "--grace", "1"];
+        let ended = cluster.job(&[&options[..], &["sleep", "1000"]].concat()).run();
+        assert_eq!(ended.code, 124, "{ended:?}");
+        for rank in ["rank 0 on n1 when time ran out", "rank 1 on n2 when time ran out"] {
+            assert!(ended.stderr.contains(rank), "{ended:?}");
+        }
+        assert_eq!(ended.stderr.matches("(sleep) sleeps in ").count(), 2, "{ended:?}");
+        cluster.wait_until_empty();
+    });
+}
