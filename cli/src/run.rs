@@ -5,33 +5,28 @@ mod network;
 mod programs;
 mod shares;
 mod variables;
+mod wanted;
 
 use std::ffi::OsString;
 use std::io::Write;
-use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 use clap::Args;
-use paceline_collectives::SetupError;
 use paceline_launcher::{
-    AgentCommand, ExitCode, GRACE_DEFAULT, GpuListError, HostFacts, JobEvent, JobSpec, LaunchPlan,
-    MetricsListener, MoreRanks, Outcome, OutputOptions, Passed, PrefixError, PrefixTemplate,
-    Program, START_TIMEOUT_DEFAULT, StdinTarget, WrapError,
+    AgentCommand, ExitCode, HostFacts, JobEvent, JobSpec, LaunchPlan, MetricsListener, Outcome,
 };
-use paceline_rendezvous::env::{self, Environment, ProcessEnvironment, Variable};
-use paceline_rendezvous::{BootstrapError, RunId, stall_report};
+use paceline_rendezvous::RunId;
+use paceline_rendezvous::env::{self, ProcessEnvironment, Variable};
 
 use bindings::Bindings;
-use programs::ProgramError;
+use wanted::{Wanted, wanted};
 
-use crate::config::ConfigError;
 use crate::console;
 use crate::dry_run;
-use crate::events::{self, EventLog, EventsError};
-use crate::hosts::{self, HostSettingError, Hosts};
+use crate::events::EventLog;
+use crate::hosts;
 use crate::needless::Needless;
-use crate::options::{Layers, Selection, SettingError, Settings};
-use crate::timeline::{Timeline, TimelineError};
+use crate::options::{Layers, Selection, Settings};
 
 /// Options of `paceline run`.
 #[derive(Debug, Args)]
@@ -128,62 +123,6 @@ impl Selection for RunSettings {
         ),
         ("Seeing inside", &[env::TIMELINE, env::METRICS_PORT, env::EVENTS, env::STACKS_ON_TIMEOUT]),
     ];
-}
-
-/// What is wrong with the command line beyond its grammar.
-#[derive(Debug, thiserror::Error)]
-enum UsageError {
-    #[error(transparent)]
-    Setting(#[from] SettingError),
-    #[error(transparent)]
-    Setup(#[from] SetupError),
-    #[error(transparent)]
-    Program(#[from] ProgramError),
-    #[error("-x {text:?} has no name before the `=`")]
-    NamelessVariable { text: String },
-    #[error(transparent)]
-    Host(#[from] HostSettingError),
-    #[error("failed to find out the current directory")]
-    CurrentDirectory {
-        #[source]
-        source: std::io::Error,
-    },
-    #[error(transparent)]
-    Environment(#[from] env::EnvironmentError),
-    #[error(transparent)]
-    Bootstrap(#[from] BootstrapError),
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    #[error(transparent)]
-    Timeline(#[from] TimelineError),
-    #[error(transparent)]
-    Events(#[from] EventsError),
-    #[error(transparent)]
-    Prefix(#[from] PrefixError),
-    #[error(transparent)]
-    Wrap(#[from] WrapError),
-    #[error(transparent)]
-    Gpus(#[from] GpuListError),
-}
-
-impl UsageError {
-    fn hint(&self) -> Option<String> {
-        match self {
-            Self::Setting(error) => error.hint(),
-            Self::Setup(error) => error.hint(),
-            Self::Environment(error) => error.hint(),
-            Self::Bootstrap(error) => error.hint(),
-            Self::Config(error) => error.hint(),
-            Self::Timeline(error) => error.hint(),
-            Self::Events(error) => error.hint(),
-            Self::Prefix(error) => Some(error.hint()),
-            Self::Program(error) => error.hint(),
-            Self::Gpus(error) => error.hint(),
-            Self::Wrap(_) => Some("a command and its arguments, as in --wrap 'numactl --'".into()),
-            Self::Host(error) => error.hint(),
-            _ => None,
-        }
-    }
 }
 
 /// Runs the job that the arguments describe.
@@ -297,101 +236,4 @@ pub(crate) fn carry_out(
 pub(crate) fn metrics_port(layers: &Layers) -> Result<Option<u16>, env::EnvironmentError> {
     let Some(text) = env::METRICS_PORT.text(layers)? else { return Ok(None) };
     text.parse().map(Some).map_err(|_| env::METRICS_PORT.invalid(&text))
-}
-
-/// What a command line asks for.
-struct Wanted {
-    job: JobSpec,
-    /// Whether nothing is to be said about decisions.
-    quiet: bool,
-    timeline: Option<Timeline>,
-    /// Where events go.
-    events: Option<PathBuf>,
-    metrics_port: Option<u16>,
-}
-
-fn wanted(arguments: Arguments) -> Result<Wanted, UsageError> {
-    let layers = arguments.settings.layers(Vec::new())?;
-    let variables = variables::variables(&arguments.exported, &layers)?;
-    variables::check_for_ranks(&layers, &variables)?;
-    let quiet = env::QUIET.is_on(&layers)?;
-    if !quiet {
-        let needless = arguments.needless.notices();
-        needless.iter().chain(layers.notices()).for_each(|notice| console::note(notice));
-        console::unknown_variables(&variables);
-    }
-    let (first, others) = programs::split(arguments.command)?;
-    let mut words = first.into_iter();
-    let program = match arguments.module {
-        Some(module) => Program::Module(module),
-        // clap has required a program where there is no module.
-        None => Program::Command(words.next().unwrap_or_default()),
-    };
-    if matches!(&program, Program::Module(name) | Program::Command(name) if name.is_empty()) {
-        return Err(ProgramError::Nameless.into());
-    }
-    let job = JobSpec {
-        rank_count: rank_count(&layers, &others)?,
-        others,
-        working_directory: std::env::current_dir()
-            .map_err(|source| UsageError::CurrentDirectory { source })?,
-        variables,
-        grace: env::GRACE.seconds_or_zero(&layers)?.unwrap_or(GRACE_DEFAULT),
-        timeout: env::JOB_TIMEOUT.seconds(&layers)?,
-        start_timeout: env::START_TIMEOUT.seconds(&layers)?.unwrap_or(START_TIMEOUT_DEFAULT),
-        stall_report: stall_report(&layers)?,
-        stacks_on_timeout: env::STACKS_ON_TIMEOUT.is_on(&layers)?,
-        stdin: stdin_target(&layers)?,
-        output: OutputOptions {
-            prefix: prefix(&layers)?,
-            shown: env::SHOW_RANKS.parse(&layers)?,
-            directory: layers
-                .get(env::OUTPUT_DIRECTORY.name)
-                .filter(|path| !path.is_empty())
-                .map(PathBuf::from),
-        },
-        passed_on: if arguments.env_all { Passed::All } else { Passed::Usual }
-            .of(ProcessEnvironment.all()),
-        open_mpi_variables: has_open_mpi_variables(&layers)?,
-        ..JobSpec::local(NonZeroU32::MIN, program, words.collect())
-    };
-    let job = shares::share(Hosts::of(&layers)?.place(job), &layers)?;
-    let (timeline, metrics_port) = (Timeline::of(&layers)?, metrics_port(&layers)?);
-    Ok(Wanted { job, quiet, timeline, events: events::path(&layers)?, metrics_port })
-}
-
-/// The number of all ranks, if it is given.
-fn rank_count(layers: &Layers, others: &[MoreRanks]) -> Result<Option<NonZeroU32>, UsageError> {
-    let first: Option<NonZeroU32> = env::NP.parse(layers)?;
-    if others.is_empty() {
-        return Ok(first);
-    }
-    let first = first.ok_or(ProgramError::NoFirstCount)?;
-    let all = others.iter().fold(first, |sum, others| sum.saturating_add(others.count.get()));
-    Ok(Some(all))
-}
-
-/// What stands before each line, if anything does.
-fn prefix(layers: &Layers) -> Result<Option<PrefixTemplate>, UsageError> {
-    let template = match env::OUTPUT_PREFIX.text(layers)? {
-        Some(text) => text.parse()?,
-        None => PrefixTemplate::default(),
-    };
-    Ok((!env::NO_PREFIX.is_on(layers)?).then_some(template))
-}
-
-fn stdin_target(layers: &Layers) -> Result<StdinTarget, env::EnvironmentError> {
-    match env::STDIN.text(layers)?.as_deref() {
-        None | Some("none") => Ok(StdinTarget::None),
-        Some("all") => Ok(StdinTarget::All),
-        Some(rank) => rank.parse().map(StdinTarget::Rank).map_err(|_| env::STDIN.invalid(rank)),
-    }
-}
-
-fn has_open_mpi_variables(layers: &Layers) -> Result<bool, env::EnvironmentError> {
-    match env::ENV_DIALECT.text(layers)?.as_deref() {
-        None => Ok(false),
-        Some("ompi") => Ok(true),
-        Some(other) => Err(env::ENV_DIALECT.invalid(other)),
-    }
 }

@@ -4,7 +4,7 @@ use paceline_launcher::{BindTo, GpuList, GpuVisibility, JobSpec};
 use paceline_rendezvous::Fraction;
 use paceline_rendezvous::env::{self, Environment, EnvironmentError, Variable};
 
-use super::UsageError;
+use super::wanted::UsageError;
 use crate::options::Layers;
 
 /// The settings that are read here, in the order of the help, but for the wrapper and TensorFlow.

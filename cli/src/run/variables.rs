@@ -7,7 +7,7 @@ use paceline_collectives::ContextOptions;
 use paceline_collectives::queue::QueueOptions;
 use paceline_rendezvous::env::{self, Environment, ProcessEnvironment};
 
-use super::UsageError;
+use super::wanted::UsageError;
 use crate::console;
 use crate::hosts;
 use crate::options::Layers;
