@@ -39,9 +39,11 @@ use zeroize::Zeroizing;
 
 use crate::ExitCode;
 use crate::environment;
+use crate::output::Stream;
+use crate::protocol::codec::FrameError;
 use crate::protocol::facts::AgentFacts;
 use crate::protocol::link::{self, FrameReader, LinkError};
-use crate::protocol::messages::{AgentConfig, Order, Report};
+use crate::protocol::messages::{self, AgentConfig, Order, Report};
 use examiner::Examiner;
 pub(crate) use stacks::TOOL_TIMEOUT as STACKS_TIMEOUT;
 use supervisor::Supervisor;
@@ -191,7 +193,17 @@ pub(crate) struct Reporter {
 impl Reporter {
     pub(crate) fn send(&self, report: &Report) {
         let mut bytes = Vec::new();
-        match report.encode(&mut bytes) {
+        self.send_encoded(report.encode(&mut bytes), bytes);
+    }
+
+    /// Reports bytes of a rank, which are copied once.
+    pub(crate) fn send_output(&self, rank: u32, stream: Stream, output: &[u8]) {
+        let mut bytes = Vec::with_capacity(output.len() + messages::OUTPUT_HEADER_BYTES);
+        self.send_encoded(messages::encode_output(rank, stream, output, &mut bytes), bytes);
+    }
+
+    fn send_encoded(&self, encoded: Result<(), FrameError>, bytes: Vec<u8>) {
+        match encoded {
             Ok(()) => {
                 let _ = self.frames.send(bytes);
             }

@@ -39,7 +39,7 @@ pub(crate) async fn pump(
             break;
         }
         if window.take(count).await {
-            reporter.send(&Report::Output { rank, stream, bytes: buffer[..count].to_vec() });
+            reporter.send_output(rank, stream, &buffer[..count]);
         }
     }
     reporter.send(&Report::Closed { rank, stream });

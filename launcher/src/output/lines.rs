@@ -36,7 +36,7 @@ impl LineCutter {
             self.emit_held(End::Repaint, &mut emit);
         }
         while !bytes.is_empty() {
-            let Some(at) = bytes.iter().position(|&byte| byte == b'\n' || byte == b'\r') else {
+            let Some(at) = memchr::memchr2(b'\n', b'\r', bytes) else {
                 return self.hold(bytes, &mut emit);
             };
             let (is_return, next) = (bytes[at] == b'\r', bytes.get(at + 1).copied());

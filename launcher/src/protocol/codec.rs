@@ -11,7 +11,8 @@ pub(crate) const BODY_BYTES_MAX: usize = 16 << 20;
 /// What login scripts of a host may print before its agent speaks.
 const NOISE_BYTES_MAX: usize = 64 << 10;
 
-const HEADER_BYTES: usize = 5;
+/// What stands before a body.
+pub(crate) const HEADER_BYTES: usize = 5;
 
 /// One frame, not interpreted.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -18,7 +18,7 @@ pub fn check_agent_protocol(bytes: &[u8]) {
             match decoder.next() {
                 Ok(Some(frame)) => {
                     orders.extend(Order::decode(&frame));
-                    reports.extend(Report::decode(&frame));
+                    reports.extend(Report::decode(frame));
                 }
                 Ok(None) => break,
                 Err(_) => break 'stream,
@@ -40,6 +40,6 @@ pub fn check_agent_protocol(bytes: &[u8]) {
         let mut decoder = Decoder::default();
         decoder.push(&bytes);
         let frame = decoder.next().expect("our own encoding").expect("a whole frame");
-        assert_eq!(Report::decode(&frame).expect("our own encoding"), report);
+        assert_eq!(Report::decode(frame).expect("our own encoding"), report);
     }
 }

@@ -253,10 +253,7 @@ impl Report {
             Self::Tunnel { connection, piece } => tunnel(kind::TUNNEL_UP, *connection, piece, out),
             Self::Refused(refusal) => json(kind::REFUSED, refusal, out),
             Self::Started { rank, pid, cpus } => json(kind::STARTED, &(rank, pid, cpus), out),
-            Self::Output { rank, stream, bytes } => {
-                let header = [&rank.to_le_bytes()[..], &[u8::from(*stream == Stream::Stderr)]];
-                codec::encode(kind::OUTPUT, &[header[0], header[1], bytes], out)
-            }
+            Self::Output { rank, stream, bytes } => encode_output(*rank, *stream, bytes, out),
             Self::Closed { rank, stream } => json(kind::CLOSED, &(rank, stream), out),
             Self::InputTaken { rank } => json(kind::INPUT_TAKEN, rank, out),
             Self::Exited(exit) => json(kind::EXITED, exit, out),
@@ -267,7 +264,11 @@ impl Report {
         }
     }
 
-    pub(crate) fn decode(frame: &Frame) -> Result<Self, FrameError> {
+    pub(crate) fn decode(frame: Frame) -> Result<Self, FrameError> {
+        if frame.kind == kind::OUTPUT {
+            return decode_output(frame);
+        }
+        let frame = &frame;
         Ok(match frame.kind {
             kind::READY => {
                 let (pid, host) = parse(frame)?;
@@ -288,7 +289,6 @@ impl Report {
                 let (rank, pid, cpus) = parse(frame)?;
                 Self::Started { rank, pid, cpus }
             }
-            kind::OUTPUT => decode_output(frame)?,
             kind::CLOSED => {
                 let (rank, stream) = parse(frame)?;
                 Self::Closed { rank, stream }
@@ -307,16 +307,33 @@ impl Report {
     }
 }
 
-fn decode_output(frame: &Frame) -> Result<Report, FrameError> {
-    let Some((&[a, b, c, d, stream], bytes)) = frame.body.split_first_chunk::<5>() else {
-        return Err(malformed(frame, "shorter than its header"));
+/// Bytes of a frame of output beside the output.
+pub(crate) const OUTPUT_HEADER_BYTES: usize = codec::HEADER_BYTES + 5;
+
+/// Appends what [`Report::Output`] is on the wire.
+pub(crate) fn encode_output(
+    rank: u32,
+    stream: Stream,
+    bytes: &[u8],
+    out: &mut Vec<u8>,
+) -> Result<(), FrameError> {
+    let stream = [u8::from(stream == Stream::Stderr)];
+    codec::encode(kind::OUTPUT, &[&rank.to_le_bytes(), &stream, bytes], out)
+}
+
+fn decode_output(frame: Frame) -> Result<Report, FrameError> {
+    let Some((&[a, b, c, d, stream], _)) = frame.body.split_first_chunk::<5>() else {
+        return Err(malformed(&frame, "shorter than its header"));
     };
     let stream = match stream {
         0 => Stream::Stdout,
         1 => Stream::Stderr,
-        _ => return Err(malformed(frame, "no such stream")),
+        _ => return Err(malformed(&frame, "no such stream")),
     };
-    Ok(Report::Output { rank: u32::from_le_bytes([a, b, c, d]), stream, bytes: bytes.to_vec() })
+    // In place: output is most of what there is to decode.
+    let mut bytes = frame.body;
+    bytes.drain(..5);
+    Ok(Report::Output { rank: u32::from_le_bytes([a, b, c, d]), stream, bytes })
 }
 
 fn tunnel(kind: u8, connection: u32, piece: &Piece, out: &mut Vec<u8>) -> Result<(), FrameError> {

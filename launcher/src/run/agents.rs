@@ -180,7 +180,7 @@ impl Agent {
 async fn read_reports(mut reader: FrameReader, on_event: impl Fn(FromAgent) + Send + 'static) {
     let reason = loop {
         match reader.next().await {
-            Ok(Some(frame)) => match Report::decode(&frame) {
+            Ok(Some(frame)) => match Report::decode(frame) {
                 Ok(report) => on_event(FromAgent::Report(report)),
                 Err(error) => break Some(error.into()),
             },

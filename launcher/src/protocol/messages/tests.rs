@@ -99,15 +99,15 @@ fn reports_survive_the_wire() {
         report.encode(&mut bytes).expect("small");
     }
     let back: Vec<Report> =
-        frames(&bytes).iter().map(|frame| Report::decode(frame).expect("valid")).collect();
+        frames(&bytes).into_iter().map(|frame| Report::decode(frame).expect("valid")).collect();
     assert_eq!(back, reports);
 }
 
 #[test]
 fn unknown_types_and_short_bodies_are_refused() {
     assert!(Order::decode(&Frame { kind: 99, body: vec![] }).is_err());
-    assert!(Report::decode(&Frame { kind: kind::OUTPUT, body: vec![0; 4] }).is_err());
-    assert!(Report::decode(&Frame { kind: kind::OUTPUT, body: vec![0, 0, 0, 0, 7] }).is_err());
-    assert!(Report::decode(&Frame { kind: kind::TUNNEL_UP, body: vec![0; 4] }).is_err());
-    assert!(Report::decode(&Frame { kind: kind::EXITED, body: b"{}".to_vec() }).is_err());
+    assert!(Report::decode(Frame { kind: kind::OUTPUT, body: vec![0; 4] }).is_err());
+    assert!(Report::decode(Frame { kind: kind::OUTPUT, body: vec![0, 0, 0, 0, 7] }).is_err());
+    assert!(Report::decode(Frame { kind: kind::TUNNEL_UP, body: vec![0; 4] }).is_err());
+    assert!(Report::decode(Frame { kind: kind::EXITED, body: b"{}".to_vec() }).is_err());
 }
