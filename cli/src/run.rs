@@ -89,6 +89,7 @@ const OUTPUT: &[Variable] = &[
     env::OUTPUT_PREFIX,
     env::NO_PREFIX,
     env::SHOW_RANKS,
+    env::FOLD,
     env::OUTPUT_DIRECTORY,
     env::STDIN,
     env::QUIET,

@@ -99,6 +99,20 @@ pub enum StdinTarget {
     All,
 }
 
+/// Whether a line that several ranks print within a moment is shown once, with a list of them.
+///
+/// Prefixes must name the ranks for that; where they do not, every line is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Fold {
+    /// Where the stream is a terminal: people read it, and what programs read stays a line per rank.
+    #[default]
+    Auto,
+    /// Wherever it goes.
+    On,
+    /// Nowhere.
+    Off,
+}
+
 /// What becomes of the ranks' output.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OutputOptions {
@@ -106,8 +120,18 @@ pub struct OutputOptions {
     pub prefix: Option<PrefixTemplate>,
     /// Show the output of these ranks only; `None` for all. Files have that of all ranks.
     pub shown: Option<RankList>,
+    /// Whether a line that several ranks print is shown once, with a list of them. Files have it of each.
+    pub fold: Fold,
     /// Also write `DIR/rank.NN/stdout` and `DIR/rank.NN/stderr`.
     pub directory: Option<PathBuf>,
+}
+
+impl Default for OutputOptions {
+    /// What `paceline run` does without options.
+    fn default() -> Self {
+        let prefix = Some(PrefixTemplate::default());
+        Self { prefix, shown: None, fold: Fold::default(), directory: None }
+    }
 }
 
 impl JobSpec {
@@ -135,11 +159,7 @@ impl JobSpec {
             stall_report: Some(DEFAULT_STALL_REPORT),
             stacks_on_timeout: false,
             stdin: StdinTarget::None,
-            output: OutputOptions {
-                prefix: Some(PrefixTemplate::default()),
-                shown: None,
-                directory: None,
-            },
+            output: OutputOptions::default(),
             ssh: SshOptions::default(),
             interface: InterfaceRules::default(),
             port_range: PortRange::ANY,

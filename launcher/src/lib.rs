@@ -60,7 +60,7 @@ pub use hosts::{
     HostFileError, HostLineProblem, HostList, HostProblem, HostSlots, LineHint, LineProblem,
     LocalRule, RangeError, SelectionError, TextFileError, parse_hostfile, select,
 };
-pub use job::{GRACE_DEFAULT, JobSpec, OutputOptions, START_TIMEOUT_DEFAULT, StdinTarget};
+pub use job::{Fold, GRACE_DEFAULT, JobSpec, OutputOptions, START_TIMEOUT_DEFAULT, StdinTarget};
 pub use networks::{InterfaceRules, NetworkChoice, NetworkReport, ParseInterfaceRulesError};
 pub use output::Stream;
 pub use output::prefix::{PrefixError, PrefixTemplate};

@@ -96,7 +96,7 @@ fn launch(plan: &Plan) -> ExitCode {
     let job = JobSpec {
         rank_count: plan.ranks,
         start_timeout: plan.context.start_timeout,
-        output: OutputOptions { prefix: None, shown: None, directory: None },
+        output: OutputOptions { prefix: None, ..OutputOptions::default() },
         ..JobSpec::local(NonZeroU32::MIN, Program::Itself, words)
     };
     // Ranks do not read these: files lie where they are started from.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use paceline_collectives::SetupError;
 use paceline_launcher::{
-    GRACE_DEFAULT, GpuListError, JobSpec, MoreRanks, OutputOptions, Passed, PrefixError,
+    Fold, GRACE_DEFAULT, GpuListError, JobSpec, MoreRanks, OutputOptions, Passed, PrefixError,
     PrefixTemplate, Program, START_TIMEOUT_DEFAULT, StdinTarget, WrapError,
 };
 use paceline_rendezvous::env::{self, Environment, ProcessEnvironment};
@@ -122,6 +122,7 @@ pub(super) fn wanted(arguments: Arguments) -> Result<Wanted, UsageError> {
         output: OutputOptions {
             prefix: prefix(&layers)?,
             shown: env::SHOW_RANKS.parse(&layers)?,
+            fold: fold(&layers)?,
             directory: layers
                 .get(env::OUTPUT_DIRECTORY.name)
                 .filter(|path| !path.is_empty())
@@ -155,6 +156,15 @@ fn prefix(layers: &Layers) -> Result<Option<PrefixTemplate>, UsageError> {
         None => PrefixTemplate::default(),
     };
     Ok((!env::NO_PREFIX.is_on(layers)?).then_some(template))
+}
+
+fn fold(layers: &Layers) -> Result<Fold, env::EnvironmentError> {
+    match env::FOLD.text(layers)?.as_deref() {
+        None | Some("auto") => Ok(Fold::Auto),
+        Some("on") => Ok(Fold::On),
+        Some("off") => Ok(Fold::Off),
+        Some(other) => Err(env::FOLD.invalid(other)),
+    }
 }
 
 fn stdin_target(layers: &Layers) -> Result<StdinTarget, env::EnvironmentError> {

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 
-use crate::support::{Job, eventually};
+use crate::support::{Job, all_of, eventually, terminal};
 
 #[test]
 fn lines_are_prefixed_and_streams_kept_apart() {
@@ -216,4 +216,69 @@ fn only_the_ranks_asked_for_are_shown_and_files_have_all() {
         assert_eq!(job.code, 2, "{}", job.stderr);
         assert!(job.stderr.contains(said), "{}", job.stderr);
     }
+}
+
+#[test]
+fn a_line_of_several_ranks_is_shown_once_and_files_have_it_of_each() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().to_str().expect("UTF-8");
+    // Nobody comes to its second line before all have said the first.
+    let script =
+        "echo all; touch $D/$RANK; while [ $(ls -d $D/? | wc -l) -lt 4 ]; do sleep 0.01; done
+        [ $RANK = 2 ] || echo most; echo $RANK";
+    let options = ["-np", "4", "-q", "--fold", "on", "--log-dir", path, "-x", &format!("D={path}")];
+    let job = Job::script(&options, script).run();
+    let lines = job.sorted_lines();
+    // How many meet within a moment is for the machine to say; who said what is not.
+    let said = |text: &str| -> Vec<String> {
+        let of = lines.iter().filter_map(|line| line.strip_suffix(&format!("] {text}")));
+        let ranges = of.flat_map(|ranks| ranks.trim_start_matches('[').split(','));
+        ranges.flat_map(ranks_of).collect()
+    };
+    let mut all = said("all");
+    all.sort();
+    assert_eq!(all, ["0", "1", "2", "3"], "{lines:?}");
+    let mut most = said("most");
+    most.sort();
+    assert_eq!(most, ["0", "1", "3"], "{lines:?}");
+    for rank in 0..4 {
+        assert_eq!(said(&rank.to_string()), [rank.to_string()]);
+        let file = fs::read_to_string(format!("{path}/rank.0{rank}/stdout")).expect("written");
+        let most = if rank == 2 { "" } else { "most\n" };
+        assert_eq!(file, format!("all\n{most}{rank}\n"));
+    }
+}
+
+/// `2`, `3`, `4` for `2-4`.
+fn ranks_of(range: &str) -> Vec<String> {
+    let (first, last) = range.split_once('-').unwrap_or((range, range));
+    let number = |text: &str| text.parse::<u32>().expect("a rank");
+    (number(first)..=number(last)).map(|rank| rank.to_string()).collect()
+}
+
+#[test]
+fn equal_lines_are_folded_on_a_terminal_and_nowhere_else() {
+    let script = "echo same; sleep 0.1";
+    let each = ["[0] same", "[1] same", "[2] same"];
+    let job = Job::script(&["-np", "3", "-q"], script).run();
+    assert_eq!(job.sorted_lines(), each);
+    // Without the ranks in the prefix one line could not say whose it is.
+    let options = ["-np", "3", "-q", "--fold", "on", "--output-prefix", "> "];
+    assert_eq!(Job::script(&options, script).run().sorted_lines(), ["> same"; 3]);
+    let job = Job::new(&["-np", "3", "--fold", "perhaps", "true"]).run();
+    assert_eq!(job.code, 2, "{}", job.stderr);
+
+    // On a loaded machine they may not meet the first time.
+    eventually("ranks meet on a terminal", || {
+        let (terminal, ours) = terminal();
+        let job = Job::script(&["-np", "3", "-q"], script).stdout(ours).start().wait();
+        assert_eq!(job.code, 0, "{}", job.stderr);
+        let shown = all_of(terminal);
+        let ranks = shown.lines().filter_map(|line| line.strip_suffix("] same"));
+        let ranges = ranks.flat_map(|ranks| ranks.trim_start_matches('[').split(','));
+        let mut ranks: Vec<String> = ranges.flat_map(ranks_of).collect();
+        ranks.sort();
+        assert_eq!(ranks, ["0", "1", "2"], "{shown}");
+        shown.lines().count() < 3
+    });
 }

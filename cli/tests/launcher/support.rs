@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Read;
+use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
@@ -10,7 +11,9 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use paceline_rendezvous::env::XDG_RUNTIME_DIR;
+use rustix::fs::{Mode, OFlags, open};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
 /// Longer than any machine needs; only a hang reaches it.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -233,6 +236,25 @@ pub(crate) fn while_stopped<R>(pid: i32, body: impl FnOnce() -> R) -> R {
         let _ = pidfd_send_signal(&process, Signal::CONT);
         outcome.unwrap_or_else(|panic| resume_unwind(panic))
     })
+}
+
+/// A terminal: what is shown on it can be read from the first, a program writes to the second.
+pub(crate) fn terminal() -> (OwnedFd, OwnedFd) {
+    let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC);
+    let ours = ours.expect("a terminal");
+    grantpt(&ours).expect("ours");
+    unlockpt(&ours).expect("ours");
+    let name = ptsname(&ours, Vec::new()).expect("it has a name");
+    let theirs = open(name, OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty());
+    (ours, theirs.expect("openable"))
+}
+
+/// What has been shown on a terminal that no program has open any more, at most as much as it holds.
+pub(crate) fn all_of(terminal: OwnedFd) -> String {
+    let mut bytes = Vec::new();
+    // Its end is an error.
+    let _ = fs::File::from(terminal).read_to_end(&mut bytes);
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// Waits for a condition; a test fails if it never comes true.

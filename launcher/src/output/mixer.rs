@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::fold::Shown;
 use super::lines::End;
 use super::prefix::Prefixes;
 
@@ -28,20 +29,23 @@ impl Mixer {
         Self { prefix, open: None, cut: BTreeSet::new() }
     }
 
-    /// Appends a segment of a rank to `out`.
+    /// Appends a segment of a rank, or a line of several, to `out`.
     ///
     /// If another rank's line is still open it is ended first: it stays readable, and its rest is
     /// prefixed again when it comes, unless that is only the end of the line. Nor is a carriage
     /// return alone a line: programs write one before they paint a bar.
-    pub(crate) fn add(&mut self, rank: u32, segment: &[u8], end: End, out: &mut Vec<u8>) {
-        let is_own = self.open.is_some_and(|open| open.rank == rank);
-        let was_cut = self.cut.remove(&rank);
+    pub(crate) fn add(&mut self, shown: Shown<'_>, out: &mut Vec<u8>) {
+        let Shown { ranks, segment, end, age } = shown;
+        let speaker = if let [rank] = ranks { Some(*rank) } else { None };
+        let is_own = self.open.is_some_and(|open| speaker == Some(open.rank));
+        // Who was cut is in the middle of a line, which is nobody else's.
+        let was_cut = speaker.is_some_and(|rank| self.cut.remove(&rank));
         let is_only_end = segment == b"\r" || (was_cut && matches!(segment, b"\n" | b"\r\n"));
         if self.prefix.is_some() && !is_own && is_only_end {
             return;
         }
         let continues = match self.open {
-            Some(open) if open.rank == rank => !open.repaint,
+            Some(open) if is_own => !open.repaint,
             Some(open) => {
                 self.cut.insert(open.rank);
                 out.push(b'\n');
@@ -50,13 +54,14 @@ impl Mixer {
             None => false,
         };
         if let (Some(prefix), false) = (&self.prefix, continues) {
-            prefix.put(rank, out);
+            prefix.put(ranks, age, out);
         }
         out.extend_from_slice(segment);
+        let unfinished = |repaint| speaker.map(|rank| Unfinished { rank, repaint });
         self.open = match end {
             End::Line => None,
-            End::Repaint => Some(Unfinished { rank, repaint: true }),
-            End::Open => Some(Unfinished { rank, repaint: false }),
+            End::Repaint => unfinished(true),
+            End::Open => unfinished(false),
         };
     }
 
@@ -80,7 +85,7 @@ mod tests {
         let mut mixer = Mixer::new(prefix.then(prefixes));
         let mut out = Vec::new();
         for (rank, text, end) in segments {
-            mixer.add(*rank, text.as_bytes(), *end, &mut out);
+            mixer.add(Shown::of(&[*rank], text.as_bytes(), *end), &mut out);
         }
         mixer.finish(&mut out);
         String::from_utf8(out).expect("test text is UTF-8")
@@ -91,6 +96,16 @@ mod tests {
         let segments = [(0, "a\n", End::Line), (11, "b\n", End::Line)];
         assert_eq!(mix(true, &segments), "[0] a\n[11] b\n");
         assert_eq!(mix(false, &segments), "a\nb\n");
+    }
+
+    #[test]
+    fn a_line_of_several_ranks_ends_what_is_open() {
+        let prefixes = Prefixes::new(PrefixTemplate::default(), Vec::new());
+        let (mut mixer, mut out) = (Mixer::new(Some(prefixes)), Vec::new());
+        mixer.add(Shown::of(&[0], b"10%\r", End::Repaint), &mut out);
+        mixer.add(Shown::of(&[1, 2, 3, 7], b"x\n", End::Line), &mut out);
+        mixer.add(Shown::of(&[0], b"\n", End::Line), &mut out);
+        assert_eq!(String::from_utf8_lossy(&out), "[0] 10%\r\n[1-3,7] x\n");
     }
 
     #[test]

@@ -4,9 +4,11 @@
 //! broken only at ends of lines (or where a line is longer than [`lines::PIECE_BYTES_MAX`]).
 
 pub(crate) mod files;
+pub(crate) mod fold;
 pub(crate) mod lines;
 pub(crate) mod mixer;
 pub(crate) mod prefix;
+pub(crate) mod screen;
 pub(crate) mod tail;
 pub(crate) mod writer;
 

@@ -1,10 +1,13 @@
 //! What stands before each line of a rank: `--output-prefix TEMPLATE`.
 
+use std::collections::{BTreeSet, HashSet};
 use std::fmt;
 use std::str::FromStr;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use thiserror::Error;
+
+use crate::run::rank_ranges;
 
 /// What may stand in braces.
 const FIELDS: [(&str, Field); 4] = [
@@ -77,6 +80,13 @@ impl PrefixError {
     }
 }
 
+impl PrefixTemplate {
+    /// Whether it says whose a line is, so that it can say of one line that it is several ranks'.
+    pub(crate) fn names_ranks(&self) -> bool {
+        self.parts.contains(&Part::Field(Field::Rank))
+    }
+}
+
 impl Default for PrefixTemplate {
     /// `[{rank}] `
     fn default() -> Self {
@@ -133,10 +143,15 @@ pub(crate) struct Place {
     pub(crate) host: String,
 }
 
+/// Hosts that are named where a line is shown for several ranks; of more, it says how many.
+const HOSTS_NAMED_MAX: usize = 3;
+
 /// The prefixes of all ranks.
 pub(crate) struct Prefixes {
     template: PrefixTemplate,
     places: Vec<Place>,
+    /// Those of each rank, where they are always the same.
+    fixed: Vec<Vec<u8>>,
     /// The time of day in milliseconds.
     clock: fn() -> u64,
 }
@@ -150,7 +165,11 @@ impl fmt::Debug for Prefixes {
 impl Prefixes {
     /// `places` are those of the ranks, in order.
     pub(crate) fn new(template: PrefixTemplate, places: Vec<Place>) -> Self {
-        Self { template, places, clock: time_of_day }
+        let is_fixed = !template.parts.contains(&Part::Field(Field::Time));
+        let fixed_count = if is_fixed { places.len() } else { 0 };
+        let mut new = Self { template, places, fixed: Vec::new(), clock: time_of_day };
+        new.fixed = (0..).take(fixed_count).map(|rank| new.of(&[rank], Duration::ZERO)).collect();
+        new
     }
 
     #[cfg(test)]
@@ -158,27 +177,65 @@ impl Prefixes {
         Self { clock, ..self }
     }
 
-    /// Appends the prefix of a line of `rank`.
-    pub(crate) fn put(&self, rank: u32, out: &mut Vec<u8>) {
-        let place = usize::try_from(rank).ok().and_then(|index| self.places.get(index));
+    /// Appends the prefix of a line of these ranks, in ascending order, that has waited for so long.
+    pub(crate) fn put(&self, ranks: &[u32], age: Duration, out: &mut Vec<u8>) {
+        let fixed = match ranks {
+            [rank] => usize::try_from(*rank).ok().and_then(|rank| self.fixed.get(rank)),
+            _ => None,
+        };
+        match fixed {
+            Some(prefix) => out.extend_from_slice(prefix),
+            None => out.extend_from_slice(&self.of(ranks, age)),
+        }
+    }
+
+    fn of(&self, ranks: &[u32], age: Duration) -> Vec<u8> {
+        let places = || {
+            let index = |rank: &u32| usize::try_from(*rank).ok();
+            ranks.iter().filter_map(index).filter_map(|index| self.places.get(index))
+        };
+        let mut text = String::new();
         for part in &self.template.parts {
             match part {
-                Part::Text(text) => out.extend_from_slice(text.as_bytes()),
-                Part::Field(Field::Rank) => out.extend_from_slice(rank.to_string().as_bytes()),
+                Part::Text(part) => text.push_str(part),
+                Part::Field(Field::Rank) => text.push_str(&list(ranks)),
                 Part::Field(Field::LocalRank) => {
-                    let local = place.map(|place| place.local_rank.to_string());
-                    out.extend_from_slice(local.unwrap_or_default().as_bytes());
+                    let locals: BTreeSet<u32> = places().map(|place| place.local_rank).collect();
+                    text.push_str(&list(&Vec::from_iter(locals)));
                 }
-                Part::Field(Field::Host) => {
-                    let host = place.map(|place| place.host.as_bytes());
-                    out.extend_from_slice(host.unwrap_or_default());
-                }
+                Part::Field(Field::Host) => text.push_str(&hosts(places())),
                 Part::Field(Field::Time) => {
-                    out.extend_from_slice(clock_face((self.clock)()).as_bytes())
+                    let age = u64::try_from(age.as_millis()).unwrap_or(0);
+                    let now = (self.clock)();
+                    text.push_str(&clock_face(
+                        if now < age { now + DAY_MILLIS } else { now } - age,
+                    ));
                 }
             }
         }
+        text.into_bytes()
     }
+}
+
+const DAY_MILLIS: u64 = 86_400_000;
+
+/// `0-3,7`, as `--show-ranks` takes it. The numbers ascend.
+fn list(numbers: &[u32]) -> String {
+    rank_ranges(numbers).replace(", ", ",")
+}
+
+/// `n1,n2`, or `16 hosts`.
+fn hosts<'a>(places: impl Iterator<Item = &'a Place>) -> String {
+    let (mut names, mut seen) = (Vec::new(), HashSet::new());
+    for Place { host, .. } in places {
+        if seen.insert(host) {
+            names.push(host.as_str());
+        }
+    }
+    if names.len() > HOSTS_NAMED_MAX {
+        return format!("{} hosts", names.len());
+    }
+    names.join(",")
 }
 
 /// `HH:MM:SS.mmm`.
@@ -208,23 +265,31 @@ fn time_of_day() -> u64 {
 mod tests {
     use super::*;
 
-    fn prefix(template: &str, rank: u32) -> String {
-        let place = |local_rank| Place { local_rank, host: format!("n{local_rank}") };
+    fn prefix(template: &str, ranks: &[u32]) -> String {
+        // Two ranks on each host.
+        let place = |rank: u32| Place { local_rank: rank % 2 + 6, host: format!("n{}", rank / 2) };
         let template = template.parse().expect("well formed");
-        let places = vec![place(0), place(7)];
-        let prefixes = Prefixes::new(template, places).at(|| 47_045_006);
+        let prefixes = Prefixes::new(template, (0..10).map(place).collect()).at(|| 47_045_006);
         let mut out = Vec::new();
-        prefixes.put(rank, &mut out);
+        prefixes.put(ranks, Duration::from_millis(7), &mut out);
         String::from_utf8(out).expect("text")
     }
 
     #[test]
     fn fields_are_replaced() {
-        assert_eq!(prefix("[{rank}] ", 1), "[1] ");
-        assert_eq!(prefix("{time} {host}/{local_rank}:{rank}|", 1), "13:04:05.006 n7/7:1|");
-        assert_eq!(prefix("{{{rank}}} }}{{", 0), "{0} }{");
-        assert_eq!(prefix("é: ", 0), "é: ");
+        assert_eq!(prefix("[{rank}] ", &[1]), "[1] ");
+        assert_eq!(prefix("{host}/{local_rank}:{rank}|", &[3]), "n1/7:3|");
+        assert_eq!(prefix("{time} {rank}|", &[1]), "13:04:04.999 1|");
+        assert_eq!(prefix("{{{rank}}} }}{{", &[0]), "{0} }{");
+        assert_eq!(prefix("é: ", &[0]), "é: ");
         assert_eq!("[{rank}] ".parse(), Ok(PrefixTemplate::default()));
+    }
+
+    #[test]
+    fn several_ranks_are_listed() {
+        let template = "{host}/{local_rank}:{rank} ";
+        assert_eq!(prefix(template, &[0, 1, 2, 5]), "n0,n1,n2/6-7:0-2,5 ");
+        assert_eq!(prefix(template, &[0, 2, 4, 6]), "4 hosts/6:0,2,4,6 ");
     }
 
     #[test]

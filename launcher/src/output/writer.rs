@@ -10,15 +10,17 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use paceline_rendezvous::env::RankList;
 use rustix::event::{PollFd, PollFlags, poll};
 
 use super::Stream;
-use super::lines::{End, LineCutter};
+use super::fold::Fold;
+use super::lines::LineCutter;
 use super::mixer::Mixer;
 use super::prefix::Prefixes;
+use super::screen::Screen;
 
 /// A progress bar whose program is silent for this long is shown as it stands.
 const REPAINT_DELAY: Duration = Duration::from_millis(100);
@@ -50,6 +52,14 @@ pub(crate) struct Destination {
     pub(crate) prefix: Option<Prefixes>,
     /// The ranks whose output goes to `shared`; `None` for all.
     pub(crate) shown: Option<RankList>,
+    /// Whether a line that several ranks print is shown once.
+    pub(crate) folds: bool,
+}
+
+impl Destination {
+    fn shows(&self, rank: u32) -> bool {
+        self.shown.as_ref().is_none_or(|shown| shown.contains(rank))
+    }
 }
 
 #[derive(Debug)]
@@ -77,14 +87,14 @@ impl StreamWriter {
     ) -> io::Result<Self> {
         let (jobs, queue) = mpsc::channel();
         let cutters = (0..world_size).map(|_| LineCutter::default()).collect();
-        let mixer = Mixer::new(destination.prefix.take());
+        let fold = destination.folds.then(|| Fold::new(world_size, |rank| destination.shows(rank)));
+        let screen = Screen::new(Mixer::new(destination.prefix.take()), fold);
         let worker = Worker {
             stream,
             destination,
             on_event: Box::new(on_event),
             cutters,
-            mixer,
-            pending: Vec::new(),
+            screen,
             owed: Vec::new(),
         };
         thread::Builder::new()
@@ -110,41 +120,48 @@ struct Worker {
     destination: Destination,
     on_event: Box<dyn Fn(WriterEvent) + Send>,
     cutters: Vec<LineCutter>,
-    mixer: Mixer,
-    /// Mixed output that has not been written yet.
-    pending: Vec<u8>,
-    /// Acknowledgements to send once `pending` has been written.
+    screen: Screen,
+    /// Acknowledgements to send once what is pending has been written. What waits to be folded counts
+    /// as written: it is little.
     owed: Vec<(u32, u32)>,
 }
 
 impl Worker {
     fn run(mut self, queue: &mpsc::Receiver<Job>) {
         loop {
-            let job = if self.cutters.iter().any(LineCutter::holds_repaint) {
-                match queue.recv_timeout(REPAINT_DELAY) {
+            let job = match self.patience() {
+                None => queue.recv().ok(),
+                Some(patience) => match queue.recv_timeout(patience) {
                     Err(RecvTimeoutError::Timeout) => {
-                        self.show_repaints();
+                        self.pass_time();
                         continue;
                     }
                     other => other.ok(),
-                }
-            } else {
-                queue.recv().ok()
+                },
             };
             let Some(job) = job else { break };
             self.take(job);
-            while self.pending.len() < GATHER_BYTES_MAX {
+            while self.screen.pending.len() < GATHER_BYTES_MAX {
                 let Ok(job) = queue.try_recv() else { break };
                 self.take(job);
             }
+            self.screen.tick();
             self.flush();
         }
         for rank in 0..self.cutters.len() {
             self.end_rank(rank);
         }
-        self.mixer.finish(&mut self.pending);
+        self.screen.finish();
         self.flush();
         (self.on_event)(WriterEvent::Finished);
+    }
+
+    /// How long to wait for more before something must be shown that is held back.
+    fn patience(&self) -> Option<Duration> {
+        let repaint = self.cutters.iter().any(LineCutter::holds_repaint).then_some(REPAINT_DELAY);
+        let fold = self.screen.deadline();
+        let fold = fold.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        repaint.into_iter().chain(fold).min()
     }
 
     fn take(&mut self, job: Job) {
@@ -168,9 +185,9 @@ impl Worker {
             self.destination.files.clear();
         }
         let Some(cutter) = self.cutters.get_mut(index) else { return };
-        if self.destination.shown.as_ref().is_none_or(|shown| shown.contains(rank)) {
-            let (mixer, pending) = (&mut self.mixer, &mut self.pending);
-            cutter.push(bytes, |segment, end| mixer.add(rank, segment, end, pending));
+        if self.destination.shows(rank) {
+            let screen = &mut self.screen;
+            cutter.push(bytes, |segment, end| screen.say(rank, segment, end));
         }
         self.owed.push((rank, u32::try_from(bytes.len()).unwrap_or(u32::MAX)));
     }
@@ -179,26 +196,29 @@ impl Worker {
         let (Some(cutter), Ok(rank)) = (self.cutters.get_mut(index), u32::try_from(index)) else {
             return;
         };
-        let (mixer, pending) = (&mut self.mixer, &mut self.pending);
-        cutter.finish(|segment, end: End| mixer.add(rank, segment, end, pending));
+        let screen = &mut self.screen;
+        cutter.finish(|segment, end| screen.say(rank, segment, end));
+        screen.ended(rank);
     }
 
-    fn show_repaints(&mut self) {
+    /// Nothing has come for as long as there was patience.
+    fn pass_time(&mut self) {
         for (rank, cutter) in (0..).zip(&mut self.cutters) {
-            let (mixer, pending) = (&mut self.mixer, &mut self.pending);
-            cutter.flush_repaint(|segment, end| mixer.add(rank, segment, end, pending));
+            let screen = &mut self.screen;
+            cutter.flush_repaint(|segment, end| screen.say(rank, segment, end));
         }
+        self.screen.tick();
         self.flush();
     }
 
     fn flush(&mut self) {
         if let Some(descriptor) = &self.destination.shared
-            && let Err(error) = write_all(descriptor, &self.pending)
+            && let Err(error) = write_all(descriptor, &self.screen.pending)
         {
             (self.on_event)(WriterEvent::StreamFailed { error });
             self.destination.shared = None;
         }
-        self.pending.clear();
+        self.screen.pending.clear();
         for (rank, bytes) in self.owed.drain(..) {
             (self.on_event)(WriterEvent::Written { rank, stream: self.stream, bytes });
         }
@@ -232,7 +252,8 @@ mod tests {
         let (reader, writer) = rustix::pipe::pipe().expect("a pipe");
         let (events, receiver) = mpsc::channel();
         let prefix = Some(Prefixes::new(PrefixTemplate::default(), Vec::new()));
-        let destination = Destination { shared: Some(writer), files: Vec::new(), prefix, shown };
+        let destination =
+            Destination { shared: Some(writer), files: Vec::new(), prefix, shown, folds: false };
         let on_event = move |event| events.send(event).expect("the test listens");
         let writer =
             StreamWriter::start(Stream::Stdout, 2, destination, on_event).expect("a thread starts");

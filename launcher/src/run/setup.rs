@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io;
+use std::io::{self, IsTerminal};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
@@ -15,7 +15,8 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::RunError;
 use super::conductor::Event;
 use super::director::{Director, Limits};
-use crate::output::prefix::Prefixes;
+use crate::job::{Fold, OutputOptions};
+use crate::output::prefix::{PrefixTemplate, Prefixes};
 use crate::output::writer::{Destination, StreamWriter};
 use crate::output::{Stream, files};
 use crate::plan::LaunchPlan;
@@ -61,8 +62,10 @@ pub(super) fn start_writers(
     let system = |source| RunError::System { operation: "set up the ranks' output", source };
     let mut writers = HashMap::new();
     for stream in Stream::BOTH {
+        let shared = own_descriptor(stream).map_err(system)?;
         let destination = Destination {
-            shared: Some(own_descriptor(stream).map_err(system)?),
+            folds: plan.world_size > 1 && folds(&plan.output, &shared),
+            shared: Some(shared),
             files: output_files(plan, stream)?,
             prefix: plan
                 .output
@@ -79,6 +82,15 @@ pub(super) fn start_writers(
         writers.insert(stream, writer.map_err(system)?);
     }
     Ok(writers)
+}
+
+fn folds(output: &OutputOptions, stream: &OwnedFd) -> bool {
+    let wanted = match output.fold {
+        Fold::Auto => stream.is_terminal(),
+        Fold::On => true,
+        Fold::Off => false,
+    };
+    wanted && output.prefix.as_ref().is_some_and(PrefixTemplate::names_ranks)
 }
 
 fn own_descriptor(stream: Stream) -> io::Result<OwnedFd> {

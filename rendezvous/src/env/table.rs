@@ -347,6 +347,10 @@ variables! {
     /// Show the output of these ranks only; files and reports have that of all.
     SHOW_RANKS = "PACELINE_SHOW_RANKS" Paceline Setting ("ranks such as 0,3-5")
         option { name: "show-ranks", value_name: "LIST", form: Form::RankList };
+    /// Show a line once that several ranks print within 0.1 s, as [0-63]: auto does so on a terminal. Files
+    /// have it of each rank.
+    FOLD = "PACELINE_FOLD" Paceline Setting ("auto, on or off", default "auto")
+        option { name: "fold", value_name: "WHEN", form: Form::OneOf(&["auto", "on", "off"]) };
     /// Who gets our standard input: none, all, or the number of a rank.
     STDIN = "PACELINE_STDIN" Paceline Setting
         ("none, all or the number of a rank", default "none")
