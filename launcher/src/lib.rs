@@ -47,6 +47,8 @@ mod program;
 mod protocol;
 mod refusal;
 mod run;
+#[cfg(feature = "testing")]
+pub mod stage;
 mod task;
 mod wrap;
 

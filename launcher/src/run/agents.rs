@@ -37,6 +37,16 @@ impl AgentCommand {
     }
 }
 
+/// Where the agents of a job come from.
+#[derive(Debug, Clone)]
+pub(crate) enum Source {
+    /// They are processes: this command on this host, on the others what ssh makes of it.
+    Command(AgentCommand),
+    /// Whoever listens at this socket plays all of them: see [`crate::stage`].
+    #[cfg(feature = "testing")]
+    Stage(PathBuf),
+}
+
 /// What comes from an agent.
 #[derive(Debug)]
 pub(crate) enum FromAgent {
@@ -45,10 +55,20 @@ pub(crate) enum FromAgent {
     Closed(Option<LinkError>),
 }
 
+/// Our ends of the streams of an agent.
+#[derive(Debug)]
+pub(crate) struct Streams {
+    pub(crate) input: OwnedFd,
+    pub(crate) output: OwnedFd,
+    /// Where ssh and the agent speak to people, if the agent is on another host.
+    pub(crate) errors: Option<OwnedFd>,
+}
+
 /// A running agent.
 #[derive(Debug)]
 pub(crate) struct Agent {
-    child: Child,
+    /// The agent, or the ssh that leads to it; `None` where a test plays it.
+    child: Option<Child>,
     /// Encoded orders; dropped to close the agent's input.
     orders: Option<mpsc::UnboundedSender<Vec<u8>>>,
     /// What came by way of ssh's standard error.
@@ -76,25 +96,36 @@ impl Agent {
         let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
             unreachable!("both streams were piped")
         };
-        let input = link::asynchronous(OwnedFd::from(input))?;
-        let output = OwnedFd::from(output);
+        let errors = child.stderr.take().map(OwnedFd::from);
+        let streams = Streams { input: input.into(), output: output.into(), errors };
+        Self::over(streams, Some(child), other_host, on_event)
+    }
+
+    /// The agent behind these streams.
+    pub(crate) fn over(
+        streams: Streams,
+        child: Option<Child>,
+        other_host: Option<&str>,
+        on_event: impl Fn(FromAgent) + Send + 'static,
+    ) -> Result<Self, RunError> {
+        let input = link::asynchronous(streams.input)?;
         let reader = match other_host {
-            Some(_) => FrameReader::after_login(output)?,
-            None => FrameReader::new(output)?,
+            Some(_) => FrameReader::after_login(streams.output)?,
+            None => FrameReader::new(streams.output)?,
         };
         let (orders, queue) = mpsc::unbounded_channel();
         // An error there means that the agent is gone, which its output says too.
         tokio::spawn(async move { link::write_frames(input, queue).await.ok() });
         tokio::spawn(read_reports(reader, on_event));
-        let words = match (other_host, child.stderr.take()) {
-            (Some(host), Some(errors)) => Some(Words::listen(host, OwnedFd::from(errors))?),
+        let words = match (other_host, streams.errors) {
+            (Some(host), Some(errors)) => Some(Words::listen(host, errors)?),
             _ => None,
         };
         Ok(Self { child, orders: Some(orders), words })
     }
 
     pub(crate) fn pid(&self) -> i32 {
-        i32::try_from(self.child.id()).unwrap_or(0)
+        self.child.as_ref().and_then(|child| i32::try_from(child.id()).ok()).unwrap_or(0)
     }
 
     pub(crate) fn send(&self, order: &Order) -> Result<(), LinkError> {
@@ -152,7 +183,7 @@ impl Agent {
             self.kill();
             self.exit().await;
         }
-        self.child.wait().ok().and_then(Ending::from_status)
+        self.child.as_mut()?.wait().ok().and_then(Ending::from_status)
     }
 
     /// Waits for the end without reaping.

@@ -14,7 +14,7 @@ use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::time::MissedTickBehavior;
 use zeroize::Zeroizing;
 
-use super::agents::{Agent, AgentCommand, FromAgent};
+use super::agents::{Agent, AgentCommand, FromAgent, Source};
 use super::director::{Action, Director};
 use super::events::JobEvent;
 use super::gathering::{Gathering, Meetings};
@@ -52,7 +52,7 @@ pub(super) enum Event {
 /// Runs the plan to its end.
 pub(super) async fn conduct(
     plan: LaunchPlan,
-    command: &AgentCommand,
+    source: Source,
     secret: Secret,
     metrics: Option<MetricsListener>,
     on_event: &mut dyn FnMut(&JobEvent),
@@ -92,7 +92,7 @@ pub(super) async fn conduct(
     let mut conductor = Conductor {
         director: setup::director(&plan),
         agents: BTreeMap::new(),
-        starting: Starting::of(VecDeque::new(), events.clone()),
+        starting: Starting::of(source.clone(), VecDeque::new(), events.clone()),
         writers,
         input,
         tunnels: Tunnels::to(server.local_addr()),
@@ -100,7 +100,7 @@ pub(super) async fn conduct(
         gathering: None,
         stopping: false,
     };
-    let started = conductor.start_agents(&plan, command, &copies, &secret, &events);
+    let started = conductor.start_agents(&plan, source, &copies, &secret, &events);
     drop(secret);
     if started.is_ok() {
         conductor.follow(&mut happenings, on_event).await;
@@ -128,7 +128,7 @@ impl Conductor {
     fn start_agents(
         &mut self,
         plan: &LaunchPlan,
-        command: &AgentCommand,
+        source: Source,
         copies: &[Option<String>],
         secret: &Secret,
         events: &UnboundedSender<Event>,
@@ -136,6 +136,11 @@ impl Conductor {
         let rendezvous = self.server.local_addr().to_string();
         let own_path = std::env::current_exe().ok();
         let own_path = own_path.as_deref().and_then(Path::to_str);
+        let command = match &source {
+            Source::Command(command) => command.clone(),
+            #[cfg(feature = "testing")]
+            Source::Stage(_) => AgentCommand::this_program(),
+        };
         let mut configs = Vec::new();
         let mut starts = VecDeque::new();
         for (number, node) in plan.nodes.iter().enumerate() {
@@ -173,7 +178,7 @@ impl Conductor {
                 start.order = Some(Order::Describe { ports });
             }
         }
-        self.starting = Starting::of(starts, events.clone());
+        self.starting = Starting::of(source, starts, events.clone());
         self.start_more().map_err(|(_, error)| error)?;
         if let Some((_, config)) = configs.pop() {
             let secret = Zeroizing::new(secret.to_hex().as_bytes().to_vec());

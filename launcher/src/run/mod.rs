@@ -29,6 +29,7 @@ use rustix::process::{getpid, set_child_subreaper};
 use thiserror::Error;
 
 pub use agents::AgentCommand;
+pub(crate) use agents::Source;
 pub use events::{JobEvent, RankExited};
 pub use metrics::{MetricsError, MetricsListener};
 pub use outcome::{LateHost, Outcome, RankFailure, RankOutcome, RankStacks, Unreached, Verdict};
@@ -134,6 +135,15 @@ pub fn run_with(
     metrics: Option<MetricsListener>,
     mut on_event: impl FnMut(&JobEvent),
 ) -> Result<Outcome, RunError> {
+    run_from(plan, Source::Command(agent.clone()), metrics, &mut on_event)
+}
+
+pub(crate) fn run_from(
+    plan: LaunchPlan,
+    source: Source,
+    metrics: Option<MetricsListener>,
+    on_event: &mut dyn FnMut(&JobEvent),
+) -> Result<Outcome, RunError> {
     let system = |operation| move |source| RunError::System { operation, source };
     // If an agent dies, what it had started becomes ours to end.
     set_child_subreaper(Some(getpid()))
@@ -143,7 +153,7 @@ pub fn run_with(
         .enable_all()
         .build()
         .map_err(system("start the supervisor"))?;
-    let outcome = runtime.block_on(conductor::conduct(plan, agent, secret, metrics, &mut on_event));
+    let outcome = runtime.block_on(conductor::conduct(plan, source, secret, metrics, on_event));
     // A thread that is stuck in a write must not keep us.
     runtime.shutdown_timeout(Duration::ZERO);
     outcome

@@ -6,7 +6,7 @@ use std::time::Instant;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::RunError;
-use super::agents::{Agent, AgentCommand};
+use super::agents::{Agent, AgentCommand, Source};
 use super::conductor::{Conductor, Event};
 use crate::protocol::messages::Order;
 
@@ -28,6 +28,7 @@ pub(super) struct Start {
 /// Agents that are still to be started.
 #[derive(Debug)]
 pub(super) struct Starting {
+    source: Source,
     waiting: VecDeque<Start>,
     /// Agents that have been started and have not said anything yet.
     under_way: usize,
@@ -35,8 +36,12 @@ pub(super) struct Starting {
 }
 
 impl Starting {
-    pub(super) fn of(waiting: VecDeque<Start>, events: UnboundedSender<Event>) -> Self {
-        Self { waiting, under_way: 0, events }
+    pub(super) fn of(
+        source: Source,
+        waiting: VecDeque<Start>,
+        events: UnboundedSender<Event>,
+    ) -> Self {
+        Self { source, waiting, under_way: 0, events }
     }
 }
 
@@ -53,8 +58,12 @@ impl Conductor {
             let on_event = move |event| {
                 let _ = events.send(Event::Agent(node, event));
             };
-            let agent = Agent::start(&command, other_host.as_deref(), on_event)
-                .map_err(|error| (node, error))?;
+            let agent = match &self.starting.source {
+                Source::Command(_) => Agent::start(&command, other_host.as_deref(), on_event),
+                #[cfg(feature = "testing")]
+                Source::Stage(path) => crate::stage::enter(path, other_host.as_deref(), on_event),
+            };
+            let agent = agent.map_err(|error| (node, error))?;
             self.starting.under_way += 1;
             self.agents.insert(node, agent);
             self.tell(node, order.as_slice());
