@@ -177,7 +177,7 @@ impl Player {
     fn obey(&mut self, order: Order) -> Result<(), LinkError> {
         match order {
             Order::Ping => self.say(&Report::Alive),
-            Order::Describe => self.say(&Report::Facts(Box::new(self.facts()))),
+            Order::Describe { .. } => self.say(&Report::Facts(Box::new(self.facts()))),
             Order::Start(config) => self.start(&config),
             Order::Stop | Order::Kill => {
                 let running = std::mem::take(&mut self.running);
@@ -193,6 +193,7 @@ impl Player {
         let address = |address: Ipv4Addr, interface: &str| HostAddress {
             interface: interface.to_owned(),
             address: IpAddr::V4(address),
+            prefix: 8,
             megabits_per_second: None,
         };
         // 10.0.0.0 is the launcher's.
@@ -201,7 +202,7 @@ impl Player {
             version: facts::VERSION.to_owned(),
             build: self.scene.build.clone(),
             cores: 8,
-            framework_port: Some(20_001),
+            framework_ports: vec![20_001, 20_002],
             reached_at: Some(own.into()),
             reached_from: Some(Ipv4Addr::new(10, 0, 0, 0).into()),
             addresses: vec![address(Ipv4Addr::LOCALHOST, "lo"), address(own, "eth0")],
@@ -210,7 +211,7 @@ impl Player {
 
     fn start(&mut self, config: &AgentConfig) -> Result<(), LinkError> {
         for (rank, local) in config.ranks.iter().map(|rank| rank.rank).zip(1..) {
-            self.say(&Report::Started { rank, pid: self.pid(local) })?;
+            self.say(&Report::Started { rank, pid: self.pid(local), cpus: None })?;
             let bytes = format!("rank {rank} is here\n").into_bytes();
             self.say(&Report::Output { rank, stream: Stream::Stdout, bytes })?;
             self.running.insert(rank);

@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashSet};
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use thiserror::Error;
@@ -140,7 +141,7 @@ impl FromStr for PrefixTemplate {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Place {
     pub(crate) local_rank: u32,
-    pub(crate) host: String,
+    pub(crate) host: Arc<str>,
 }
 
 /// Hosts that are named where a line is shown for several ranks; of more, it says how many.
@@ -229,7 +230,7 @@ fn hosts<'a>(places: impl Iterator<Item = &'a Place>) -> String {
     let (mut names, mut seen) = (Vec::new(), HashSet::new());
     for Place { host, .. } in places {
         if seen.insert(host) {
-            names.push(host.as_str());
+            names.push(&**host);
         }
     }
     if names.len() > HOSTS_NAMED_MAX {
@@ -267,7 +268,8 @@ mod tests {
 
     fn prefix(template: &str, ranks: &[u32]) -> String {
         // Two ranks on each host.
-        let place = |rank: u32| Place { local_rank: rank % 2 + 6, host: format!("n{}", rank / 2) };
+        let place =
+            |rank: u32| Place { local_rank: rank % 2 + 6, host: format!("n{}", rank / 2).into() };
         let template = template.parse().expect("well formed");
         let prefixes = Prefixes::new(template, (0..10).map(place).collect()).at(|| 47_045_006);
         let mut out = Vec::new();

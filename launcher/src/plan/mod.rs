@@ -13,7 +13,8 @@ mod tests;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr};
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::sync::Arc;
 use std::time::Duration;
 
 use paceline_rendezvous::env::{self, Environment, PortRange, RankList};
@@ -90,6 +91,8 @@ pub(crate) fn machines(
 pub struct LaunchPlan {
     pub(crate) run_id: RunId,
     pub(crate) world_size: u32,
+    /// What all agents are told: what their own ranks are is missing.
+    pub(crate) common: AgentConfig,
     /// Hosts that have ranks, by node rank.
     pub(crate) nodes: Vec<NodePlan>,
     pub(crate) timeout: Option<Duration>,
@@ -106,20 +109,26 @@ pub struct LaunchPlan {
     pub(crate) port_range: PortRange,
     /// Whether ranks get TF_CONFIG, for which their hosts are asked for ports.
     pub(crate) tensorflow: bool,
+    /// How many of the last ranks run each task but the first.
+    others: Vec<NonZeroU32>,
+    gpu_fraction: Fraction,
+    open_mpi_variables: bool,
     /// Cores of the machine that plans.
     local_cores: NonZeroUsize,
     /// Decisions that the user may want to know of, one sentence each.
     pub notices: Vec<String>,
 }
 
-/// What one host does.
+/// What one host does. What its agent is told is made of it when it is needed: a rank has some twenty
+/// variables, and a job may have tens of thousands of ranks.
 #[derive(Debug, Clone)]
 pub(crate) struct NodePlan {
     /// The host; by the name that it has itself where it is this machine.
     pub(crate) host: HostSlots,
     /// Whether it is this machine, so that its agent is simply started.
     pub(crate) is_local: bool,
-    pub(crate) config: AgentConfig,
+    /// Its ranks and their places, in the order of local ranks.
+    pub(crate) ranks: Vec<(u32, Placed)>,
 }
 
 /// Decides which rank runs where and with what.
@@ -160,22 +169,23 @@ pub fn plan(
     if u64::from(world_size) <= others {
         return Err(PlanError::NoFirstRanks { world_size, others });
     }
-    let mut nodes = nodes(job, run_id, &hosts, &placed);
-    if let [only] = &mut nodes[..]
+    notices.extend(hosts::unused(&hosts, &placed));
+    let nodes = nodes(&hosts, placed);
+    let mut common = common(job);
+    if let [only] = &nodes[..]
         && only.is_local
     {
         // Where there are other hosts, it is known when their agents have said what they are like.
         let address =
             environment::for_frameworks(Ipv4Addr::LOCALHOST.into(), facts.framework_ports);
-        only.config.variables.splice(0..0, address);
+        common.variables.splice(0..0, address);
         // Alone its ranks need nobody's choice; they understand no more than one.
         if let (None, [first, ..]) = (job.interface.plain(), &job.interface.of(&only.host.host)[..])
         {
             let interface = (env::INTERFACE.name.into(), first.to_string().into());
-            only.config.variables.push(interface);
+            common.variables.push(interface);
         }
     }
-    notices.extend(hosts::unused(&hosts, &placed));
     if let MapBy::RankFile(file) = &job.map_by
         && file.ranks.iter().any(|place| place.slot.is_some())
     {
@@ -188,6 +198,7 @@ pub fn plan(
     Ok(LaunchPlan {
         run_id,
         world_size,
+        common,
         nodes,
         timeout: job.timeout,
         start_timeout: job.start_timeout,
@@ -201,6 +212,9 @@ pub fn plan(
         interface: job.interface.clone(),
         port_range: job.port_range,
         tensorflow: job.tensorflow,
+        others: job.others.iter().map(|others| others.count).collect(),
+        gpu_fraction: job.gpu_fraction,
+        open_mpi_variables: job.open_mpi_variables,
         local_cores: facts.cores,
         notices,
     })
@@ -231,9 +245,9 @@ fn sets_threads(job: &JobSpec) -> bool {
     job.variables.iter().any(|(name, _)| name == environment::OMP_NUM_THREADS)
 }
 
-/// What each host that has ranks does, but for the address of the framework.
-fn nodes(job: &JobSpec, run_id: RunId, hosts: &hosts::Hosts, placed: &[Placed]) -> Vec<NodePlan> {
-    let config = AgentConfig {
+/// What all hosts are told, but for the address of the framework.
+fn common(job: &JobSpec) -> AgentConfig {
+    AgentConfig {
         tasks: tasks(job),
         working_directory: job.working_directory.clone(),
         variables: job.variables.clone(),
@@ -246,18 +260,20 @@ fn nodes(job: &JobSpec, run_id: RunId, hosts: &hosts::Hosts, placed: &[Placed]) 
         tensorflow: Vec::new(),
         grace: job.grace,
         is_remote: false,
-    };
-    let mut ranks_of: Vec<Vec<RankConfig>> = hosts.all.iter().map(|_| Vec::new()).collect();
-    let node_count = placed.iter().map(|place| place.node + 1).max().unwrap_or(0);
-    let world = World { size: u32::try_from(placed.len()).unwrap_or(u32::MAX), node_count, run_id };
+    }
+}
+
+/// The hosts that have ranks, and which.
+fn nodes(hosts: &hosts::Hosts, placed: Vec<Placed>) -> Vec<NodePlan> {
+    let mut ranks_of: Vec<Vec<(u32, Placed)>> = hosts.all.iter().map(|_| Vec::new()).collect();
     for (rank, place) in (0..).zip(placed) {
-        ranks_of[place.host].push(rank_config(rank, place, &world, job));
+        ranks_of[place.host].push((rank, place));
     }
     let used = hosts.all.iter().enumerate().zip(ranks_of).filter(|(_, ranks)| !ranks.is_empty());
     used.map(|((index, host), ranks)| NodePlan {
         host: host.clone(),
         is_local: hosts.local == Some(index),
-        config: AgentConfig { ranks, is_remote: hosts.local != Some(index), ..config.clone() },
+        ranks,
     })
     .collect()
 }
@@ -268,57 +284,12 @@ fn tasks(job: &JobSpec) -> Vec<Task> {
     std::iter::once(&job.task).chain(others).cloned().collect()
 }
 
-/// Which of the tasks a rank runs: the last ranks those of the last one, and so on.
-fn task_of(rank: u32, world_size: u32, job: &JobSpec) -> usize {
-    let mut first_after = world_size;
-    for (index, others) in job.others.iter().enumerate().rev() {
-        first_after = first_after.saturating_sub(others.count.get());
-        if rank >= first_after {
-            return index + 1;
-        }
-    }
-    0
-}
-
-/// What all ranks have in common.
-struct World {
-    size: u32,
-    node_count: u32,
-    run_id: RunId,
-}
-
-fn rank_config(rank: u32, placed: &Placed, world: &World, job: &JobSpec) -> RankConfig {
-    let fraction = job.gpu_fraction;
-    let named = placed.device.as_ref().map(|name| name.as_str().to_owned());
-    // The host finds out which device that is.
-    let device = named
-        .clone()
-        .map_or(DeviceAssignment::None, |uuid| DeviceAssignment::Local { uuid, fraction });
-    let place = RankInfo {
-        rank,
-        world_size: world.size,
-        local_rank: placed.local_rank,
-        local_size: placed.local_size,
-        node_rank: placed.node,
-        node_count: world.node_count,
-        run_id: Some(world.run_id),
-        epoch: 0,
-        device,
-        dialect: Dialect::Paceline,
-    };
-    let has_input = matches!(job.stdin, StdinTarget::All) || job.stdin == StdinTarget::Rank(rank);
-    let cross = (placed.cross_rank, placed.cross_size);
-    let variables = environment::of_rank(&place, cross, job.open_mpi_variables);
-    let device = named.map(|name| RankDevice::new(name, fraction));
-    RankConfig { rank, has_input, task: task_of(rank, world.size, job), device, variables }
-}
-
 /// How many threads each rank gets.
 fn threads_notice(nodes: &[NodePlan], facts: &HostFacts) -> String {
     let name = environment::OMP_NUM_THREADS;
     match nodes {
         [only] if only.is_local => {
-            let ranks = only.config.ranks.len();
+            let ranks = only.ranks.len();
             let threads = environment::threads_default(facts.cores.get(), ranks).1;
             format!(
                 "{name}={} for each rank ({} cores, {ranks} ranks on {}); -x {name}=N changes it",
@@ -340,14 +311,59 @@ impl LaunchPlan {
         self.world_size
     }
 
+    /// What the agent of a node is told, as far as it is known before any agent runs.
+    pub(crate) fn config(&self, node: &NodePlan) -> AgentConfig {
+        let ranks = node.ranks.iter().map(|(rank, placed)| self.rank_config(*rank, placed));
+        let ranks = ranks.collect();
+        AgentConfig { ranks, is_remote: !node.is_local, ..self.common.clone() }
+    }
+
+    fn rank_config(&self, rank: u32, placed: &Placed) -> RankConfig {
+        let fraction = self.gpu_fraction;
+        let named = placed.device.as_ref().map(|name| name.as_str().to_owned());
+        // The host finds out which device that is.
+        let device = named
+            .clone()
+            .map_or(DeviceAssignment::None, |uuid| DeviceAssignment::Local { uuid, fraction });
+        let place = RankInfo {
+            rank,
+            world_size: self.world_size,
+            local_rank: placed.local_rank,
+            local_size: placed.local_size,
+            node_rank: placed.node,
+            node_count: u32::try_from(self.nodes.len()).unwrap_or(u32::MAX),
+            run_id: Some(self.run_id),
+            epoch: 0,
+            device,
+            dialect: Dialect::Paceline,
+        };
+        let has_input = self.stdin == StdinTarget::All || self.stdin == StdinTarget::Rank(rank);
+        let cross = (placed.cross_rank, placed.cross_size);
+        let variables = environment::of_rank(&place, cross, self.open_mpi_variables);
+        let device = named.map(|name| RankDevice::new(name, fraction));
+        RankConfig { rank, has_input, task: self.task_of(rank), device, variables }
+    }
+
+    /// Which of the tasks a rank runs: the last ranks those of the last one, and so on.
+    fn task_of(&self, rank: u32) -> usize {
+        let mut first_after = self.world_size;
+        for (index, count) in self.others.iter().enumerate().rev() {
+            first_after = first_after.saturating_sub(count.get());
+            if rank >= first_after {
+                return index + 1;
+            }
+        }
+        0
+    }
+
     /// Where each rank is, in their order.
     pub(crate) fn places(&self) -> Vec<Place> {
         let of_node = |node: &NodePlan| {
-            let host = node.host.host.clone();
-            let local = (0..).zip(node.config.ranks.clone());
-            local.map(move |(local_rank, rank)| {
-                (rank.rank, Place { local_rank, host: host.clone() })
-            })
+            let host: Arc<str> = node.host.host.as_str().into();
+            let place = move |(rank, placed): &(u32, Placed)| {
+                (*rank, Place { local_rank: placed.local_rank, host: Arc::clone(&host) })
+            };
+            node.ranks.iter().map(place).collect::<Vec<_>>()
         };
         let places: BTreeMap<u32, Place> = self.nodes.iter().flat_map(of_node).collect();
         places.into_values().collect()
@@ -360,7 +376,7 @@ impl LaunchPlan {
 
     /// The number of the node that rank 0 is on.
     pub(crate) fn first_node(&self) -> usize {
-        let has_rank_0 = |node: &NodePlan| node.config.ranks.iter().any(|rank| rank.rank == 0);
+        let has_rank_0 = |node: &NodePlan| node.ranks.iter().any(|(rank, _)| *rank == 0);
         self.nodes.iter().position(has_rank_0).unwrap_or(0)
     }
 }

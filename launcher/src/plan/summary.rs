@@ -113,7 +113,6 @@ pub struct RankSummary {
 impl LaunchPlan {
     /// What each host would do. `own_path` is where this binary is, which other hosts look for there.
     pub fn summary(&self, own_path: Option<&str>) -> PlanSummary {
-        let first = self.nodes.first().map(|node| &node.config);
         let has_others = self.nodes.iter().any(|node| !node.is_local);
         let passed_on = if has_others { &self.passed_on[..] } else { &[] };
         PlanSummary {
@@ -123,13 +122,11 @@ impl LaunchPlan {
             command: self.commands().into_iter().next().unwrap_or_default(),
             other_commands: self.other_commands(),
             wrapper: self.wrapper(),
-            bind_to: first.map(|config| config.bind_to).unwrap_or_default(),
-            gpu_visibility: first.map(|config| config.gpu_visibility).unwrap_or_default(),
-            working_directory: first
-                .map(|config| config.working_directory.display().to_string())
-                .unwrap_or_default(),
-            variables: first.map(|config| shown(&config.variables)).unwrap_or_default(),
-            unless_set: first.map(|config| shown(&config.default_variables)).unwrap_or_default(),
+            bind_to: self.common.bind_to,
+            gpu_visibility: self.common.gpu_visibility,
+            working_directory: self.common.working_directory.display().to_string(),
+            variables: shown(&self.common.variables),
+            unless_set: shown(&self.common.default_variables),
             passed_on: passed_on.iter().map(|(name, _)| name.display().to_string()).collect(),
             copies_binary: has_others && self.ssh.copy_binary,
             notices: self.notices.clone(),
@@ -145,24 +142,17 @@ impl LaunchPlan {
     }
 
     fn wrapper(&self) -> Vec<String> {
-        let wrapper = self.nodes.first().and_then(|node| node.config.wrapper.as_ref());
-        wrapper.map(|wrapper| wrapper.words().to_vec()).unwrap_or_default()
+        self.common.wrapper.as_ref().map(|wrapper| wrapper.words().to_vec()).unwrap_or_default()
     }
 
     fn commands(&self) -> Vec<Vec<String>> {
-        let Some(node) = self.nodes.first() else { return Vec::new() };
-        node.config.tasks.iter().map(Task::words).collect()
+        self.common.tasks.iter().map(Task::words).collect()
     }
 
     fn other_commands(&self) -> Vec<CommandSummary> {
-        let Some(node) = self.nodes.first() else { return Vec::new() };
-        let all = self.nodes.iter().flat_map(|node| &node.config.ranks);
-        let all: Vec<&RankConfig> = all.collect();
-        let others = node.config.tasks.iter().enumerate().skip(1);
+        let others = self.common.tasks.iter().enumerate().skip(1);
         let summary = |(index, task): (usize, &Task)| {
-            let ranks = all.iter().filter(|rank| rank.task == index).map(|rank| rank.rank);
-            let mut ranks: Vec<u32> = ranks.collect();
-            ranks.sort_unstable();
+            let ranks = (0..self.world_size).filter(|rank| self.task_of(*rank) == index).collect();
             CommandSummary { ranks, command: task.words(), variables: shown(&task.variables) }
         };
         others.map(summary).collect()
@@ -181,15 +171,15 @@ impl LaunchPlan {
             user: node.host.user.clone(),
             is_this_host: node.is_local,
             ssh,
-            omp_num_threads: node.config.divide_cores.then(|| self.threads(node)),
-            ranks: (0..).zip(&node.config.ranks).map(rank).collect(),
+            omp_num_threads: self.common.divide_cores.then(|| self.threads(node)),
+            ranks: (0..).zip(&self.config(node).ranks).map(rank).collect(),
         }
     }
 
     /// What OMP_NUM_THREADS is where nobody sets it.
     fn threads(&self, node: &NodePlan) -> String {
-        let ranks = node.config.ranks.len();
-        if node.config.bind_to != BindTo::None {
+        let ranks = node.ranks.len();
+        if self.common.bind_to != BindTo::None {
             "own cores".to_owned()
         } else if node.is_local {
             environment::threads_default(self.local_cores.get(), ranks).1.display().to_string()

@@ -45,7 +45,7 @@ fn table(plan: &LaunchPlan, names: &[&str]) -> Vec<String> {
         values.join("/")
     };
     let node = |node: &NodePlan| {
-        let ranks: Vec<String> = node.config.ranks.iter().map(rank).collect();
+        let ranks: Vec<String> = plan.config(node).ranks.iter().map(rank).collect();
         format!("{}: {}", node.host.host, ranks.join(" "))
     };
     plan.nodes.iter().map(node).collect()
@@ -58,9 +58,9 @@ fn ranks_are_numbered_and_told_their_place() {
     let places = table(&plan, &["PACELINE_RANK", "HOROVOD_LOCAL_RANK", "WORLD_SIZE"]);
     assert_eq!(places, ["node1: 0/0/3 1/1/3 2/2/3"]);
     let node = &plan.nodes[0];
-    assert!(node.is_local && node.config.divide_cores);
-    assert_eq!(value_of(&node.config.variables, "MASTER_ADDR"), "127.0.0.1");
-    assert_eq!(value_of(&node.config.variables, "MASTER_PORT"), "20001");
+    assert!(node.is_local && plan.common.divide_cores);
+    assert_eq!(value_of(&plan.common.variables, "MASTER_ADDR"), "127.0.0.1");
+    assert_eq!(value_of(&plan.common.variables, "MASTER_PORT"), "20001");
     assert_eq!(plan.notices.len(), 1);
     assert!(plan.notices[0].starts_with("OMP_NUM_THREADS=2 for each rank (8 cores, 3 ranks"));
 }
@@ -82,9 +82,7 @@ fn every_host_has_a_plan_with_the_places_of_its_ranks() {
     assert_eq!(local, [false, true, false]);
     assert_eq!(plan.nodes[2].host.user.as_deref(), Some("me"));
     // Where they meet is known when their agents have said what they are like.
-    for node in &plan.nodes {
-        assert_eq!(value_of(&node.config.variables, "MASTER_ADDR"), "");
-    }
+    assert_eq!(value_of(&plan.common.variables, "MASTER_ADDR"), "");
     assert!(plan.notices[0].contains("the cores of its host"), "{:?}", plan.notices);
 }
 
@@ -196,7 +194,7 @@ fn identities_cannot_be_set_by_hand_and_frameworks_variables_can() {
     };
     assert!(matches!(with("RANK"), Err(PlanError::IdentityVariable { .. })));
     let plan = with("MASTER_PORT").expect("allowed");
-    let last = plan.nodes[0].config.variables.last().cloned();
+    let last = plan.common.variables.last().cloned();
     assert_eq!(last, Some(("MASTER_PORT".into(), "5".into())));
 }
 
@@ -204,10 +202,10 @@ fn identities_cannot_be_set_by_hand_and_frameworks_variables_can() {
 fn a_thread_count_that_is_set_is_kept() {
     let variables = vec![("OMP_NUM_THREADS".into(), "3".into())];
     let plan = make(&JobSpec { variables, ..job(1) }).expect("sensible");
-    assert!(plan.notices.is_empty() && !plan.nodes[0].config.divide_cores);
+    assert!(plan.notices.is_empty() && !plan.common.divide_cores);
     let environment = HashMap::from([("OMP_NUM_THREADS", "3")]);
     let plan = plan_with(&environment);
-    assert!(plan.notices.is_empty() && plan.nodes[0].config.divide_cores);
+    assert!(plan.notices.is_empty() && plan.common.divide_cores);
 }
 
 fn plan_with(environment: &HashMap<&str, &str>) -> LaunchPlan {
@@ -277,7 +275,7 @@ fn the_last_ranks_run_other_programs() {
     let mut job = job_on("a:2,b:4", 6);
     job.others = vec![more(2, "second"), more(1, "third")];
     let plan = make(&job).expect("sensible");
-    let ranks = plan.nodes.iter().flat_map(|node| &node.config.ranks);
+    let ranks = plan.nodes.iter().flat_map(|node| plan.config(node).ranks);
     let tasks: Vec<usize> = ranks.map(|rank| rank.task).collect();
     assert_eq!(tasks, [0, 0, 0, 1, 1, 2]);
     assert_eq!(plan.command_line(), "true : second : third");

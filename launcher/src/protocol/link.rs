@@ -10,8 +10,9 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::codec::{Decoder, Frame, FrameError, PREAMBLE};
+use super::room::Room;
 
-/// Bytes asked for per read: some frames of output at a time.
+/// Most bytes asked for per read: some frames of output at a time.
 const READ_BYTES: usize = 128 << 10;
 
 /// Encoded frames are gathered up to this size before a write.
@@ -93,13 +94,13 @@ pub(crate) async fn at(time: Option<Instant>) {
 pub(crate) struct FrameReader {
     from: AsyncFd<OwnedFd>,
     decoder: Decoder,
-    buffer: Vec<u8>,
+    room: Room,
 }
 
 impl FrameReader {
     pub(crate) fn new(descriptor: OwnedFd) -> Result<Self, LinkError> {
         let from = asynchronous(descriptor)?;
-        Ok(Self { from, decoder: Decoder::default(), buffer: vec![0; READ_BYTES] })
+        Ok(Self { from, decoder: Decoder::default(), room: Room::up_to(READ_BYTES) })
     }
 
     /// As [`new`](Self::new), of a stream that a login shell may have written to before.
@@ -113,13 +114,14 @@ impl FrameReader {
             if let Some(frame) = self.decoder.next()? {
                 return Ok(Some(frame));
             }
-            let count = read(&self.from, &mut self.buffer)
+            let count = read(&self.from, self.room.all())
                 .await
                 .map_err(|source| LinkError::System { operation: "read", source })?;
             if count == 0 {
                 return Ok(None);
             }
-            self.decoder.push(&self.buffer[..count]);
+            let decoder = &mut self.decoder;
+            self.room.take(count, |bytes| decoder.push(bytes));
         }
     }
 }

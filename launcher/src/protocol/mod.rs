@@ -18,6 +18,7 @@ pub(crate) mod facts;
 pub(crate) mod hostile;
 pub(crate) mod link;
 pub(crate) mod messages;
+pub(crate) mod room;
 pub(crate) mod text;
 pub(crate) mod tunnel;
 pub(crate) mod window;

@@ -15,12 +15,13 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::mpsc::UnboundedReceiver;
 
+use super::room::Room;
 use super::window::Window;
 
 /// Bytes on their way in one direction of one connection: four of the coordinator's largest values.
 const WINDOW: u32 = 1 << 20;
 
-/// Bytes read from a socket at a time.
+/// Most bytes read from a socket at a time.
 const PIECE_BYTES: usize = 64 << 10;
 
 /// What one end of a connection says to the other.
@@ -100,13 +101,13 @@ struct Ended {
 }
 
 async fn read(mut reader: OwnedReadHalf, window: Window, send: impl Fn(Piece)) {
-    let mut buffer = vec![0; PIECE_BYTES];
+    let mut room = Room::up_to(PIECE_BYTES);
     // A connection that is reset ends like any other.
-    while let Ok(count @ 1..) = reader.read(&mut buffer).await {
+    while let Ok(count @ 1..) = reader.read(room.all()).await {
         if !window.take(count).await {
             break;
         }
-        send(Piece::Data(buffer[..count].to_vec()));
+        room.take(count, |bytes| send(Piece::Data(bytes.to_vec())));
     }
     send(Piece::End);
 }

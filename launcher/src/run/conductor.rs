@@ -1,8 +1,7 @@
 //! Doing what the [`Director`] decides.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Write as _};
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use paceline_rendezvous::Secret;
@@ -10,21 +9,20 @@ use paceline_rendezvous::coordinator::{self, Server};
 use paceline_rendezvous::env::{self, ProcessEnvironment};
 use paceline_rendezvous::jobs::{JobCard, JobsDirectory};
 use rustix::process::Signal;
-use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
+use tokio::sync::mpsc::{self, UnboundedReceiver};
 use tokio::time::MissedTickBehavior;
 use zeroize::Zeroizing;
 
-use super::agents::{Agent, AgentCommand, FromAgent, Source};
+use super::agents::{Agent, FromAgent, Source};
 use super::director::{Action, Director};
 use super::events::JobEvent;
-use super::gathering::{Gathering, Meetings};
+use super::gathering::Gathering;
 use super::input::Input;
 use super::metrics::MetricsListener;
 use super::outcome::{Outcome, Verdict};
-use super::starting::{Start, Starting};
+use super::starting::Starting;
 use super::tunnels::Tunnels;
 use super::{RunError, copying, setup, terminal};
-use crate::environment;
 use crate::output::Stream;
 use crate::output::writer::{StreamWriter, WriterEvent};
 use crate::plan::LaunchPlan;
@@ -32,7 +30,7 @@ use crate::process::descendants::Family;
 use crate::process::wait;
 use crate::protocol::PING_INTERVAL;
 use crate::protocol::link::{self, LinkError};
-use crate::protocol::messages::{Order, Report};
+use crate::protocol::messages::{AgentConfig, Order, Report};
 
 /// How long an agent that has closed its output may take to be dead.
 const AGENT_DEATH_TIMEOUT: Duration = Duration::from_secs(1);
@@ -92,16 +90,16 @@ pub(super) async fn conduct(
     let mut conductor = Conductor {
         director: setup::director(&plan),
         agents: BTreeMap::new(),
-        starting: Starting::of(source.clone(), VecDeque::new(), events.clone()),
+        starting: Starting::of(plan.nodes.len(), source, copies, events),
         writers,
         input,
         tunnels: Tunnels::to(server.local_addr()),
         server,
         gathering: None,
         stopping: false,
+        plan,
     };
-    let started = conductor.start_agents(&plan, source, &copies, &secret, &events);
-    drop(secret);
+    let started = conductor.start_agents(secret);
     if started.is_ok() {
         conductor.follow(&mut happenings, on_event).await;
     }
@@ -110,6 +108,7 @@ pub(super) async fn conduct(
 }
 
 pub(super) struct Conductor {
+    pub(super) plan: LaunchPlan,
     pub(super) director: Director,
     /// Those that have been started, by the number of the node.
     pub(super) agents: BTreeMap<usize, Agent>,
@@ -125,66 +124,34 @@ pub(super) struct Conductor {
 }
 
 impl Conductor {
-    fn start_agents(
-        &mut self,
-        plan: &LaunchPlan,
-        source: Source,
-        copies: &[Option<String>],
-        secret: &Secret,
-        events: &UnboundedSender<Event>,
-    ) -> Result<(), RunError> {
-        let rendezvous = self.server.local_addr().to_string();
-        let own_path = std::env::current_exe().ok();
-        let own_path = own_path.as_deref().and_then(Path::to_str);
-        let command = match &source {
-            Source::Command(command) => command.clone(),
-            #[cfg(feature = "testing")]
-            Source::Stage(_) => AgentCommand::this_program(),
-        };
-        let mut configs = Vec::new();
-        let mut starts = VecDeque::new();
-        for (number, node) in plan.nodes.iter().enumerate() {
-            let mut config = node.config.clone();
-            let mut start =
-                Start { node: number, command: command.clone(), other_host: None, order: None };
-            if node.is_local {
-                config.variables.push((env::RENDEZVOUS.name.into(), rendezvous.clone().into()));
-            } else {
-                config.variables.splice(0..0, plan.passed_on.iter().cloned());
-                let copy = copies.get(number).and_then(Option::as_deref);
-                start.command = plan.ssh.command(&node.host, own_path, copy);
-                start.other_host = Some(node.host.host.clone());
-            }
-            starts.push_back(start);
-            configs.push((node.host.host.clone(), config));
-        }
-        let is_alone = plan.nodes.len() == 1 && plan.nodes.iter().all(|node| node.is_local);
+    fn start_agents(&mut self, secret: Secret) -> Result<(), RunError> {
+        let is_alone =
+            self.plan.nodes.len() == 1 && self.plan.nodes.iter().all(|node| node.is_local);
         // Even alone it must first say which ports TensorFlow may have.
-        let is_alone = is_alone && !plan.tensorflow;
+        let is_alone = is_alone && !self.plan.tensorflow;
         if !is_alone {
-            let meetings = Meetings {
-                run_id: plan.run_id,
-                first: plan.first_node(),
-                wanted: plan.interface.clone(),
-                ports: plan.port_range,
-                tensorflow: plan.tensorflow,
-                secret: secret.clone(),
-            };
-            self.gathering = Some(Gathering::of(std::mem::take(&mut configs), meetings));
-            for (start, node) in starts.iter_mut().zip(&plan.nodes) {
-                let workers = if plan.tensorflow { node.config.ranks.len() } else { 0 };
-                let workers = u32::try_from(workers).unwrap_or(u32::MAX);
-                let ports = environment::FRAMEWORK_PORT_COUNT.saturating_add(workers);
-                start.order = Some(Order::Describe { ports });
-            }
+            self.gathering = Some(Gathering::of(self.plan.nodes.len(), secret.clone()));
         }
-        self.starting = Starting::of(source, starts, events.clone());
         self.start_more().map_err(|(_, error)| error)?;
-        if let Some((_, config)) = configs.pop() {
+        if is_alone {
             let secret = Zeroizing::new(secret.to_hex().as_bytes().to_vec());
+            let config = self.config(0);
             self.tell(0, &[Order::Secret(secret), Order::Start(Box::new(config))]);
         }
         Ok(())
+    }
+
+    /// What the agent of a node is told, but for what follows from where the hosts meet.
+    pub(super) fn config(&self, node: usize) -> AgentConfig {
+        let Some(node) = self.plan.nodes.get(node) else { return self.plan.common.clone() };
+        let mut config = self.plan.config(node);
+        if node.is_local {
+            let rendezvous = self.server.local_addr().to_string();
+            config.variables.push((env::RENDEZVOUS.name.into(), rendezvous.into()));
+        } else {
+            config.variables.splice(0..0, self.plan.passed_on.iter().cloned());
+        }
+        config
     }
 
     /// Until every agent has reported its end or is gone.
@@ -317,7 +284,7 @@ impl Conductor {
         let now = Instant::now();
         match event {
             WriterEvent::Written { rank, stream, bytes } => {
-                self.tell_all(&Order::Grant { rank, stream, bytes });
+                self.tell_host_of(rank, Order::Grant { rank, stream, bytes });
             }
             WriterEvent::StreamFailed { error } => {
                 let verdict = match error.kind() {
@@ -341,7 +308,7 @@ impl Conductor {
         }
         let recipients = self.input.as_mut().map(Input::recipients).unwrap_or_default();
         for rank in recipients {
-            self.tell_all(&Order::Input { rank, bytes: bytes.to_vec() });
+            self.tell_host_of(rank, Order::Input { rank, bytes: bytes.to_vec() });
         }
     }
 
@@ -357,6 +324,14 @@ impl Conductor {
         for agent in self.agents.values() {
             // Only a plan can be too large for a frame, and that one is not for all.
             let _ = agent.send(order);
+        }
+    }
+
+    /// Tells the agent of a rank, and nobody else: with a word to each about each, what all hosts hear
+    /// would grow with the square of their number.
+    fn tell_host_of(&mut self, rank: u32, order: Order) {
+        if let Some(node) = self.director.node_of(rank) {
+            self.tell(node, &[order]);
         }
     }
 

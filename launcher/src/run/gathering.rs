@@ -1,12 +1,12 @@
 //! Starting ranks on several hosts: every agent first says what its host is like, then all are told
 //! where they meet.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
-use paceline_rendezvous::env::{self, PortRange};
+use paceline_rendezvous::Secret;
+use paceline_rendezvous::env;
 use paceline_rendezvous::interface::Candidate;
-use paceline_rendezvous::{RunId, Secret};
 use zeroize::Zeroizing;
 
 use super::conductor::{Conductor, say};
@@ -14,40 +14,26 @@ use super::meeting::{self, Meeting, MeetingError};
 use super::outcome::Verdict;
 use crate::doctor::question::Answer;
 use crate::environment;
-use crate::networks::{self, Asked, Described, InterfaceRules, NetworkChoice, Survey};
+use crate::networks::{self, Asked, Described, NetworkChoice, Survey};
+use crate::plan::{LaunchPlan, NodePlan};
 use crate::process::build_id;
 use crate::protocol::facts::{self, AgentFacts};
-use crate::protocol::messages::{AgentConfig, Order};
+use crate::protocol::messages::Order;
 
 /// Agents that have not all said yet what their hosts are like, or that try networks.
 #[derive(Debug)]
 pub(super) struct Gathering {
-    hosts: Vec<Host>,
-    plan: Meetings,
+    /// By the number of the node, until all are there.
+    facts: Vec<Option<AgentFacts>>,
+    /// How many are not.
+    missing: usize,
+    /// All hosts as their agents describe them, once all have.
+    described: Vec<Described>,
+    secret: Secret,
     /// Networks that are being tried.
     survey: Option<Survey>,
     /// The first piece of standard input: no other is read before somebody has taken it.
     input: Option<Vec<u8>>,
-}
-
-/// What is to be known of a job for its hosts to meet.
-#[derive(Debug)]
-pub(super) struct Meetings {
-    pub(super) run_id: RunId,
-    /// The node of rank 0.
-    pub(super) first: usize,
-    pub(super) wanted: InterfaceRules,
-    pub(super) ports: PortRange,
-    /// Whether each rank is to have a port for TensorFlow.
-    pub(super) tensorflow: bool,
-    pub(super) secret: Secret,
-}
-
-#[derive(Debug)]
-struct Host {
-    name: String,
-    config: AgentConfig,
-    facts: Option<AgentFacts>,
 }
 
 /// How hosts get to know where they meet.
@@ -59,10 +45,10 @@ enum Ways {
 }
 
 impl Gathering {
-    /// Of the hosts named, each with what its ranks are to do.
-    pub(super) fn of(hosts: Vec<(String, AgentConfig)>, plan: Meetings) -> Self {
-        let host = |(name, config)| Host { name, config, facts: None };
-        Self { hosts: hosts.into_iter().map(host).collect(), plan, survey: None, input: None }
+    /// Of so many hosts.
+    pub(super) fn of(hosts: usize, secret: Secret) -> Self {
+        let (facts, missing, described) = (vec![None; hosts], hosts, Vec::new());
+        Self { facts, missing, described, secret, survey: None, input: None }
     }
 
     /// When agents that try networks have had time enough.
@@ -75,43 +61,41 @@ impl Gathering {
         self.input = Some(bytes.to_vec());
     }
 
-    /// Takes what an agent says of its host; returns why that ends the job, if it does.
-    fn learn(&mut self, node: usize, facts: AgentFacts) -> Option<Verdict> {
-        let host = self.hosts.get_mut(node)?;
-        if facts.version != facts::VERSION {
-            let (host, theirs) = (host.name.clone(), facts.version);
-            return Some(Verdict::OtherVersion { host, theirs });
+    /// Takes what an agent says of its host; returns whether this was the last one to do so.
+    fn learn(&mut self, node: usize, facts: AgentFacts, nodes: &[NodePlan]) -> bool {
+        // Who says it again, when all are being told what to do, says nothing new.
+        let Some(place) = self.facts.get_mut(node) else { return false };
+        if place.replace(facts).is_none() {
+            self.missing -= 1;
         }
-        host.facts = Some(facts);
-        None
-    }
-
-    /// All hosts as their agents describe them, once all have.
-    fn described(&self) -> Option<Vec<Described>> {
-        let described = |host: &Host| Some((host.name.clone(), host.facts.clone()?));
-        self.hosts.iter().map(described).collect()
+        if self.missing > 0 {
+            return false;
+        }
+        let facts = std::mem::take(&mut self.facts).into_iter().flatten();
+        self.described = nodes.iter().map(|node| node.host.host.clone()).zip(facts).collect();
+        true
     }
 
     fn secret(&self) -> Order {
-        Order::Secret(Zeroizing::new(self.plan.secret.to_hex().as_bytes().to_vec()))
+        Order::Secret(Zeroizing::new(self.secret.to_hex().as_bytes().to_vec()))
     }
 
     /// The addresses to meet at, or that networks must be tried first.
-    fn find_network(&mut self, hosts: &[Described]) -> Result<Ways, MeetingError> {
-        let usual = meeting::usual(hosts, &self.plan.wanted)?;
-        if hosts.len() < 2 {
+    fn find_network(&mut self, plan: &LaunchPlan) -> Result<Ways, MeetingError> {
+        let usual = meeting::usual(&self.described, &plan.interface)?;
+        if self.described.len() < 2 {
             return Ok(Ways::Chosen(usual, None));
         }
-        let networks = networks::networks(hosts, &usual);
-        let is_wanted = !self.plan.wanted.is_auto();
+        let networks = networks::networks(&self.described, &usual);
+        let is_wanted = !plan.interface.is_auto();
         if let [chosen, others @ ..] = &networks[..]
             && (is_wanted || others.is_empty())
         {
             let choice = networks::unchosen(chosen, others, is_wanted);
             return Ok(Ways::Chosen(usual, Some(choice)));
         }
-        let names = self.hosts.iter().map(|host| host.name.clone()).collect();
-        let (run_id, ports) = (self.plan.run_id, self.plan.ports);
+        let names = self.described.iter().map(|(host, _)| host.clone()).collect();
+        let (run_id, ports) = (plan.run_id, plan.port_range);
         let (survey, asked) = Survey::begin(run_id, ports, names, networks, Instant::now());
         self.survey = Some(survey);
         Ok(Ways::Ask(asked))
@@ -120,46 +104,26 @@ impl Gathering {
     /// Where all meet, and where TensorFlow's workers listen if that is asked for.
     fn meet(
         &self,
-        hosts: &[Described],
+        plan: &LaunchPlan,
         addresses: Vec<Candidate>,
     ) -> Result<(Meeting, Vec<SocketAddr>), MeetingError> {
-        let meeting = meeting::meet(hosts, self.plan.first, addresses)?;
-        let numbers = |host: &Host| host.config.ranks.iter().map(|rank| rank.rank).collect();
-        let ranks: Vec<Vec<u32>> = self.hosts.iter().map(numbers).collect();
-        let workers = if self.plan.tensorflow {
-            meeting::workers(hosts, &meeting, &ranks)?
+        let meeting = meeting::meet(&self.described, plan.first_node(), addresses)?;
+        let workers = if plan.tensorflow {
+            let numbers = |node: &NodePlan| node.ranks.iter().map(|(rank, _)| *rank).collect();
+            let ranks: Vec<Vec<u32>> = plan.nodes.iter().map(numbers).collect();
+            meeting::workers(&self.described, &meeting, &ranks)?
         } else {
             Vec::new()
         };
         Ok((meeting, workers))
     }
 
-    /// What each host is told, now that it is known where they meet.
-    fn orders(&self, meeting: &Meeting, workers: &[SocketAddr]) -> Vec<[Order; 2]> {
-        let (first, ports) = meeting.frameworks;
-        let shared = environment::for_frameworks(first, ports);
-        let is_plain = self.plan.wanted.plain().is_some();
-        let orders = self.hosts.iter().zip(&meeting.addresses).map(|(host, address)| {
-            let mut config = host.config.clone();
-            let interface = (env::INTERFACE.name.into(), address.address.to_string().into());
-            // What the user has set comes later and counts, but for what ranks could make nothing of.
-            config.variables.splice(0..0, shared.iter().cloned());
-            let at = if is_plain { 0 } else { config.variables.len() };
-            config.variables.insert(at, interface);
-            config.tensorflow = workers.to_vec();
-            [self.secret(), Order::Start(Box::new(config))]
-        });
-        orders.collect()
-    }
-
     /// Hosts that run another build of the same version.
-    fn other_builds(&self) -> Vec<String> {
+    fn other_builds(&self) -> Vec<&str> {
         let own = build_id::of_this_process();
-        let differs = |host: &&Host| {
-            let theirs = host.facts.as_ref().and_then(|facts| facts.build.as_ref());
-            own.is_some() && theirs.is_some() && theirs != own.as_ref()
-        };
-        self.hosts.iter().filter(differs).map(|host| host.name.clone()).collect()
+        let differs =
+            |(_, facts): &&Described| own.is_some() && facts.build.is_some() && facts.build != own;
+        self.described.iter().filter(differs).map(|(host, _)| host.as_str()).collect()
     }
 }
 
@@ -168,16 +132,20 @@ impl Conductor {
     pub(super) fn take_facts(&mut self, node: usize, facts: AgentFacts) {
         // After a stop nothing more is started.
         let Some(gathering) = self.gathering.as_mut().filter(|_| !self.stopping) else { return };
-        if let Some(verdict) = gathering.learn(node, facts) {
-            self.director.stop_because(verdict, Instant::now());
+        if facts.version != facts::VERSION {
+            let host = self.plan.nodes.get(node).map(|node| node.host.host.clone());
+            let (host, theirs) = (host.unwrap_or_default(), facts.version);
+            self.director.stop_because(Verdict::OtherVersion { host, theirs }, Instant::now());
             return;
         }
-        let Some(described) = gathering.described() else { return };
-        match gathering.find_network(&described) {
-            Ok(Ways::Chosen(addresses, choice)) => self.let_begin(&described, addresses, choice),
+        if !gathering.learn(node, facts, &self.plan.nodes) {
+            return;
+        }
+        match gathering.find_network(&self.plan) {
+            Ok(Ways::Chosen(addresses, choice)) => self.let_begin(addresses, choice),
             Ok(Ways::Ask(asked)) => {
                 let secret = gathering.secret();
-                for node in 0..described.len() {
+                for node in 0..self.plan.nodes.len() {
                     self.tell(node, std::slice::from_ref(&secret));
                 }
                 self.ask(asked);
@@ -204,14 +172,11 @@ impl Conductor {
 
     fn survey_goes_on(&mut self, asked: Vec<Asked>) {
         self.ask(asked);
-        let Some(gathering) = &self.gathering else { return };
-        let result = gathering.survey.as_ref().and_then(Survey::result);
-        let (Some((networks, found)), Some(described)) = (result, gathering.described()) else {
-            return;
-        };
+        let survey = self.gathering.as_ref().and_then(|gathering| gathering.survey.as_ref());
+        let Some((networks, found)) = survey.and_then(Survey::result) else { return };
         let (chosen, choice) = networks::choose(networks, found);
         let addresses = networks[chosen].members.clone();
-        self.let_begin(&described, addresses, Some(choice));
+        self.let_begin(addresses, Some(choice));
     }
 
     fn ask(&mut self, asked: Vec<Asked>) {
@@ -226,14 +191,9 @@ impl Conductor {
     }
 
     /// All hosts meet at these addresses: all ranks are started.
-    fn let_begin(
-        &mut self,
-        described: &[Described],
-        addresses: Vec<Candidate>,
-        choice: Option<NetworkChoice>,
-    ) {
-        let Some(mut gathering) = self.gathering.take() else { return };
-        let (meeting, workers) = match gathering.meet(described, addresses) {
+    fn let_begin(&mut self, addresses: Vec<Candidate>, choice: Option<NetworkChoice>) {
+        let Some(gathering) = self.gathering.take() else { return };
+        let (meeting, workers) = match gathering.meet(&self.plan, addresses) {
             Ok(met) => met,
             Err(error) => return self.cannot_meet(&error),
         };
@@ -245,11 +205,31 @@ impl Conductor {
         if let Some(choice) = choice {
             self.director.network_is_chosen(choice);
         }
-        for (node, orders) in gathering.orders(&meeting, &workers).iter().enumerate() {
-            self.tell(node, orders);
+        for (node, own) in meeting.addresses.iter().enumerate() {
+            let start = self.start_order(node, own, meeting.frameworks, &workers);
+            self.tell(node, &[gathering.secret(), start]);
         }
-        if let Some(input) = gathering.input.take() {
+        if let Some(input) = gathering.input {
             self.pass_input(&input);
         }
+    }
+
+    /// What a host is told, now that it is known where they meet.
+    fn start_order(
+        &self,
+        node: usize,
+        own: &Candidate,
+        (first, ports): (IpAddr, [u16; 2]),
+        workers: &[SocketAddr],
+    ) -> Order {
+        let mut config = self.config(node);
+        let interface = (env::INTERFACE.name.into(), own.address.to_string().into());
+        // What the user has set comes later and counts, but for what ranks could make nothing of.
+        config.variables.splice(0..0, environment::for_frameworks(first, ports));
+        let is_plain = self.plan.interface.plain().is_some();
+        let at = if is_plain { 0 } else { config.variables.len() };
+        config.variables.insert(at, interface);
+        config.tensorflow = workers.to_vec();
+        Order::Start(Box::new(config))
     }
 }

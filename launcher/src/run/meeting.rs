@@ -1,6 +1,6 @@
 //! Where the ranks of several hosts meet: the address of each host that the others use. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use paceline_rendezvous::interface::{Candidate, InterfaceChoice};
@@ -41,7 +41,9 @@ pub(super) fn usual(
     hosts: &[Described],
     wanted: &InterfaceRules,
 ) -> Result<Vec<Candidate>, MeetingError> {
-    let clients: Vec<IpAddr> = hosts.iter().filter_map(|(_, facts)| facts.reached_from).collect();
+    // Usually one, that of the launcher.
+    let clients: BTreeSet<IpAddr> =
+        hosts.iter().filter_map(|(_, facts)| facts.reached_from).collect();
     hosts.iter().map(|(host, facts)| choose(host, facts, &clients, wanted)).collect()
 }
 
@@ -64,7 +66,7 @@ pub(super) fn meet(
 fn choose(
     host: &str,
     facts: &AgentFacts,
-    clients: &[IpAddr],
+    clients: &BTreeSet<IpAddr>,
     wanted: &InterfaceRules,
 ) -> Result<Candidate, MeetingError> {
     let candidates: Vec<Candidate> = facts.addresses.iter().map(HostAddress::candidate).collect();

@@ -26,7 +26,7 @@ const LOST_GRACE: Duration = Duration::from_millis(500);
 
 pub(super) fn director(plan: &LaunchPlan) -> Director {
     let members = |node: &crate::plan::NodePlan| {
-        (node.host.host.clone(), node.config.ranks.iter().map(|rank| rank.rank).collect())
+        (node.host.host.clone(), node.ranks.iter().map(|(rank, _)| *rank).collect())
     };
     let nodes: Vec<_> = plan.nodes.iter().map(members).collect();
     let limits = Limits {

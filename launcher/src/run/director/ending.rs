@@ -26,13 +26,10 @@ impl Director {
         words: Vec<String>,
         now: Instant,
     ) {
-        let Some(record) = self.nodes.get_mut(node) else { return };
-        if record.finished {
-            return;
-        }
-        record.finished = true;
-        let host = record.host.clone();
-        if !record.is_up() {
+        let Some(record) = self.nodes.get(node).filter(|record| !record.finished) else { return };
+        let (host, is_up) = (record.host.clone(), record.is_up());
+        self.finished(node);
+        if !is_up {
             self.not_reached(Unreached { host, ending, words, reason }, now);
             return;
         }

@@ -8,6 +8,7 @@ mod ending;
 mod examination;
 mod nodes;
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 pub(super) use self::action::Action;
@@ -75,6 +76,10 @@ pub(super) struct Director {
     verdict: Option<Verdict>,
     ranks: Vec<RankRecord>,
     nodes: Vec<NodeRecord>,
+    /// Ranks that have not been started, and nodes that have not finished: counted, since both are
+    /// asked for after every event, of which there are some for each rank.
+    not_started: usize,
+    not_finished: usize,
     /// Ranks that failed before any stop, in the order in which they did.
     failures: Vec<u32>,
     /// The rank that the coordinator holds responsible, and what it told the others.
@@ -92,16 +97,21 @@ pub(super) struct Director {
 impl Director {
     /// A job whose ranks `0..` run on the nodes named, so many on each.
     pub(super) fn new(nodes: &[(String, Vec<u32>)], limits: Limits, now: Instant) -> Self {
-        let mut ranks: Vec<RankRecord> = Vec::new();
+        let mut node_of: BTreeMap<u32, usize> = BTreeMap::new();
         for (node, (_, members)) in nodes.iter().enumerate() {
-            ranks.extend(members.iter().map(|_| RankRecord { node, ..RankRecord::default() }));
+            node_of.extend(members.iter().map(|rank| (*rank, node)));
         }
+        // In the order of ranks, which need not be that of nodes.
+        let ranks = node_of.into_values().map(|node| RankRecord { node, ..RankRecord::default() });
+        let ranks: Vec<RankRecord> = ranks.collect();
         let record = |(host, _): &(String, _)| NodeRecord::new(host.clone());
         Self {
             limits,
             began: now,
             phase: Phase::Running,
             verdict: None,
+            not_started: ranks.len(),
+            not_finished: nodes.len(),
             ranks,
             nodes: nodes.iter().map(record).collect(),
             failures: Vec::new(),
@@ -127,7 +137,12 @@ impl Director {
 
     /// Whether every agent has reported its end, or will not any more.
     pub(super) fn is_over(&self) -> bool {
-        self.nodes.iter().all(|node| node.finished)
+        self.not_finished == 0
+    }
+
+    /// The node that a rank runs on.
+    pub(super) fn node_of(&self, rank: u32) -> Option<usize> {
+        Some(self.ranks.get(usize::try_from(rank).ok()?)?.node)
     }
 
     /// Whether the node has reported its end.
@@ -142,8 +157,14 @@ impl Director {
 
     /// The node's agent is not even started any more.
     pub(super) fn never_started(&mut self, node: usize) {
-        if let Some(node) = self.nodes.get_mut(node) {
-            node.finished = true;
+        self.finished(node);
+    }
+
+    fn finished(&mut self, node: usize) {
+        if let Some(node) = self.nodes.get_mut(node)
+            && !std::mem::replace(&mut node.finished, true)
+        {
+            self.not_finished -= 1;
         }
     }
 
@@ -199,7 +220,7 @@ impl Director {
     }
 
     fn all_started(&self) -> bool {
-        self.ranks.iter().all(|rank| rank.started)
+        self.not_started == 0
     }
 
     /// It is known where the ranks of several hosts meet.
@@ -220,7 +241,8 @@ impl Director {
             }
             Report::Started { rank, pid, cpus } => {
                 if let Some(record) = self.record(rank) {
-                    record.started = true;
+                    let is_first = !std::mem::replace(&mut record.started, true);
+                    self.not_started -= usize::from(is_first);
                     let host = self.host_of(node);
                     self.events.push(JobEvent::RankStarted { rank, host, pid, cpus });
                 }
@@ -240,9 +262,7 @@ impl Director {
             }
             Report::Finished { survivors } => {
                 self.survivors.extend(survivors);
-                if let Some(node) = self.nodes.get_mut(node) {
-                    node.finished = true;
-                }
+                self.finished(node);
             }
             Report::Alive
             | Report::Facts(_)

@@ -330,6 +330,15 @@ fn unknown_ranks_are_ignored() {
 }
 
 #[test]
+fn ranks_need_not_be_numbered_host_by_host() {
+    let now = Instant::now();
+    let nodes = [("a".to_owned(), vec![0, 2]), ("b".to_owned(), vec![1])];
+    let director = Director::new(&nodes, LIMITS, now);
+    let nodes: Vec<_> = (0..4).map(|rank| director.node_of(rank)).collect();
+    assert_eq!(nodes, [Some(0), Some(1), Some(0), None]);
+}
+
+#[test]
 fn what_happens_is_told_in_order() {
     let mut job = Job::of(2);
     (0..9).for_each(|_| job.director.ping());
