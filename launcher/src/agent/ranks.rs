@@ -14,6 +14,7 @@ use super::feed::Input;
 use super::shares::{self, Share};
 use crate::environment;
 use crate::output::Stream;
+use crate::process::descriptors::{Found, raise_limit};
 use crate::process::spawn::{die_with_parent, run_on};
 use crate::program::{self, Program, ResolvedProgram};
 use crate::protocol::WINDOW_BYTES;
@@ -82,6 +83,7 @@ pub(crate) struct Recipe<'a> {
     removed: Vec<OsString>,
     /// What each rank of the configuration gets, in the same order.
     shares: Vec<Share>,
+    descriptors: Found,
 }
 
 impl<'a> Recipe<'a> {
@@ -113,7 +115,7 @@ impl<'a> Recipe<'a> {
         let variables = defaults.chain(ours).collect();
         let shares = shares::of(config, host)?;
         let removed = environment::inherited_to_remove();
-        Ok(Self { config, commands, host, variables, removed, shares })
+        Ok(Self { config, commands, host, variables, removed, shares, descriptors: raise_limit() })
     }
 
     /// The processors that a rank will be bound to, as the kernel writes them.
@@ -160,6 +162,7 @@ impl<'a> Recipe<'a> {
                 run_on(&mut command, cpus.to_set());
             }
         }
+        self.descriptors.give_to(&mut command);
         die_with_parent(&mut command);
         let child = command.spawn().map_err(|error| self.explain(rank.rank, found, &error))?;
         Ok(adopt(rank.rank, child))

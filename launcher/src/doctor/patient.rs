@@ -93,7 +93,7 @@ impl Patient {
         let on_event = move |event| {
             let _ = events.send(event);
         };
-        let agent = Agent::start(command, (!is_local).then_some(host), on_event)?;
+        let agent = Agent::start(command, (!is_local).then_some(host), None, on_event)?;
         let mut ping = Vec::new();
         let pings = match (agent.orders().cloned(), Order::Ping.encode(&mut ping)) {
             (Some(orders), Ok(())) => Some(tokio::spawn(async move {

@@ -7,6 +7,7 @@ pub(crate) mod answer;
 pub(crate) mod build_id;
 pub(crate) mod deaths;
 pub(crate) mod descendants;
+pub(crate) mod descriptors;
 pub(crate) mod memory;
 pub(crate) mod signals;
 pub(crate) mod spawn;

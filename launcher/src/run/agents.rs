@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use super::RunError;
 use super::words::Words;
 use crate::process::descendants::killable;
+use crate::process::descriptors::Found;
 use crate::process::spawn::die_with_parent;
 use crate::process::wait::Ending;
 use crate::protocol::link::{self, FrameReader, LinkError};
@@ -76,10 +77,12 @@ pub(crate) struct Agent {
 }
 
 impl Agent {
-    /// Starts an agent, on this host or on `other_host`.
+    /// Starts an agent, on this host or on `other_host`, with the limit of `descriptors` if that is not
+    /// ours.
     pub(crate) fn start(
         command: &AgentCommand,
         other_host: Option<&str>,
+        descriptors: Option<&Found>,
         on_event: impl Fn(FromAgent) + Send + 'static,
     ) -> Result<Self, RunError> {
         let failed = |source| RunError::StartAgent { program: command.program.clone(), source };
@@ -91,6 +94,9 @@ impl Agent {
             process.stderr(Stdio::piped());
         } else {
             process.arg0("paceline");
+        }
+        if let Some(found) = descriptors {
+            found.give_to(&mut process);
         }
         let mut child = process.spawn().map_err(failed)?;
         let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {

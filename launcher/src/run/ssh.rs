@@ -97,7 +97,7 @@ fn quoted(text: &str) -> String {
 
 /// What ssh says, in the order in which it is looked for, and what the user may do about it.
 /// `{host}` stands for the host.
-const REMEDIES: [(&[&str], &str); 8] = [
+const REMEDIES: [(&[&str], &str); 9] = [
     (
         &["Could not resolve hostname"],
         "check the spelling of {host}, or make it known to DNS, /etc/hosts or ~/.ssh/config",
@@ -129,6 +129,11 @@ const REMEDIES: [(&[&str], &str); 8] = [
         &["Permission denied", "cannot execute", "Exec format error", "it is made for"],
         "paceline on {host} cannot be executed: is it made for that machine, and its file system \
          not mounted noexec?",
+    ),
+    (
+        &["Too many open files"],
+        "each host takes three descriptors here, and two more each rank that uses the library: raise the \
+         hard limit, `ulimit -Hn`",
     ),
 ];
 
@@ -237,6 +242,7 @@ mod tests {
             (127, "sh: 1: exec: paceline: not found", "--remote-program"),
             (127, "", "--remote-program"),
             (126, "sh: 1: /x/paceline: Permission denied", "noexec"),
+            (0, "failed to start the agent ssh: Too many open files (os error 24)", "ulimit -Hn"),
             (255, "what?", "ssh n1 true"),
             (3, "", ""),
         ] {

@@ -1,5 +1,6 @@
 //! Starting agents, not too many at a time.
 
+use std::error::Error as _;
 use std::ops::Range;
 use std::path::Path;
 use std::time::Instant;
@@ -11,6 +12,7 @@ use super::agents::{Agent, Source};
 use super::conductor::{Conductor, Event};
 use crate::environment;
 use crate::plan::LaunchPlan;
+use crate::process::descriptors::{self, Found};
 use crate::protocol::messages::Order;
 
 /// Agents that are being started at a time: each takes a process here, and cryptography at both ends.
@@ -21,6 +23,8 @@ const AT_ONCE: usize = 64;
 #[derive(Debug)]
 pub(super) struct Starting {
     source: Source,
+    /// What agents get.
+    descriptors: Found,
     /// Where each node has a copy of this binary, if it was copied there.
     copies: Vec<Option<String>>,
     /// Numbers of the nodes.
@@ -31,14 +35,15 @@ pub(super) struct Starting {
 }
 
 impl Starting {
-    /// Those of so many nodes.
+    /// Those of so many nodes. From now on this process may have the descriptors that they take.
     pub(super) fn of(
         nodes: usize,
         source: Source,
         copies: Vec<Option<String>>,
         events: UnboundedSender<Event>,
     ) -> Self {
-        Self { source, copies, waiting: 0..nodes, under_way: 0, events }
+        let descriptors = descriptors::raise_limit();
+        Self { source, descriptors, copies, waiting: 0..nodes, under_way: 0, events }
     }
 
     fn start(&self, number: usize, plan: &LaunchPlan) -> Result<Option<Agent>, RunError> {
@@ -47,15 +52,18 @@ impl Starting {
         let on_event = move |event| {
             let _ = events.send(Event::Agent(number, event));
         };
+        let descriptors = Some(&self.descriptors);
         let other_host = (!node.is_local).then_some(node.host.host.as_str());
         let agent = match &self.source {
-            Source::Command(command) if node.is_local => Agent::start(command, None, on_event),
+            Source::Command(command) if node.is_local => {
+                Agent::start(command, None, descriptors, on_event)
+            }
             Source::Command(_) => {
                 let own_path = std::env::current_exe().ok();
                 let own_path = own_path.as_deref().and_then(Path::to_str);
                 let copy = self.copies.get(number).and_then(Option::as_deref);
                 let command = plan.ssh.command(&node.host, own_path, copy);
-                Agent::start(&command, other_host, on_event)
+                Agent::start(&command, other_host, descriptors, on_event)
             }
             #[cfg(feature = "testing")]
             Source::Stage(path) => crate::stage::enter(path, other_host, on_event),
@@ -93,7 +101,8 @@ impl Conductor {
         self.starting.under_way = self.starting.under_way.saturating_sub(1);
         // Some run already: what fails now ends the job in good order.
         if let Err((node, error)) = self.start_more() {
-            let words = vec![error.to_string()];
+            let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
+            let words = vec![format!("{error}{cause}")];
             self.director.agent_lost(node, 0, None, None, words, Instant::now());
         }
     }

@@ -9,17 +9,22 @@ use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use crate::protocol::messages::Order;
 use crate::protocol::tunnel::{self, Piece};
 
+/// Fewer connections are not worth tidying up.
+const TIDY_AT_MIN: usize = 64;
+
 /// All connections that agents have opened, by the number of the node and their own.
 #[derive(Debug)]
 pub(super) struct Tunnels {
     coordinator: SocketAddr,
     open: HashMap<(usize, u32), UnboundedSender<Piece>>,
+    /// With so many, those that have ended are taken out.
+    tidy_at: usize,
 }
 
 impl Tunnels {
     /// None yet.
     pub(super) fn to(coordinator: SocketAddr) -> Self {
-        Self { coordinator, open: HashMap::new() }
+        Self { coordinator, open: HashMap::new(), tidy_at: TIDY_AT_MIN }
     }
 
     /// Something came from the agent of a node, whose orders go to `orders` as frames.
@@ -31,7 +36,11 @@ impl Tunnels {
         orders: &UnboundedSender<Vec<u8>>,
     ) {
         if piece == Piece::Open {
-            self.open.retain(|_, pieces| !pieces.is_closed());
+            // Not each time: to look at all of them for each of them takes long where there are thousands.
+            if self.open.len() >= self.tidy_at {
+                self.open.retain(|_, pieces| !pieces.is_closed());
+                self.tidy_at = (2 * self.open.len()).max(TIDY_AT_MIN);
+            }
             let (pieces, incoming) = mpsc::unbounded_channel();
             self.open.insert((node, connection), pieces);
             tokio::spawn(carry(self.coordinator, connection, incoming, orders.clone()));
