@@ -49,6 +49,8 @@ enum Phase {
     },
     /// SIGKILL is being sent.
     Killing {
+        /// When it is next looked for what is left; earlier if no rank is.
+        look_at: Instant,
         give_up_at: Instant,
     },
     /// No process is left; their last output is on its way.
@@ -304,7 +306,7 @@ impl Supervisor {
     fn kill(&mut self) {
         self.stopped = true;
         if matches!(self.phase, Phase::Running | Phase::Terminating { .. }) {
-            self.phase = Phase::Killing { give_up_at: Instant::now() + KILL_TIMEOUT };
+            self.begin_to_kill(Instant::now());
         }
     }
 

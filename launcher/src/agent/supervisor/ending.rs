@@ -7,6 +7,7 @@ use rustix::process::Signal;
 use super::{DRAIN_TIMEOUT, KILL_TIMEOUT, Phase, Supervisor};
 use crate::environment;
 use crate::process::descendants::{ProcessName, signal_entry};
+use crate::process::table::ProcessEntry;
 use crate::protocol::messages::{LeftBehind, Report};
 
 /// How often processes are looked for while some are being ended: a grandchild that another
@@ -25,17 +26,16 @@ impl Supervisor {
                 if ranks_ended && self.nobody_is_left() {
                     self.drain(now);
                 } else if now >= kill_at {
-                    self.phase = Phase::Killing { give_up_at: now + KILL_TIMEOUT };
-                    self.kill_all();
+                    self.begin_to_kill(now);
                 }
             }
-            Phase::Killing { give_up_at } => {
-                self.kill_all();
-                self.reap();
-                let living = self.family.living();
+            Phase::Killing { look_at, give_up_at } if ranks_ended || now >= look_at => {
+                let living = self.kill_all();
                 if living.is_empty() || now >= give_up_at {
                     self.survivors = living.iter().map(ProcessName::from).collect();
                     self.drain(now);
+                } else {
+                    self.phase = Phase::Killing { look_at: now + POLL_INTERVAL, give_up_at };
                 }
             }
             Phase::Draining { give_up_at } => {
@@ -43,8 +43,17 @@ impl Supervisor {
                     self.phase = Phase::Finished;
                 }
             }
-            Phase::Running | Phase::Finished => {}
+            Phase::Running | Phase::Killing { .. } | Phase::Finished => {}
         }
+    }
+
+    /// Kills the ranks. What they have started is looked for when they are dead, or have had a moment to
+    /// die: usually nothing is left then, and to look means to read the table of all processes, which
+    /// takes milliseconds, and on a host with many agents each of them would.
+    pub(super) fn begin_to_kill(&mut self, now: Instant) {
+        let (look_at, give_up_at) = (now + POLL_INTERVAL, now + KILL_TIMEOUT);
+        self.phase = Phase::Killing { look_at, give_up_at };
+        self.signal_ranks(Signal::KILL);
     }
 
     /// Whether the ranks' own children are gone too; asks those that are not to end, once.
@@ -68,11 +77,14 @@ impl Supervisor {
         false
     }
 
-    pub(super) fn kill_all(&self) {
+    /// Kills everything that is left, and says what was.
+    pub(super) fn kill_all(&self) -> Vec<ProcessEntry> {
         self.signal_ranks(Signal::KILL);
-        for entry in self.family.living() {
-            signal_entry(&entry, Signal::KILL);
+        let living = self.family.living();
+        for entry in &living {
+            signal_entry(entry, Signal::KILL);
         }
+        living
     }
 
     fn drain(&mut self, now: Instant) {
@@ -91,7 +103,7 @@ impl Supervisor {
                 let ranks_ended = self.ranks.iter().all(|rank| rank.ended);
                 Some(if ranks_ended { kill_at.min(now + POLL_INTERVAL) } else { kill_at })
             }
-            Phase::Killing { .. } => Some(now + POLL_INTERVAL),
+            Phase::Killing { look_at, .. } => Some(look_at),
         }
     }
 }
