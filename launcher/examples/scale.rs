@@ -46,19 +46,26 @@ fn measure(play: Play, hosts: u32, ranks: u32) -> Outcome {
     let path = directory.join("stage");
     let listener = UnixListener::bind(&path)?;
     let world_size = hosts.checked_mul(ranks).ok_or("too many ranks")?;
-    let mut launcher = Command::new("/proc/self/exe")
+    let launcher = Command::new("/proc/self/exe")
         .args(["launcher".as_ref(), path.as_os_str()])
         .args([hosts.to_string(), ranks.to_string()])
-        // What the ranks say; what is measured comes by standard error.
+        // What the ranks say goes nowhere.
         .stdout(Stdio::null())
+        .stderr(Stdio::piped())
         .spawn()?;
-    let heard = stage::play(listener, hosts, world_size, play);
-    launcher.wait()?;
+    let players = std::thread::spawn(move || stage::play(listener, hosts, world_size, play));
+    let output = launcher.wait_with_output()?;
     std::fs::remove_dir_all(&directory)?;
-    let heard = heard?;
+    let said = String::from_utf8(output.stderr)?;
+    if !output.status.success() {
+        // Players wait for those who have not come; they end with this process.
+        return Err(said.into());
+    }
+    let heard = players.join().map_err(|_| "a player has panicked")??;
     writeln!(
         std::io::stdout(),
-        "orders {} bytes per host, {} at most; agents {:.0} MB",
+        "{} bytes_per_host={} bytes_max={} agents_mb={:.0}",
+        said.trim_end(),
         heard.bytes / u64::from(heard.agents.max(1)),
         heard.bytes_max,
         resident_megabytes_max()?,
@@ -99,8 +106,8 @@ fn launch(stage: &str, hosts: u32, ranks: u32) -> Outcome {
     let exit = first_exit.ok_or("no rank has exited")?;
     writeln!(
         std::io::stderr(),
-        "hosts {hosts} ranks {ranks} code {}; planned {:.1} ms, started {:.0} ms, ended {:.0} ms, \
-         first exit to end {:.0} ms; cpu {:.0} ms; launcher {:.1} MB ({before:.1} before)",
+        "hosts={hosts} ranks={ranks} code={} planned_ms={:.1} started_ms={:.1} ended_ms={:.1} \
+         after_ms={:.1} cpu_ms={:.1} launcher_mb={:.1} before_mb={before:.1}",
         outcome.exit_code().code(),
         milliseconds(planned),
         milliseconds(started),

@@ -17,8 +17,10 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::JobEvent;
+use crate::doctor::question::{Answer, Question};
 use crate::output::Stream;
 use crate::plan::LaunchPlan;
+use crate::probe::{Door, Way};
 use crate::process::build_id;
 use crate::process::wait::{Ending, ResourceUsage};
 use crate::protocol::facts::{self, AgentFacts, HostAddress};
@@ -178,6 +180,9 @@ impl Player {
         match order {
             Order::Ping => self.say(&Report::Alive),
             Order::Describe { .. } => self.say(&Report::Facts(Box::new(self.facts()))),
+            Order::Examine { number, question } => {
+                self.say(&Report::Examined { number, answer: answer(question) })
+            }
             Order::Start(config) => self.start(&config),
             Order::Stop | Order::Kill => {
                 let running = std::mem::take(&mut self.running);
@@ -188,16 +193,17 @@ impl Player {
         }
     }
 
-    /// Those of a host with two networks' worth of addresses.
+    /// Those of a host that is on two networks, so that the launcher has to choose.
     fn facts(&self) -> AgentFacts {
-        let address = |address: Ipv4Addr, interface: &str| HostAddress {
+        let address = |interface: &str, address: Ipv4Addr, prefix| HostAddress {
             interface: interface.to_owned(),
             address: IpAddr::V4(address),
-            prefix: 8,
+            prefix,
             megabits_per_second: None,
         };
         // 10.0.0.0 is the launcher's.
         let own = Ipv4Addr::from((10 << 24) + 1 + self.number);
+        let second = Ipv4Addr::from((192 << 24) + (168 << 16) + (1 + self.number) % (1 << 16));
         AgentFacts {
             version: facts::VERSION.to_owned(),
             build: self.scene.build.clone(),
@@ -205,7 +211,11 @@ impl Player {
             framework_ports: vec![20_001, 20_002],
             reached_at: Some(own.into()),
             reached_from: Some(Ipv4Addr::new(10, 0, 0, 0).into()),
-            addresses: vec![address(Ipv4Addr::LOCALHOST, "lo"), address(own, "eth0")],
+            addresses: vec![
+                address("lo", Ipv4Addr::LOCALHOST, 8),
+                address("eth0", own, 8),
+                address("ib0", second, 16),
+            ],
         }
     }
 
@@ -239,5 +249,26 @@ impl Player {
             usage: ResourceUsage::default(),
             out_of_memory: None,
         }))
+    }
+}
+
+/// What an agent finds out about a network that leads everywhere, and equally well.
+fn answer(question: Question) -> Answer {
+    match question {
+        Question::Doors { addresses, .. } => {
+            let door = |address| Door { address, port: Ok(30_000) };
+            Answer::Doors(addresses.into_iter().map(door).collect())
+        }
+        Question::Reach { .. } => Answer::Reach(Ok(())),
+        Question::Way { .. } => Answer::Way(Ok(Way {
+            local_address: Ipv4Addr::UNSPECIFIED.into(),
+            p50_ns: 20_000,
+            p99_ns: 30_000,
+            round_trips: 20,
+            mtu: Some(1500),
+            burst_bytes: 4 << 20,
+            burst_ns: 4_000_000,
+        })),
+        Question::Host | Question::Clock => Answer::Nothing { reason: "nobody asks".to_owned() },
     }
 }

@@ -11,7 +11,9 @@ const NEXT: usize = 4;
 /// Pairs of hosts, in rounds in which nobody is in two pairs: whoever is measured is left in peace.
 pub(crate) fn rounds(count: usize) -> Vec<Vec<(usize, usize)>> {
     let reach = if count <= ALL_PAIRS_MAX { count.saturating_sub(1) } else { NEXT };
-    let mut rounds: Vec<Vec<(usize, usize)>> = Vec::new();
+    // Of each round, who is in it: to look at its pairs for each other pair would take seconds where there
+    // are thousands of hosts.
+    let mut rounds: Vec<(Vec<bool>, Vec<(usize, usize)>)> = Vec::new();
     let mut seen = HashSet::new();
     for distance in 1..=reach {
         for first in 0..count {
@@ -20,18 +22,17 @@ pub(crate) fn rounds(count: usize) -> Vec<Vec<(usize, usize)>> {
             if !seen.insert(pair) {
                 continue;
             }
-            let is_busy = |round: &Vec<(usize, usize)>| {
-                round
-                    .iter()
-                    .any(|&(a, b)| [a, b].iter().any(|host| [pair.0, pair.1].contains(host)))
-            };
-            match rounds.iter_mut().find(|round| !is_busy(round)) {
-                Some(round) => round.push(pair),
-                None => rounds.push(vec![pair]),
+            let is_free = |(busy, _): &(Vec<bool>, _)| !busy[first] && !busy[second];
+            let round = rounds.iter().position(is_free).unwrap_or(rounds.len());
+            if round == rounds.len() {
+                rounds.push((vec![false; count], Vec::new()));
             }
+            let (busy, pairs) = &mut rounds[round];
+            (busy[first], busy[second]) = (true, true);
+            pairs.push(pair);
         }
     }
-    rounds
+    rounds.into_iter().map(|(_, pairs)| pairs).collect()
 }
 
 #[cfg(test)]
