@@ -53,7 +53,9 @@ fn measure(play: Play, hosts: u32, ranks: u32) -> Outcome {
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()?;
-    let players = std::thread::spawn(move || stage::play(listener, hosts, world_size, play));
+    let players = std::thread::Builder::new()
+        .name("players".to_owned())
+        .spawn(move || stage::play(listener, hosts, world_size, play))?;
     let output = launcher.wait_with_output()?;
     std::fs::remove_dir_all(&directory)?;
     let said = String::from_utf8(output.stderr)?;

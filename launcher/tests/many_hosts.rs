@@ -28,7 +28,10 @@ fn run(hosts: u32, play: Play) -> (Outcome, Heard, BTreeMap<u32, String>) {
     let path = directory.path().join("stage");
     let listener = UnixListener::bind(&path).expect("a socket");
     let world_size = plan.world_size();
-    let players = thread::spawn(move || stage::play(listener, hosts, world_size, play));
+    let players = thread::Builder::new()
+        .name("players".to_owned())
+        .spawn(move || stage::play(listener, hosts, world_size, play))
+        .expect("a thread");
     let mut started = BTreeMap::new();
     let outcome = stage::run_on_stage(plan, path, |event| {
         if let JobEvent::RankStarted { rank, host, .. } = event {

@@ -171,21 +171,6 @@ pub fn plan(
     }
     notices.extend(hosts::unused(&hosts, &placed));
     let nodes = nodes(&hosts, placed);
-    let mut common = common(job);
-    if let [only] = &nodes[..]
-        && only.is_local
-    {
-        // Where there are other hosts, it is known when their agents have said what they are like.
-        let address =
-            environment::for_frameworks(Ipv4Addr::LOCALHOST.into(), facts.framework_ports);
-        common.variables.splice(0..0, address);
-        // Alone its ranks need nobody's choice; they understand no more than one.
-        if let (None, [first, ..]) = (job.interface.plain(), &job.interface.of(&only.host.host)[..])
-        {
-            let interface = (env::INTERFACE.name.into(), first.to_string().into());
-            common.variables.push(interface);
-        }
-    }
     if let MapBy::RankFile(file) = &job.map_by
         && file.ranks.iter().any(|place| place.slot.is_some())
     {
@@ -198,7 +183,7 @@ pub fn plan(
     Ok(LaunchPlan {
         run_id,
         world_size,
-        common,
+        common: common(job, &nodes, facts),
         nodes,
         timeout: job.timeout,
         start_timeout: job.start_timeout,
@@ -245,12 +230,26 @@ fn sets_threads(job: &JobSpec) -> bool {
     job.variables.iter().any(|(name, _)| name == environment::OMP_NUM_THREADS)
 }
 
-/// What all hosts are told, but for the address of the framework.
-fn common(job: &JobSpec) -> AgentConfig {
+/// What all hosts are told, as far as it is known before any agent runs.
+fn common(job: &JobSpec, nodes: &[NodePlan], facts: &HostFacts) -> AgentConfig {
+    let mut variables = job.variables.clone();
+    if let [only] = nodes
+        && only.is_local
+    {
+        // Where there are other hosts, it is known when their agents have said what they are like.
+        let address =
+            environment::for_frameworks(Ipv4Addr::LOCALHOST.into(), facts.framework_ports);
+        variables.splice(0..0, address);
+        // Alone its ranks need nobody's choice; they understand no more than one.
+        if let (None, [first, ..]) = (job.interface.plain(), &job.interface.of(&only.host.host)[..])
+        {
+            variables.push((env::INTERFACE.name.into(), first.to_string().into()));
+        }
+    }
     AgentConfig {
         tasks: tasks(job),
         working_directory: job.working_directory.clone(),
-        variables: job.variables.clone(),
+        variables,
         default_variables: environment::defaults(),
         divide_cores: !sets_threads(job),
         ranks: Vec::new(),

@@ -11,9 +11,10 @@ const NEXT: usize = 4;
 /// Pairs of hosts, in rounds in which nobody is in two pairs: whoever is measured is left in peace.
 pub(crate) fn rounds(count: usize) -> Vec<Vec<(usize, usize)>> {
     let reach = if count <= ALL_PAIRS_MAX { count.saturating_sub(1) } else { NEXT };
-    // Of each round, who is in it: to look at its pairs for each other pair would take seconds where there
-    // are thousands of hosts.
-    let mut rounds: Vec<(Vec<bool>, Vec<(usize, usize)>)> = Vec::new();
+    // To look at all pairs of a round for each other pair would take seconds where there are thousands of
+    // hosts: so it is noted who is busy in it.
+    let mut rounds: Vec<Vec<(usize, usize)>> = Vec::new();
+    let mut busy: Vec<Vec<bool>> = Vec::new();
     let mut seen = HashSet::new();
     for distance in 1..=reach {
         for first in 0..count {
@@ -22,17 +23,17 @@ pub(crate) fn rounds(count: usize) -> Vec<Vec<(usize, usize)>> {
             if !seen.insert(pair) {
                 continue;
             }
-            let is_free = |(busy, _): &(Vec<bool>, _)| !busy[first] && !busy[second];
-            let round = rounds.iter().position(is_free).unwrap_or(rounds.len());
+            let is_free = |busy: &Vec<bool>| !busy[first] && !busy[second];
+            let round = busy.iter().position(is_free).unwrap_or(rounds.len());
             if round == rounds.len() {
-                rounds.push((vec![false; count], Vec::new()));
+                rounds.push(Vec::new());
+                busy.push(vec![false; count]);
             }
-            let (busy, pairs) = &mut rounds[round];
-            (busy[first], busy[second]) = (true, true);
-            pairs.push(pair);
+            (busy[round][first], busy[round][second]) = (true, true);
+            rounds[round].push(pair);
         }
     }
-    rounds.into_iter().map(|(_, pairs)| pairs).collect()
+    rounds
 }
 
 #[cfg(test)]

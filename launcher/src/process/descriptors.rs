@@ -26,9 +26,8 @@ pub(crate) fn raise_limit() -> Found {
 impl Found {
     /// Starts the command with this limit.
     pub(crate) fn give_to(&self, command: &mut Command) {
-        let limit = self.0.clone();
-        let before_exec =
-            move || setrlimit(Resource::Nofile, limit.clone()).map_err(io::Error::from);
+        let limit = self.0;
+        let before_exec = move || setrlimit(Resource::Nofile, limit).map_err(io::Error::from);
         // SAFETY: between fork and exec only async-signal-safe work is allowed. The closure copies two
         // numbers and makes one system call through rustix; it neither allocates nor locks.
         unsafe { command.pre_exec(before_exec) };
