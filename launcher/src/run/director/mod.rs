@@ -135,39 +135,6 @@ impl Director {
         std::mem::take(&mut self.events)
     }
 
-    /// Whether every agent has reported its end, or will not any more.
-    pub(super) fn is_over(&self) -> bool {
-        self.not_finished == 0
-    }
-
-    /// The node that a rank runs on.
-    pub(super) fn node_of(&self, rank: u32) -> Option<usize> {
-        Some(self.ranks.get(usize::try_from(rank).ok()?)?.node)
-    }
-
-    /// Whether the node has reported its end.
-    pub(super) fn has_finished(&self, node: usize) -> bool {
-        self.nodes.get(node).is_some_and(|node| node.finished)
-    }
-
-    /// Whether the node's agent has come up.
-    pub(super) fn is_up(&self, node: usize) -> bool {
-        self.nodes.get(node).is_some_and(NodeRecord::is_up)
-    }
-
-    /// The node's agent is not even started any more.
-    pub(super) fn never_started(&mut self, node: usize) {
-        self.finished(node);
-    }
-
-    fn finished(&mut self, node: usize) {
-        if let Some(node) = self.nodes.get_mut(node)
-            && !std::mem::replace(&mut node.finished, true)
-        {
-            self.not_finished -= 1;
-        }
-    }
-
     /// When [`Director::tick`] must be called at the latest.
     pub(super) fn deadline(&self) -> Option<Instant> {
         match self.phase {

@@ -1,10 +1,11 @@
-//! Whether the agents answer.
+//! What is asked of single nodes: where ranks are, who has finished, and whether the agents answer.
 //!
 //! A stopped agent, or one that is out of reach, says nothing and does nothing. That alone ends no
 //! job: somebody may look at it with a debugger. But the user is told, and when the job is to end
 //! nobody waits for it.
 
 use super::super::events::JobEvent;
+use super::Director;
 use crate::protocol::PING_INTERVAL;
 
 /// An agent that has left so many questions unanswered is taken to be stopped or out of reach.
@@ -27,6 +28,41 @@ pub(super) struct NodeRecord {
     /// The agent's process id on its host, once it has said anything.
     pub(super) agent: Option<i32>,
     unanswered: u32,
+}
+
+impl Director {
+    /// Whether every agent has reported its end, or will not any more.
+    pub(in crate::run) fn is_over(&self) -> bool {
+        self.not_finished == 0
+    }
+
+    /// The node that a rank runs on.
+    pub(in crate::run) fn node_of(&self, rank: u32) -> Option<usize> {
+        Some(self.ranks.get(usize::try_from(rank).ok()?)?.node)
+    }
+
+    /// Whether the node has reported its end.
+    pub(in crate::run) fn has_finished(&self, node: usize) -> bool {
+        self.nodes.get(node).is_some_and(|node| node.finished)
+    }
+
+    /// Whether the node's agent has come up.
+    pub(in crate::run) fn is_up(&self, node: usize) -> bool {
+        self.nodes.get(node).is_some_and(NodeRecord::is_up)
+    }
+
+    /// The node's agent is not even started any more.
+    pub(in crate::run) fn never_started(&mut self, node: usize) {
+        self.finished(node);
+    }
+
+    pub(super) fn finished(&mut self, node: usize) {
+        if let Some(node) = self.nodes.get_mut(node)
+            && !std::mem::replace(&mut node.finished, true)
+        {
+            self.not_finished -= 1;
+        }
+    }
 }
 
 impl NodeRecord {
