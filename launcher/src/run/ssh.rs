@@ -126,6 +126,11 @@ const REMEDIES: [(&[&str], &str); 9] = [
          --remote-program, or let --copy-binary copy it",
     ),
     (
+        &["No space left on device", "Read-only file system", "Disk quota exceeded"],
+        "make room in ~/.cache on {host}, or install paceline there and name it with \
+         --remote-program",
+    ),
+    (
         &["Permission denied", "cannot execute", "Exec format error", "it is made for"],
         "paceline on {host} cannot be executed: is it made for that machine, and its file system \
          not mounted noexec?",
@@ -161,7 +166,7 @@ pub(crate) fn remedy(unreached: &Unreached) -> Option<String> {
     let known = REMEDIES.iter().find(|(texts, _)| said(texts)).map(|(_, remedy)| *remedy);
     let by_code = match unreached.ending {
         Some(Ending::Code(127)) => Some(REMEDIES[6].1),
-        Some(Ending::Code(126)) => Some(REMEDIES[7].1),
+        Some(Ending::Code(126)) => Some(REMEDIES[8].1),
         Some(Ending::Code(SSH_FAILED)) => Some("try it by hand: ssh {host} true"),
         _ => None,
     };
@@ -241,6 +246,7 @@ mod tests {
             (255, "kex_exchange_identification: read: Connection reset by peer", "MaxStartups"),
             (127, "sh: 1: exec: paceline: not found", "--remote-program"),
             (127, "", "--remote-program"),
+            (1, "cat: write error: No space left on device", "make room"),
             (126, "sh: 1: /x/paceline: Permission denied", "noexec"),
             (0, "failed to start the agent ssh: Too many open files (os error 24)", "ulimit -Hn"),
             (255, "what?", "ssh n1 true"),

@@ -131,6 +131,48 @@ fn the_binary_is_copied_where_that_is_asked_for() {
     });
 }
 
+/// The connection breaks while the binary is on its way; later a copy is damaged.
+#[test]
+fn a_copy_that_is_not_whole_is_made_anew() {
+    on_hosts(1, |cluster| {
+        let cache = cluster.path("cache");
+        let set = format!("{} SetEnv=XDG_CACHE_HOME={}", cluster.known_hosts(), cache.display());
+        let broken = cluster.path("broken");
+        let script = "#!/bin/bash\nexec 3<>/dev/tcp/10.78.0.1/22\ncat <&3 &\ndd bs=64k count=60 status=none >&3\nkill $!\n";
+        std::fs::write(&broken, script).expect("a file");
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(&broken, mode).expect("our file");
+        let breaks = format!("{set} ProxyCommand={}", broken.display());
+        let run = |ssh_options: &str| {
+            let options = ["-H", "n1", "--copy-binary", "--ssh-options", ssh_options];
+            let ended = cluster.script_with_own_options(&options, "echo hi").run();
+            cluster.wait_until_empty();
+            ended
+        };
+        let files = || {
+            let build = std::fs::read_dir(cache.join("paceline")).expect("a directory").next();
+            let build = build.expect("one build").expect("a directory").path();
+            let files = std::fs::read_dir(build).expect("a directory");
+            files.map(|file| file.expect("a file").path()).collect::<Vec<_>>()
+        };
+        let ended = run(&breaks);
+        assert_eq!(ended.code, 125, "{ended:?}");
+        assert_eq!(
+            files(),
+            [""; 0].map(std::path::PathBuf::from),
+            "nothing is left of half a copy"
+        );
+        assert_eq!(run(&set).text(), "[0] hi\n");
+        let [copy] = &files()[..] else { panic!("{:?}", files()) };
+        let whole = std::fs::metadata(copy).expect("a file").len();
+        let half = std::fs::OpenOptions::new().write(true).open(copy).expect("our file");
+        half.set_len(whole / 2).expect("our file");
+        drop(half);
+        assert_eq!(run(&set).text(), "[0] hi\n");
+        assert_eq!(std::fs::metadata(copy).expect("a file").len(), whole);
+    });
+}
+
 #[test]
 fn an_interface_that_a_host_lacks_is_named() {
     on_hosts(2, |cluster| {
