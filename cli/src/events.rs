@@ -97,31 +97,36 @@ impl EventLog {
             .map_err(|error| EventsError::Create { path: path.to_owned(), source: error.into() })?;
         let mut log = Self { path: path.to_owned(), file: Some(file.into()), length: 0 };
         let (run_id, world_size) = (plan.run_id().to_string(), plan.world_size());
-        log.line(&Head { schema: SCHEMA, run_id, world_size });
+        log.line(&Head { schema: SCHEMA, run_id, world_size })
+            .iter()
+            .for_each(|what| console::note(what));
         Ok(log)
     }
 
-    /// Writes what has happened. What goes wrong is said once; the job goes on.
-    pub(crate) fn write(&mut self, event: &JobEvent) {
+    /// Writes what has happened. What goes wrong is returned, to be said, once; the job goes on.
+    pub(crate) fn write(&mut self, event: &JobEvent) -> Option<String> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        self.line(&Line { time: whole_millis(now), event });
+        self.line(&Line { time: whole_millis(now), event })
     }
 
-    fn line(&mut self, line: &impl Serialize) {
-        let Some(file) = &mut self.file else { return };
+    fn line(&mut self, line: &impl Serialize) -> Option<String> {
+        let file = self.file.as_mut()?;
         let written = serde_json::to_vec(line).map_err(io::Error::from).and_then(|mut bytes| {
             bytes.push(b'\n');
             file.write_all(&bytes)?;
             Ok(bytes.len() as u64)
         });
         match written {
-            Ok(bytes) => self.length += bytes,
+            Ok(bytes) => {
+                self.length += bytes;
+                None
+            }
             Err(error) => {
                 // Half a line would be no JSON. Of what is no regular file it stays.
                 let _ = file.set_len(self.length);
                 self.file = None;
                 let path = self.path.display();
-                console::note(&format!("no more events in {path}: {error}; the job goes on"));
+                Some(format!("no more events in {path}: {error}; the job goes on"))
             }
         }
     }

@@ -161,11 +161,17 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
             if let Some(timeline) = timeline {
                 timeline.close(&outcome);
             }
-            outcome.report().iter().for_each(|line| console::note(line));
-            outcome.exit_code()
+            conclude(&outcome)
         }
         Err(code) => code,
     }
+}
+
+/// Says how the job ended. If somebody has enough before all of it is read, that is how it ended.
+pub(crate) fn conclude(outcome: &Outcome) -> ExitCode {
+    let signal = paceline_launcher::tell(outcome.report());
+    let signal = signal.and_then(|number| u8::try_from(number).ok());
+    signal.map_or(outcome.exit_code(), ExitCode::Interrupted)
 }
 
 /// Says what counts of each setting. Values that make no sense are shown as they are.
@@ -218,13 +224,15 @@ pub(crate) fn carry_out(
     }
     let mut bindings = (!quiet).then(|| Bindings::of(plan.world_size()));
     let on_event = |event: &JobEvent| {
+        let mut lines = Vec::new();
         if let Some(bindings) = &mut bindings {
-            bindings.learn(event);
-            network::tell(event);
+            lines.extend(bindings.learn(event));
+            lines.extend(network::learn(event));
         }
         if let Some(log) = &mut events {
-            log.write(event);
+            lines.extend(log.write(event));
         }
+        lines
     };
     let agent = AgentCommand::this_program();
     paceline_launcher::run_with(plan, &agent, metrics, on_event).map_err(|error| {

@@ -84,7 +84,7 @@ pub use refusal::Refusal;
 pub use run::{
     AgentCommand, JobEvent, LateHost, MetricsError, MetricsListener, Outcome, RankExited,
     RankFailure, RankOutcome, RankStacks, RunError, SshOptions, Unreached, Verdict, rank_ranges,
-    run, run_with,
+    run, run_with, tell,
 };
 pub use task::{MoreRanks, Task};
 pub use wrap::{WrapError, Wrapper};

@@ -58,14 +58,18 @@ pub fn run_on_stage(
     stage: PathBuf,
     mut on_event: impl FnMut(&JobEvent),
 ) -> Result<Outcome, RunError> {
-    run_from(plan, Source::Stage(stage), None, &mut on_event)
+    let mut tell = |event: &JobEvent| {
+        on_event(event);
+        Vec::new()
+    };
+    run_from(plan, Source::Stage(stage), None, &mut tell)
 }
 
 /// The launcher's side of an agent: what starting ssh is elsewhere.
 pub(crate) fn enter(
     stage: &Path,
     host: Option<&str>,
-    on_event: impl Fn(FromAgent) + Send + 'static,
+    on_event: impl Fn(FromAgent) + Clone + Send + 'static,
 ) -> Result<Agent, RunError> {
     let streams = || -> io::Result<Streams> {
         let output = UnixStream::connect(stage)?;

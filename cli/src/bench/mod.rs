@@ -117,10 +117,7 @@ fn launch(plan: &Plan) -> ExitCode {
     if let Some(timeline) = &plan.timeline {
         timeline.close(&outcome);
     }
-    if !said_why(&outcome.verdict) {
-        outcome.report().iter().for_each(|line| console::note(line));
-    }
-    outcome.exit_code()
+    if said_why(&outcome.verdict) { outcome.exit_code() } else { run::conclude(&outcome) }
 }
 
 /// Whether the job ended because ranks ended themselves, which have then said why.

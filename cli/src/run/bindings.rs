@@ -4,8 +4,6 @@ use std::collections::BTreeMap;
 
 use paceline_launcher::JobEvent;
 
-use crate::console;
-
 /// Hosts that are named one by one; of more there is only the number.
 const NAMED_MAX: usize = 4;
 
@@ -23,16 +21,14 @@ impl Bindings {
         Self { missing: world_size, hosts: BTreeMap::new() }
     }
 
-    /// Takes in what happens; says it all when the last rank has been started.
-    pub(super) fn learn(&mut self, event: &JobEvent) {
-        let JobEvent::RankStarted { rank, host, cpus, .. } = event else { return };
+    /// Takes in what happens; returns what to say, when the last rank has been started.
+    pub(super) fn learn(&mut self, event: &JobEvent) -> Vec<String> {
+        let JobEvent::RankStarted { rank, host, cpus, .. } = event else { return Vec::new() };
         if let Some(cpus) = cpus {
             self.hosts.entry(host.clone()).or_default().insert(*rank, cpus.clone());
         }
         self.missing = self.missing.saturating_sub(1);
-        if self.missing == 0 {
-            self.lines().iter().for_each(|line| console::note(line));
-        }
+        if self.missing == 0 { self.lines() } else { Vec::new() }
     }
 
     /// One line for all hosts whose ranks are bound alike.

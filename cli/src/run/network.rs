@@ -3,12 +3,12 @@
 use paceline_launcher::{JobEvent, NetworkChoice, NetworkReport};
 
 use crate::columns;
-use crate::console;
 
-/// Says it when it happens.
-pub(super) fn tell(event: &JobEvent) {
-    if let JobEvent::NetworkChosen(choice) = event {
-        lines(choice).iter().for_each(|line| console::note(line));
+/// What to say when it happens.
+pub(super) fn learn(event: &JobEvent) -> Vec<String> {
+    match event {
+        JobEvent::NetworkChosen(choice) => lines(choice),
+        _ => Vec::new(),
     }
 }
 

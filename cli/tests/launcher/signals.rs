@@ -2,7 +2,7 @@
 
 use rustix::process::Signal;
 
-use crate::support::{Job, eventually};
+use crate::support::{Job, eventually, is_full};
 
 #[test]
 fn int_term_hup_and_quit_stop_everything() {
@@ -34,6 +34,19 @@ fn a_second_interrupt_kills_at_once() {
     eventually("it was asked to end", || directory.path().join("asked").exists());
     job.signal(Signal::INT);
     assert_eq!(job.wait().code, 130);
+}
+
+/// Not even the report of how the job ended, which waits for a reader.
+#[test]
+fn nothing_waits_for_who_does_not_read_and_has_had_enough() {
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    let job = Job::script(&["-np", "1", "--grace", "1"], "yes >&2").stderr(writer).start();
+    eventually("standard error takes no more", || is_full(&reader));
+    eventually("it ends", || {
+        job.signal(Signal::TERM);
+        job.processes().is_empty()
+    });
+    assert_eq!(job.wait().code, 143);
 }
 
 #[test]

@@ -266,6 +266,13 @@ pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
+/// Whether a pipe of the usual size has no room for another page.
+pub(crate) fn is_full(reader: &std::io::PipeReader) -> bool {
+    const USUAL_BYTES: u64 = 64 << 10;
+    const PAGE_BYTES: u64 = 4 << 10;
+    rustix::io::ioctl_fionread(reader).expect("a pipe") > USUAL_BYTES - PAGE_BYTES
+}
+
 /// Waits until something is as it should be; a test fails with what it is like if it never becomes so.
 pub(crate) fn settles(what: &str, mut look: impl FnMut() -> Result<(), String>) {
     let give_up = Instant::now() + PATIENCE;

@@ -1,5 +1,6 @@
 //! The launcher's side of an agent that is asked.
 
+use std::io::{self, Write as _};
 use std::time::{Duration, Instant};
 
 use paceline_rendezvous::Secret;
@@ -152,15 +153,21 @@ impl Patient {
     }
 
     async fn next(&mut self, deadline: Instant, limit: Duration) -> Result<Report, Loss> {
-        let event = tokio::select! {
-            event = self.reports.recv() => event,
-            () = tokio::time::sleep_until(deadline.into()) => return Err(Loss::Silent(limit)),
-            _ = self.interrupt.wait_for(Option::is_some) => return Err(Loss::Interrupted),
-        };
-        match event {
-            Some(FromAgent::Report(report)) => Ok(report),
-            Some(FromAgent::Closed(error)) => Err(Loss::Gone(self.autopsy(error).await)),
-            None => Err(Loss::Gone(self.autopsy(None).await)),
+        loop {
+            let event = tokio::select! {
+                event = self.reports.recv() => event,
+                () = tokio::time::sleep_until(deadline.into()) => return Err(Loss::Silent(limit)),
+                _ = self.interrupt.wait_for(Option::is_some) => return Err(Loss::Interrupted),
+            };
+            match event {
+                Some(FromAgent::Report(report)) => return Ok(report),
+                // If standard error is closed there is nobody to tell.
+                Some(FromAgent::Said(line)) => drop(writeln!(io::stderr(), "paceline: {line}")),
+                Some(FromAgent::Closed(error)) => {
+                    return Err(Loss::Gone(self.autopsy(error).await));
+                }
+                None => return Err(Loss::Gone(self.autopsy(None).await)),
+            }
         }
     }
 

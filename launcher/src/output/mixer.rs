@@ -65,6 +65,16 @@ impl Mixer {
         };
     }
 
+    /// Appends a line of the launcher's own; a line that a rank left open is ended first, as by
+    /// another rank.
+    pub(crate) fn say(&mut self, text: &str, out: &mut Vec<u8>) {
+        if let Some(open) = self.open.take() {
+            self.cut.insert(open.rank);
+            out.push(b'\n');
+        }
+        out.extend_from_slice(format!("paceline: {text}\n").as_bytes());
+    }
+
     /// Ends a line that a rank left open, so that what comes next starts on its own line.
     ///
     /// Without prefixes the bytes stay exactly those of the ranks.
@@ -120,6 +130,17 @@ mod tests {
     fn repaints_are_prefixed_each_time_and_never_overwritten_by_others() {
         let bar = [(0, "10%\r", End::Repaint), (0, "20%\r", End::Repaint), (1, "x\n", End::Line)];
         assert_eq!(mix(true, &bar), "[0] 10%\r[0] 20%\r\n[1] x\n");
+    }
+
+    #[test]
+    fn the_launcher_speaks_between_lines() {
+        let prefixes = Prefixes::new(PrefixTemplate::default(), Vec::new());
+        let (mut mixer, mut out) = (Mixer::new(Some(prefixes)), Vec::new());
+        mixer.say("one", &mut out);
+        mixer.add(Shown::of(&[0], b" 10%", End::Open), &mut out);
+        mixer.say("two", &mut out);
+        mixer.add(Shown::of(&[0], b" 20%\n", End::Line), &mut out);
+        assert_eq!(out, b"paceline: one\n[0]  10%\npaceline: two\n[0]  20%\n");
     }
 
     #[test]

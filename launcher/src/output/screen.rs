@@ -33,6 +33,11 @@ impl Screen {
         }
     }
 
+    /// Puts a line of the launcher's own behind what has been written, which is all.
+    pub(crate) fn own(&mut self, text: &str, out: &mut Vec<u8>) {
+        self.mixer.say(text, out);
+    }
+
     /// Nothing more will come from the rank.
     pub(crate) fn ended(&mut self, rank: u32) {
         self.unfold(|fold, now, emit| fold.ended(rank, now, emit));

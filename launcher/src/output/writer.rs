@@ -8,6 +8,8 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -24,6 +26,9 @@ use super::screen::Screen;
 
 /// A progress bar whose program is silent for this long is shown as it stands.
 const REPAINT_DELAY: Duration = Duration::from_millis(100);
+
+/// Lines of the launcher's own that wait for a reader; ranks are held up instead, the launcher is not.
+const SAID_MAX: usize = 1000;
 
 /// Output is gathered up to this many bytes per system call.
 const GATHER_BYTES_MAX: usize = 256 << 10;
@@ -64,14 +69,25 @@ impl Destination {
 
 #[derive(Debug)]
 enum Job {
-    Chunk { rank: u32, bytes: Vec<u8> },
-    Ended { rank: u32 },
+    Chunk {
+        rank: u32,
+        bytes: Vec<u8>,
+    },
+    Ended {
+        rank: u32,
+    },
+    /// A line of the launcher's own.
+    Said {
+        text: String,
+    },
 }
 
 /// Handle of the thread. Dropping it lets the thread write what it has and end.
 #[derive(Debug)]
 pub(crate) struct StreamWriter {
     jobs: mpsc::Sender<Job>,
+    /// Lines of the launcher's own that are on their way.
+    said: Arc<AtomicUsize>,
 }
 
 impl StreamWriter {
@@ -89,7 +105,9 @@ impl StreamWriter {
         let cutters = (0..world_size).map(|_| LineCutter::default()).collect();
         let fold = destination.folds.then(|| Fold::new(world_size, |rank| destination.shows(rank)));
         let screen = Screen::new(Mixer::new(destination.prefix.take()), fold);
+        let said = Arc::default();
         let worker = Worker {
+            said: Arc::clone(&said),
             stream,
             destination,
             on_event: Box::new(on_event),
@@ -100,13 +118,23 @@ impl StreamWriter {
         thread::Builder::new()
             .name(format!("paceline-{}", stream.file_name()))
             .spawn(move || worker.run(&queue))?;
-        Ok(Self { jobs })
+        Ok(Self { jobs, said })
     }
 
     /// Queues bytes of a rank.
     pub(crate) fn write(&self, rank: u32, bytes: Vec<u8>) {
         // The thread only ends when this handle is dropped.
         let _ = self.jobs.send(Job::Chunk { rank, bytes });
+    }
+
+    /// Queues a line of the launcher's own, which stands between those of the ranks. Too many that
+    /// nobody reads are none.
+    pub(crate) fn say(&self, text: &str) {
+        if self.said.fetch_add(1, Ordering::Relaxed) >= SAID_MAX {
+            self.said.fetch_sub(1, Ordering::Relaxed);
+            return;
+        }
+        let _ = self.jobs.send(Job::Said { text: text.to_owned() });
     }
 
     /// The rank's stream has ended.
@@ -116,6 +144,7 @@ impl StreamWriter {
 }
 
 struct Worker {
+    said: Arc<AtomicUsize>,
     stream: Stream,
     destination: Destination,
     on_event: Box<dyn Fn(WriterEvent) + Send>,
@@ -172,6 +201,7 @@ impl Worker {
                     self.end_rank(index);
                 }
             }
+            Job::Said { text } => self.say(&text),
         }
     }
 
@@ -190,6 +220,17 @@ impl Worker {
             cutter.push(bytes, |segment, end| screen.say(rank, segment, end));
         }
         self.owed.push((rank, u32::try_from(bytes.len()).unwrap_or(u32::MAX)));
+    }
+
+    /// What cannot be told to anybody ends no job, as long as the ranks have nothing to say.
+    fn say(&mut self, text: &str) {
+        self.flush();
+        let mut line = Vec::new();
+        self.screen.own(text, &mut line);
+        if let Some(descriptor) = &self.destination.shared {
+            let _ = write_all(descriptor, &line);
+        }
+        self.said.fetch_sub(1, Ordering::Relaxed);
     }
 
     fn end_rank(&mut self, index: usize) {
@@ -290,6 +331,39 @@ mod tests {
         assert_eq!(text, "[1] shown\n");
         let written = events.iter().filter(|event| matches!(event, WriterEvent::Written { .. }));
         assert_eq!(written.count(), 2);
+    }
+
+    #[test]
+    fn what_the_launcher_says_stands_on_lines_of_its_own() {
+        let (writer, mut reader, events) = start(None);
+        writer.write(1, b"begun\n".to_vec());
+        writer.say("all is well");
+        drop(writer);
+        let mut text = String::new();
+        reader.read_to_string(&mut text).expect("readable");
+        assert_eq!(text, "[1] begun\npaceline: all is well\n");
+        assert!(matches!(events.iter().last(), Some(WriterEvent::Finished)));
+    }
+
+    #[test]
+    fn what_nobody_reads_does_not_pile_up() {
+        let (writer, mut reader, _events) = start(None);
+        let line = "x".repeat(1 << 10);
+        (0..10 * SAID_MAX).for_each(|_| writer.say(&line));
+        drop(writer);
+        let mut text = String::new();
+        reader.read_to_string(&mut text).expect("readable");
+        // Beside those that wait there are those in the pipe, which has 64 KiB.
+        assert!((SAID_MAX..SAID_MAX + 100).contains(&text.lines().count()));
+    }
+
+    #[test]
+    fn that_nobody_hears_the_launcher_is_no_failure() {
+        let (writer, reader, events) = start(None);
+        drop(reader);
+        writer.say("is anybody there?");
+        drop(writer);
+        assert!(matches!(events.recv(), Ok(WriterEvent::Finished)));
     }
 
     #[test]

@@ -52,6 +52,8 @@ pub(crate) enum Source {
 #[derive(Debug)]
 pub(crate) enum FromAgent {
     Report(Report),
+    /// A line that is for the user, by way of ssh's standard error.
+    Said(String),
     /// Its stream has ended, or makes no sense for the reason given.
     Closed(Option<LinkError>),
 }
@@ -83,7 +85,7 @@ impl Agent {
         command: &AgentCommand,
         other_host: Option<&str>,
         descriptors: Option<&Found>,
-        on_event: impl Fn(FromAgent) + Send + 'static,
+        on_event: impl Fn(FromAgent) + Clone + Send + 'static,
     ) -> Result<Self, RunError> {
         let failed = |source| RunError::StartAgent { program: command.program.clone(), source };
         let mut process = Command::new(&command.program);
@@ -112,7 +114,7 @@ impl Agent {
         streams: Streams,
         child: Option<Child>,
         other_host: Option<&str>,
-        on_event: impl Fn(FromAgent) + Send + 'static,
+        on_event: impl Fn(FromAgent) + Clone + Send + 'static,
     ) -> Result<Self, RunError> {
         let input = link::asynchronous(streams.input)?;
         let reader = match other_host {
@@ -122,9 +124,13 @@ impl Agent {
         let (orders, queue) = mpsc::unbounded_channel();
         // An error there means that the agent is gone, which its output says too.
         tokio::spawn(async move { link::write_frames(input, queue).await.ok() });
-        tokio::spawn(read_reports(reader, on_event));
+        tokio::spawn(read_reports(reader, on_event.clone()));
         let words = match (other_host, streams.errors) {
-            (Some(host), Some(errors)) => Some(Words::listen(host, errors)?),
+            (Some(host), Some(errors)) => {
+                let host = host.to_owned();
+                let pass_on = move |line| on_event(FromAgent::Said(format!("{host}: {line}")));
+                Some(Words::listen(errors, pass_on)?)
+            }
             _ => None,
         };
         Ok(Self { child, orders: Some(orders), words })

@@ -1,7 +1,7 @@
 //! Doing what the [`Director`] decides.
 
 use std::collections::{BTreeMap, HashMap};
-use std::io::{self, Write as _};
+use std::io;
 use std::time::{Duration, Instant};
 
 use paceline_rendezvous::Secret;
@@ -38,6 +38,9 @@ const AGENT_DEATH_TIMEOUT: Duration = Duration::from_secs(1);
 /// Between telling the ranks of ^Z and stopping ourselves.
 const STOP_DELAY: Duration = Duration::from_millis(20);
 
+/// Who is told what happens, and what the user is to hear of it: a line each.
+pub(super) type OnEvent<'a> = dyn FnMut(&JobEvent) -> Vec<String> + 'a;
+
 /// Whatever the launcher wakes up for.
 pub(super) enum Event {
     Agent(usize, FromAgent),
@@ -53,7 +56,7 @@ pub(super) async fn conduct(
     source: Source,
     secret: Secret,
     metrics: Option<MetricsListener>,
-    on_event: &mut dyn FnMut(&JobEvent),
+    on_event: &mut OnEvent<'_>,
 ) -> Result<Outcome, RunError> {
     // Before signals are ours: so ^C ends this at once, and ssh with it.
     let copies = match copying::copies(&plan).await? {
@@ -158,7 +161,7 @@ impl Conductor {
     async fn follow(
         &mut self,
         happenings: &mut UnboundedReceiver<Event>,
-        on_event: &mut dyn FnMut(&JobEvent),
+        on_event: &mut OnEvent<'_>,
     ) {
         let mut pings = tokio::time::interval(PING_INTERVAL);
         pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -179,7 +182,7 @@ impl Conductor {
                 self.handle(event).await;
             }
             self.director.tick(Instant::now());
-            self.director.take_events().iter().for_each(&mut *on_event);
+            self.tell_events(on_event);
             self.act();
         }
     }
@@ -187,6 +190,7 @@ impl Conductor {
     async fn handle(&mut self, event: Event) {
         match event {
             Event::Agent(node, FromAgent::Report(report)) => self.take_report(node, report),
+            Event::Agent(_, FromAgent::Said(line)) => self.say(&line),
             Event::Agent(node, FromAgent::Closed(error)) => self.agent_closed(node, error).await,
             Event::Writer(event) => self.take_writer_event(event),
             Event::Signal(number) if terminal::ends_job(number) => {
@@ -346,6 +350,13 @@ impl Conductor {
         }
     }
 
+    /// Tells the user, as soon as standard error takes it; nobody here waits for that.
+    pub(super) fn say(&self, text: &str) {
+        if let Some(writer) = self.writers.get(&Stream::Stderr) {
+            writer.say(text);
+        }
+    }
+
     fn act(&mut self) {
         for action in self.director.take_actions() {
             match action {
@@ -360,15 +371,10 @@ impl Conductor {
                 }
                 Action::Examine => self.tell_all(&Order::TellStacks),
                 Action::Ping => self.tell_all(&Order::Ping),
-                Action::Say(text) => say(&text),
+                Action::Say(text) => self.say(&text),
                 Action::AbandonAgents => self.agents.values().for_each(Agent::kill),
                 Action::RankLost { rank, reason } => self.server.rank_lost(rank, &reason),
             }
         }
     }
-}
-
-pub(super) fn say(text: &str) {
-    // If standard error is closed there is nobody to tell.
-    let _ = writeln!(io::stderr(), "paceline: {text}");
 }

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use tokio::sync::mpsc::UnboundedReceiver;
 
-use super::agents::Agent;
-use super::conductor::{Conductor, Event};
+use super::agents::{Agent, FromAgent};
+use super::conductor::{Conductor, Event, OnEvent};
 use super::events::JobEvent;
 use super::outcome::Outcome;
 use super::terminal;
@@ -28,7 +28,7 @@ impl Conductor {
         mut self,
         family: &Family,
         happenings: &mut UnboundedReceiver<Event>,
-        on_event: &mut dyn FnMut(&JobEvent),
+        on_event: &mut OnEvent<'_>,
     ) -> Outcome {
         // All at once: over ssh each takes a moment.
         self.agents.values_mut().for_each(Agent::close);
@@ -36,9 +36,19 @@ impl Conductor {
             agent.ended(AGENT_EXIT_TIMEOUT).await;
         }
         let survivors = end_orphans(family).await;
+        self.tell_events(on_event);
+        let mut is_given_up = false;
+        while let Ok(event) = happenings.try_recv() {
+            match event {
+                Event::Agent(_, FromAgent::Said(line)) => self.say(&line),
+                Event::Writer(event) => self.take_writer_event(event),
+                Event::Signal(number) if terminal::ends_job(number) => is_given_up = true,
+                _ => {}
+            }
+        }
         // Without senders the writers write what they have and end.
         let mut running = std::mem::take(&mut self.writers).len();
-        while running > 0 {
+        while running > 0 && !is_given_up {
             let event = if self.stopping {
                 tokio::time::timeout(DRAIN_TIMEOUT, happenings.recv()).await.unwrap_or(None)
             } else {
@@ -47,16 +57,25 @@ impl Conductor {
             match event {
                 Some(Event::Writer(WriterEvent::Finished)) => running -= 1,
                 Some(Event::Writer(event)) => self.take_writer_event(event),
-                Some(Event::Signal(number)) if terminal::ends_job(number) => break,
+                Some(Event::Signal(number)) if terminal::ends_job(number) => is_given_up = true,
                 Some(_) => {}
                 None => break,
             }
         }
         self.server.shutdown();
-        self.director.take_events().iter().for_each(&mut *on_event);
+        let last = self.director.take_events();
         let outcome = self.director.finish(survivors);
-        on_event(&JobEvent::finished(&outcome));
+        let last = last.into_iter().chain([JobEvent::finished(&outcome)]);
+        let lines = last.flat_map(|event| on_event(&event)).collect();
+        terminal::tell(lines).await;
         outcome
+    }
+
+    /// Says what has happened since the last time.
+    pub(super) fn tell_events(&mut self, on_event: &mut OnEvent<'_>) {
+        for event in self.director.take_events() {
+            on_event(&event).iter().for_each(|line| self.say(line));
+        }
     }
 }
 

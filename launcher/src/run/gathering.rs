@@ -9,7 +9,7 @@ use paceline_rendezvous::env;
 use paceline_rendezvous::interface::Candidate;
 use zeroize::Zeroizing;
 
-use super::conductor::{Conductor, say};
+use super::conductor::Conductor;
 use super::meeting::{self, Meeting, MeetingError};
 use super::outcome::Verdict;
 use crate::doctor::question::Answer;
@@ -200,7 +200,9 @@ impl Conductor {
         let others = gathering.other_builds();
         if !others.is_empty() {
             let hosts = others.join(", ");
-            say(&format!("paceline on {hosts} is another build than here, of the same version"));
+            self.say(&format!(
+                "paceline on {hosts} is another build than here, of the same version"
+            ));
         }
         if let Some(choice) = choice {
             self.director.network_is_chosen(choice);

@@ -120,12 +120,13 @@ pub fn run(
     agent: &AgentCommand,
     metrics: Option<MetricsListener>,
 ) -> Result<Outcome, RunError> {
-    run_with(plan, agent, metrics, |_| ())
+    run_with(plan, agent, metrics, |_| Vec::new())
 }
 
 /// [`run`], telling `on_event` what happens as it happens; [`JobEvent::Finished`] comes last.
 ///
-/// While `on_event` runs nothing else is done for the job, so it must not wait for anybody.
+/// While `on_event` runs nothing else is done for the job, so it must not wait for anybody: not even for
+/// whoever reads standard error. What the user is to hear of an event it returns, a line each.
 ///
 /// # Errors
 /// As [`run`]; nothing has happened then, or nothing is left of it.
@@ -133,7 +134,7 @@ pub fn run_with(
     plan: LaunchPlan,
     agent: &AgentCommand,
     metrics: Option<MetricsListener>,
-    mut on_event: impl FnMut(&JobEvent),
+    mut on_event: impl FnMut(&JobEvent) -> Vec<String>,
 ) -> Result<Outcome, RunError> {
     run_from(plan, Source::Command(agent.clone()), metrics, &mut on_event)
 }
@@ -142,7 +143,7 @@ pub(crate) fn run_from(
     plan: LaunchPlan,
     source: Source,
     metrics: Option<MetricsListener>,
-    on_event: &mut dyn FnMut(&JobEvent),
+    on_event: &mut dyn FnMut(&JobEvent) -> Vec<String>,
 ) -> Result<Outcome, RunError> {
     let system = |operation| move |source| RunError::System { operation, source };
     // If an agent dies, what it had started becomes ours to end.
@@ -157,4 +158,13 @@ pub(crate) fn run_from(
     // A thread that is stuck in a write must not keep us.
     runtime.shutdown_timeout(Duration::ZERO);
     outcome
+}
+
+/// Says these lines on standard error once a job is over. Blocks until somebody has taken them, or until
+/// a signal that would have ended the job says that nobody will: its number is returned.
+pub fn tell(lines: Vec<String>) -> Option<i32> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
+    let signal = runtime.block_on(terminal::tell(lines));
+    runtime.shutdown_timeout(Duration::ZERO);
+    signal
 }

@@ -97,7 +97,7 @@ fn quoted(text: &str) -> String {
 
 /// What ssh says, in the order in which it is looked for, and what the user may do about it.
 /// `{host}` stands for the host.
-const REMEDIES: [(&[&str], &str); 9] = [
+const REMEDIES: [(&[&str], &str); 10] = [
     (
         &["Could not resolve hostname"],
         "check the spelling of {host}, or make it known to DNS, /etc/hosts or ~/.ssh/config",

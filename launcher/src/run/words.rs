@@ -1,7 +1,6 @@
 //! What comes by way of ssh's standard error: ssh's own words, the remote shell's and the agent's.
 
 use std::collections::VecDeque;
-use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -35,16 +34,20 @@ struct Heard {
 }
 
 impl Words {
-    pub(super) fn listen(host: &str, errors: OwnedFd) -> Result<Self, LinkError> {
+    /// Whatever is not kept, `pass_on` gets.
+    pub(super) fn listen(
+        errors: OwnedFd,
+        pass_on: impl Fn(String) + Send + 'static,
+    ) -> Result<Self, LinkError> {
         let errors = link::asynchronous(errors)?;
         let heard = Arc::<Mutex<Heard>>::default();
-        let (host, shared) = (host.to_owned(), Arc::clone(&heard));
+        let shared = Arc::clone(&heard);
         let listener = tokio::spawn(async move {
             let mut buffer = vec![0; 4096];
             while let Ok(count @ 1..) = link::read(&errors, &mut buffer).await {
-                lock(&shared).push(&buffer[..count], &host);
+                lock(&shared).push(&buffer[..count], &pass_on);
             }
-            lock(&shared).push(b"\n", &host);
+            lock(&shared).push(b"\n", &pass_on);
         });
         Ok(Self { heard, listener })
     }
@@ -66,7 +69,7 @@ fn lock(heard: &Mutex<Heard>) -> MutexGuard<'_, Heard> {
 }
 
 impl Heard {
-    fn push(&mut self, bytes: &[u8], host: &str) {
+    fn push(&mut self, bytes: &[u8], pass_on: &impl Fn(String)) {
         for part in bytes.split_inclusive(|byte| *byte == b'\n') {
             let room = LINE_BYTES_MAX.saturating_sub(self.partial.len());
             self.partial.extend_from_slice(&part[..part.len().min(room)]);
@@ -74,17 +77,15 @@ impl Heard {
                 let line = std::mem::take(&mut self.partial);
                 let line = String::from_utf8_lossy(&line).trim_end().to_owned();
                 if !line.is_empty() {
-                    self.line(line, host);
+                    self.line(line, pass_on);
                 }
             }
         }
     }
 
-    fn line(&mut self, line: String, host: &str) {
+    fn line(&mut self, line: String, pass_on: &impl Fn(String)) {
         if self.is_passed_on {
-            // If standard error is closed there is nobody to tell.
-            let _ = writeln!(io::stderr(), "paceline: {host}: {line}");
-            return;
+            return pass_on(line);
         }
         if self.lines.len() >= LINES_MAX {
             self.lines.pop_front();
@@ -100,15 +101,16 @@ mod tests {
     #[test]
     fn the_last_lines_are_kept_each_within_bounds() {
         let mut heard = Heard::default();
-        heard.push(b"a\r\n\nb", "n1");
-        heard.push("ü\nrest".as_bytes(), "n1");
+        let nobody = |line: String| panic!("{line} is kept");
+        heard.push(b"a\r\n\nb", &nobody);
+        heard.push("ü\nrest".as_bytes(), &nobody);
         assert_eq!(heard.lines, ["a", "bü"]);
-        heard.push(b"\n", "n1");
+        heard.push(b"\n", &nobody);
         assert_eq!(heard.lines, ["a", "bü", "rest"]);
-        heard.push(&[b'x'; 1 << 20], "n1");
-        heard.push(b"\n", "n1");
+        heard.push(&[b'x'; 1 << 20], &nobody);
+        heard.push(b"\n", &nobody);
         assert_eq!(heard.lines.back().map(String::len), Some(LINE_BYTES_MAX));
-        (0..100).for_each(|line| heard.push(format!("{line}\n").as_bytes(), "n1"));
+        (0..100).for_each(|line| heard.push(format!("{line}\n").as_bytes(), &nobody));
         assert_eq!((heard.lines.len(), heard.lines.back()), (LINES_MAX, Some(&"99".to_owned())));
     }
 }

@@ -4,7 +4,7 @@ use rustix::process::Signal;
 
 use super::hosts::Cluster;
 use super::on_hosts;
-use crate::support::{Running, eventually, kill};
+use crate::support::{Running, eventually, is_full, kill};
 
 /// Behaviours 11 to 14.
 #[test]
@@ -65,6 +65,30 @@ fn a_lost_agent_is_named_and_takes_its_ranks_along() {
         let ended = running.wait();
         assert_eq!(ended.code, 125, "{ended:?}");
         assert!(ended.stderr.contains("the agent on n2"), "{ended:?}");
+        cluster.wait_until_empty();
+    });
+}
+
+/// What comes by ssh is for standard error, too, which takes nothing more: the launcher does not wait.
+#[test]
+fn a_launcher_whose_words_nobody_reads_still_listens() {
+    on_hosts(1, |cluster| {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        let exists = |name: &str| cluster.path(name).exists();
+        let script = format!(
+            "cd {}; yes >&2 & while [ ! -e full ]; do sleep 0.02; done; \
+             echo word >/proc/$PACELINE_AGENT_PID/fd/2; touch said; sleep 1000",
+            cluster.path("").display()
+        );
+        let job = cluster.script(&["-H", "n1", "--grace", "1"], &script).stderr(writer).start();
+        eventually("standard error takes no more", || is_full(&reader));
+        std::fs::write(cluster.path("full"), "").expect("a file");
+        eventually("the agent has said something", || exists("said"));
+        eventually("it ends", || {
+            job.signal(Signal::TERM);
+            job.processes().is_empty()
+        });
+        assert_eq!(job.wait().code, 143);
         cluster.wait_until_empty();
     });
 }
