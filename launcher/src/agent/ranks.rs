@@ -112,7 +112,9 @@ impl<'a> Recipe<'a> {
         let commands = config.tasks.iter().enumerate().map(resolve).collect::<Result<_, _>>()?;
         let defaults = config.default_variables.iter().filter(|(name, _)| is_unset(name)).cloned();
         let ours = config.variables.iter().cloned().chain(variables);
-        let variables = defaults.chain(ours).collect();
+        // Where ranks were started by ssh it is still that of the login.
+        let there = config.is_remote.then(|| ("PWD".into(), directory.clone().into()));
+        let variables = there.into_iter().chain(defaults).chain(ours).collect();
         let shares = shares::of(config, host)?;
         let removed = environment::inherited_to_remove();
         Ok(Self { config, commands, host, variables, removed, shares, descriptors: raise_limit() })

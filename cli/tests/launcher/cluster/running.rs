@@ -121,6 +121,18 @@ fn variables_reach_other_hosts_by_rule() {
     });
 }
 
+/// Programs believe it.
+#[test]
+fn the_directory_has_its_name_in_the_environment() {
+    on_hosts(1, |cluster| {
+        let directory = cluster.path("");
+        let job = cluster.job(&["-H", "n1", "--no-prefix", "printenv", "PWD"]);
+        let ended = job.directory(&directory).run();
+        let directory = directory.canonicalize().expect("a directory");
+        assert_eq!(ended.text().trim(), directory.to_str().expect("UTF-8"), "{ended:?}");
+    });
+}
+
 #[test]
 fn what_ranks_get_of_other_hosts_is_found_out_there() {
     on_hosts(2, |cluster| {
