@@ -140,6 +140,11 @@ impl Agent {
         self.child.as_ref().and_then(|child| i32::try_from(child.id()).ok()).unwrap_or(0)
     }
 
+    /// Whether that process is ssh, and the agent's own is on another host.
+    pub(super) fn is_reached_by_ssh(&self) -> bool {
+        self.words.is_some()
+    }
+
     pub(crate) fn send(&self, order: &Order) -> Result<(), LinkError> {
         let mut bytes = Vec::new();
         order.encode(&mut bytes)?;

@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 
 use super::agents::{Agent, FromAgent, Source};
 use super::director::{Action, Director};
-use super::events::JobEvent;
+use super::events::OnEvent;
 use super::gathering::Gathering;
 use super::input::Input;
 use super::metrics::MetricsListener;
@@ -37,9 +37,6 @@ const AGENT_DEATH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Between telling the ranks of ^Z and stopping ourselves.
 const STOP_DELAY: Duration = Duration::from_millis(20);
-
-/// Who is told what happens, and what the user is to hear of it: a line each.
-pub(super) type OnEvent<'a> = dyn FnMut(&JobEvent) -> Vec<String> + 'a;
 
 /// Whatever the launcher wakes up for.
 pub(super) enum Event {
@@ -278,6 +275,7 @@ impl Conductor {
         // An agent that talks nonsense, or not at all, supervises nothing.
         agent.kill();
         let words = agent.last_words().await;
+        let pid = (!agent.is_reached_by_ssh()).then_some(pid);
         self.director.agent_lost(node, pid, ending, reason, words, Instant::now());
         if !was_up {
             self.one_is_started();

@@ -6,8 +6,8 @@ use rustix::process::Signal;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::agents::{Agent, FromAgent};
-use super::conductor::{Conductor, Event, OnEvent};
-use super::events::JobEvent;
+use super::conductor::{Conductor, Event};
+use super::events::{JobEvent, OnEvent};
 use super::outcome::Outcome;
 use super::terminal;
 use crate::output::writer::WriterEvent;

@@ -10,6 +10,9 @@ use crate::process::memory::OutOfMemory;
 use crate::process::wait::{Ending, ResourceUsage};
 use crate::protocol::messages::{LeftBehind, RankExit};
 
+/// Who is told what happens, and what the user is to hear of it: a line each.
+pub(super) type OnEvent<'a> = dyn FnMut(&JobEvent) -> Vec<String> + 'a;
+
 /// Something that has happened in a job.
 ///
 /// Serialised it is an object whose field `event` names the variant in snake case, beside the fields

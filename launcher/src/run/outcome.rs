@@ -59,7 +59,7 @@ pub enum Verdict {
     StartTimedOut {
         /// What was allowed.
         limit: Duration,
-        /// Hosts whose ranks had not.
+        /// Hosts whose ranks had not: those without an agent, if there are any.
         hosts: Vec<LateHost>,
     },
     /// Nobody reads our standard output any more.
@@ -75,8 +75,10 @@ pub enum Verdict {
     AgentLost {
         /// The agent's host.
         host: String,
-        /// The agent's process id here.
+        /// The agent's process id on its host.
         pid: i32,
+        /// Whether ssh led to it, and `ending` is that of ssh.
+        by_ssh: bool,
         /// How it ended, where that is known.
         ending: Option<Ending>,
         /// What it said that made no sense.

@@ -130,10 +130,11 @@ impl Verdict {
             Self::OutputFailed { path: None, reason } => {
                 format!("failed to write the ranks' output: {reason}")
             }
-            Self::AgentLost { host, pid, ending, reason } => {
+            Self::AgentLost { host, pid, by_ssh, ending, reason } => {
                 let mut text = format!("the agent on {host} (pid {pid}) is lost");
                 if let Some(ending) = ending {
-                    let _ = write!(text, ": it {ending}");
+                    let who = if *by_ssh { "ssh" } else { "it" };
+                    let _ = write!(text, ": {who} {ending}");
                 }
                 if let Some(reason) = reason {
                     let _ = write!(text, ": {reason}");
@@ -172,6 +173,10 @@ fn hint(verdict: &Verdict) -> Option<String> {
         Verdict::OtherVersion { host, .. } => {
             Some(format!("install the same version on {host}, or name it with --remote-program"))
         }
+        Verdict::AgentLost { host, by_ssh: true, ending: Some(_), .. } => Some(format!(
+            "the connection broke, or the agent was killed: see whether {host} is up, and the end of its \
+             kernel's log: ssh {host} dmesg"
+        )),
         Verdict::NoNetwork { .. } => Some(
             "name an interface or a network that all hosts have: --interface eth0, or \
              --interface 10.0.0.0/24"

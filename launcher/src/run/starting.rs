@@ -103,7 +103,7 @@ impl Conductor {
         if let Err((node, error)) = self.start_more() {
             let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
             let words = vec![format!("{error}{cause}")];
-            self.director.agent_lost(node, 0, None, None, words, Instant::now());
+            self.director.agent_lost(node, None, None, None, words, Instant::now());
         }
     }
 

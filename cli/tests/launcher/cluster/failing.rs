@@ -61,10 +61,13 @@ fn nothing_outlives_the_launcher() {
 fn a_lost_agent_is_named_and_takes_its_ranks_along() {
     on_hosts(2, |cluster| {
         let running = sleeping(cluster);
-        kill(cluster.agent(2), Signal::KILL);
+        let agent = cluster.agent(2);
+        kill(agent, Signal::KILL);
         let ended = running.wait();
         assert_eq!(ended.code, 125, "{ended:?}");
-        assert!(ended.stderr.contains("the agent on n2"), "{ended:?}");
+        let lost = format!("the agent on n2 (pid {agent}) is lost: ssh exited with code 255");
+        assert!(ended.stderr.contains(&lost), "{ended:?}");
+        assert!(ended.stderr.contains("ssh n2 dmesg"), "{ended:?}");
         cluster.wait_until_empty();
     });
 }

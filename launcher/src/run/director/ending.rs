@@ -16,11 +16,12 @@ pub(super) const UNREACHED_TIME: Duration = Duration::from_millis(500);
 
 impl Director {
     /// The agent of a node is gone; nothing more will come from it. `words` are what was said instead,
-    /// if it never came up.
+    /// if it never came up. `pid` is its process where that is one of ours; elsewhere ssh is, and the
+    /// ending is ssh's.
     pub(in crate::run) fn agent_lost(
         &mut self,
         node: usize,
-        pid: i32,
+        pid: Option<i32>,
         ending: Option<Ending>,
         reason: Option<String>,
         words: Vec<String>,
@@ -28,21 +29,22 @@ impl Director {
     ) {
         let Some(record) = self.nodes.get(node).filter(|record| !record.finished) else { return };
         let (host, is_up) = (record.host.clone(), record.is_up());
+        let (by_ssh, pid) = (pid.is_none(), pid.or(record.agent).unwrap_or(0));
         self.finished(node);
         if !is_up {
-            self.not_reached(Unreached { host, ending, words, reason }, now);
+            self.not_reached(node, Unreached { host, ending, words, reason }, now);
             return;
         }
         for rank in (0..).zip(&self.ranks).filter(|(_, rank)| rank.node == node).map(|(n, _)| n) {
             let reason = format!("was lost with the agent on {host}");
             self.actions.push(Action::RankLost { rank, reason });
         }
-        self.stop_because(Verdict::AgentLost { host, pid, ending, reason }, now);
+        self.stop_because(Verdict::AgentLost { host, pid, by_ssh, ending, reason }, now);
     }
 
-    fn not_reached(&mut self, unreached: Unreached, now: Instant) {
+    fn not_reached(&mut self, node: usize, unreached: Unreached, now: Instant) {
         if matches!(self.phase, Phase::Running | Phase::Settling { .. }) {
-            self.unreached.push(unreached);
+            self.unreached.insert(node, unreached);
         }
         if self.phase == Phase::Running {
             self.phase = Phase::Settling { until: now + UNREACHED_TIME };
@@ -60,7 +62,8 @@ impl Director {
     /// What the job failed of, if it did.
     fn failure(&mut self) -> Option<Verdict> {
         if !self.unreached.is_empty() {
-            return Some(Verdict::Unreached(std::mem::take(&mut self.unreached)));
+            let unreached = std::mem::take(&mut self.unreached);
+            return Some(Verdict::Unreached(unreached.into_values().collect()));
         }
         self.first_failure().map(Verdict::RankFailed)
     }

@@ -84,8 +84,8 @@ pub(super) struct Director {
     failures: Vec<u32>,
     /// The rank that the coordinator holds responsible, and what it told the others.
     aborted: Option<(Option<u32>, String)>,
-    /// Hosts on which no agent came up, before any stop.
-    unreached: Vec<Unreached>,
+    /// Hosts on which no agent came up, before any stop, by their number.
+    unreached: BTreeMap<usize, Unreached>,
     left_behind: Vec<LeftBehind>,
     survivors: Vec<ProcessName>,
     examination: Examination,
@@ -116,7 +116,7 @@ impl Director {
             nodes: nodes.iter().map(record).collect(),
             failures: Vec::new(),
             aborted: None,
-            unreached: Vec::new(),
+            unreached: BTreeMap::new(),
             left_behind: Vec::new(),
             survivors: Vec::new(),
             examination: Examination::default(),
@@ -180,7 +180,10 @@ impl Director {
                 let node = self.nodes.get(node)?;
                 Some(LateHost { host: node.host.clone(), has_agent: node.is_up() })
             };
-            let hosts = nodes.into_iter().filter_map(host).collect();
+            let hosts: Vec<LateHost> = nodes.into_iter().filter_map(host).collect();
+            // Those that have an agent wait for those that have none.
+            let all_have = hosts.iter().all(|host| host.has_agent);
+            let hosts = hosts.into_iter().filter(|host| all_have || !host.has_agent).collect();
             let limit = self.limits.start_timeout;
             self.time_is_up(Verdict::StartTimedOut { limit, hosts }, now);
         }

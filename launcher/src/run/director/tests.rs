@@ -286,7 +286,7 @@ fn all_hosts_that_cannot_be_reached_are_named_together() {
     director.report(0, Report::Ready { pid: 8, host: "a".into() }, now);
     let fail = |director: &mut Director, node, word: &str| {
         let words = vec![word.to_owned()];
-        director.agent_lost(node, 9, Some(Ending::Code(255)), None, words, now);
+        director.agent_lost(node, None, Some(Ending::Code(255)), None, words, now);
     };
     fail(&mut director, 2, "refused");
     director.tick(now);
@@ -300,13 +300,13 @@ fn all_hosts_that_cannot_be_reached_are_named_together() {
     assert_eq!(outcome.exit_code(), ExitCode::LauncherFailed);
     let Verdict::Unreached(hosts) = outcome.verdict else { panic!("{outcome:?}") };
     let hosts: Vec<_> = hosts.iter().map(|host| (&host.host[..], &host.words[0][..])).collect();
-    assert_eq!(hosts, [("c", "refused"), ("b", "unknown")]);
+    assert_eq!(hosts, [("b", "unknown"), ("c", "refused")]);
 }
 
 #[test]
 fn a_lost_agent_and_a_refusal_have_codes_of_their_own() {
     let mut job = Job::of(2);
-    job.director.agent_lost(0, 50, Some(Ending::Signal(9)), None, vec![], job.now);
+    job.director.agent_lost(0, Some(50), Some(Ending::Signal(9)), None, vec![], job.now);
     assert!(job.director.is_over());
     let lost = job.director.take_actions();
     assert_eq!(lost.iter().filter(|a| matches!(a, Action::RankLost { .. })).count(), 2);
