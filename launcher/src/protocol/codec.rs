@@ -101,6 +101,11 @@ impl Decoder {
         self.buffer.extend_from_slice(bytes);
     }
 
+    /// What has come, as long as that is not the preamble.
+    pub(crate) fn noise(&self) -> &[u8] {
+        if self.greeted { &[] } else { &self.buffer }
+    }
+
     /// The next whole frame, if there is one.
     ///
     /// # Errors

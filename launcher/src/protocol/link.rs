@@ -108,6 +108,11 @@ impl FrameReader {
         Ok(Self { decoder: Decoder::after_login(), ..Self::new(descriptor)? })
     }
 
+    /// What has come instead of the agent's first word.
+    pub(crate) fn noise(&self) -> &[u8] {
+        self.decoder.noise()
+    }
+
     /// The next frame, or `None` once the other side is gone. Safe to cancel.
     pub(crate) async fn next(&mut self) -> Result<Option<Frame>, LinkError> {
         loop {

@@ -124,15 +124,17 @@ impl Agent {
         let (orders, queue) = mpsc::unbounded_channel();
         // An error there means that the agent is gone, which its output says too.
         tokio::spawn(async move { link::write_frames(input, queue).await.ok() });
-        tokio::spawn(read_reports(reader, on_event.clone()));
+        let said = on_event.clone();
         let words = match (other_host, streams.errors) {
             (Some(host), Some(errors)) => {
                 let host = host.to_owned();
-                let pass_on = move |line| on_event(FromAgent::Said(format!("{host}: {line}")));
+                let pass_on = move |line| said(FromAgent::Said(format!("{host}: {line}")));
                 Some(Words::listen(errors, pass_on)?)
             }
             _ => None,
         };
+        let instead = words.as_ref().map(Words::instead);
+        tokio::spawn(read_reports(reader, instead, on_event));
         Ok(Self { child, orders: Some(orders), words })
     }
 
@@ -225,14 +227,24 @@ impl Agent {
     }
 }
 
-async fn read_reports(mut reader: FrameReader, on_event: impl Fn(FromAgent) + Send + 'static) {
+/// `instead` gets what came where no agent did.
+async fn read_reports(
+    mut reader: FrameReader,
+    instead: Option<impl FnOnce(&[u8]) + Send + 'static>,
+    on_event: impl Fn(FromAgent) + Send + 'static,
+) {
     let reason = loop {
         match reader.next().await {
             Ok(Some(frame)) => match Report::decode(frame) {
                 Ok(report) => on_event(FromAgent::Report(report)),
                 Err(error) => break Some(error.into()),
             },
-            Ok(None) => break None,
+            Ok(None) => {
+                if let Some(instead) = instead {
+                    instead(reader.noise());
+                }
+                break None;
+            }
             Err(error) => break Some(error),
         }
     };

@@ -95,6 +95,11 @@ fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
+const PACELINE_MISSING: &str = "install paceline on {host} at the same path or in its PATH, or name it with \
+     --remote-program, or let --copy-binary copy it";
+const NOT_EXECUTABLE: &str = "paceline on {host} cannot be executed: is it made for that machine, and its file \
+     system not mounted noexec?";
+
 /// What ssh says, in the order in which it is looked for, and what the user may do about it.
 /// `{host}` stands for the host.
 const REMEDIES: [(&[&str], &str); 10] = [
@@ -111,6 +116,10 @@ const REMEDIES: [(&[&str], &str); 10] = [
         "log in to {host} without a password first: ssh-copy-id {host}, or name the key with \
          --ssh-identity-file",
     ),
+    (
+        &["account is currently not available", "Please login as the user"],
+        "log in to {host} as somebody else, as in USER@{host}",
+    ),
     (&["Connection refused"], "start sshd on {host}, or name its port with --ssh-port"),
     (
         &["Connection timed out", "No route to host", "Network is unreachable"],
@@ -120,11 +129,7 @@ const REMEDIES: [(&[&str], &str); 10] = [
         &["kex_exchange_identification", "Connection reset", "Connection closed"],
         "sshd on {host} hangs up; it may have too many logins at once (MaxStartups in sshd_config)",
     ),
-    (
-        &["paceline: not found", "No such file or directory", "command not found"],
-        "install paceline on {host} at the same path or in its PATH, or name it with \
-         --remote-program, or let --copy-binary copy it",
-    ),
+    (&["paceline: not found", "No such file or directory", "command not found"], PACELINE_MISSING),
     (
         &["No space left on device", "Read-only file system", "Disk quota exceeded"],
         "make room in ~/.cache on {host}, or install paceline there and name it with \
@@ -132,8 +137,7 @@ const REMEDIES: [(&[&str], &str); 10] = [
     ),
     (
         &["Permission denied", "cannot execute", "Exec format error", "it is made for"],
-        "paceline on {host} cannot be executed: is it made for that machine, and its file system \
-         not mounted noexec?",
+        NOT_EXECUTABLE,
     ),
     (
         &["Too many open files"],
@@ -165,9 +169,12 @@ pub(crate) fn remedy(unreached: &Unreached) -> Option<String> {
     };
     let known = REMEDIES.iter().find(|(texts, _)| said(texts)).map(|(_, remedy)| *remedy);
     let by_code = match unreached.ending {
-        Some(Ending::Code(127)) => Some(REMEDIES[6].1),
-        Some(Ending::Code(126)) => Some(REMEDIES[8].1),
+        Some(Ending::Code(127)) => Some(PACELINE_MISSING),
+        Some(Ending::Code(126)) => Some(NOT_EXECUTABLE),
         Some(Ending::Code(SSH_FAILED)) => Some("try it by hand: ssh {host} true"),
+        Some(Ending::Code(_)) => Some(
+            "the login on {host} ended before paceline began: see what ssh {host} true says and returns",
+        ),
         _ => None,
     };
     Some(known.or(by_code)?.replace("{host}", host))
@@ -250,7 +257,8 @@ mod tests {
             (126, "sh: 1: /x/paceline: Permission denied", "noexec"),
             (0, "failed to start the agent ssh: Too many open files (os error 24)", "ulimit -Hn"),
             (255, "what?", "ssh n1 true"),
-            (3, "", ""),
+            (3, "", "ended before paceline began"),
+            (1, "This account is currently not available.", "USER@n1"),
         ] {
             let found = remedy(code, words, None);
             assert!(found.contains(expected), "{words:?}: {found:?}");

@@ -52,6 +52,12 @@ impl Words {
         Ok(Self { heard, listener })
     }
 
+    /// What a stream that was to be the agent's said instead, in order, comes before all that was kept.
+    pub(super) fn instead(&self) -> impl FnOnce(&[u8]) + Send + 'static {
+        let heard = Arc::clone(&self.heard);
+        move |bytes| lock(&heard).instead(bytes)
+    }
+
     /// From now on lines are not kept but told at once.
     pub(super) fn pass_on(&self) {
         lock(&self.heard).is_passed_on = true;
@@ -83,6 +89,14 @@ impl Heard {
         }
     }
 
+    fn instead(&mut self, bytes: &[u8]) {
+        let text = String::from_utf8_lossy(bytes);
+        let lines = text.lines().map(str::trim_end).filter(|line| !line.is_empty());
+        for line in lines.rev().take(LINES_MAX - self.lines.len()) {
+            self.lines.push_front(line.chars().take(LINE_BYTES_MAX).collect());
+        }
+    }
+
     fn line(&mut self, line: String, pass_on: &impl Fn(String)) {
         if self.is_passed_on {
             return pass_on(line);
@@ -110,6 +124,11 @@ mod tests {
         heard.push(&[b'x'; 1 << 20], &nobody);
         heard.push(b"\n", &nobody);
         assert_eq!(heard.lines.back().map(String::len), Some(LINE_BYTES_MAX));
+        heard.instead("Welcome!\r\n\nCome back later.\n".as_bytes());
+        assert_eq!(
+            heard.lines.iter().take(2).collect::<Vec<_>>(),
+            ["Welcome!", "Come back later."]
+        );
         (0..100).for_each(|line| heard.push(format!("{line}\n").as_bytes(), &nobody));
         assert_eq!((heard.lines.len(), heard.lines.back()), (LINES_MAX, Some(&"99".to_owned())));
     }

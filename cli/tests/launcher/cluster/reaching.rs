@@ -73,7 +73,9 @@ fn a_host_that_does_not_answer_is_named_when_the_start_takes_too_long() {
         cluster.set_link(2, "down");
         let ended = cluster.job(&["-H", "n1,n2", "--start-timeout", "2", "true"]).run();
         assert_eq!(ended.code, 124, "{ended:?}");
-        assert!(ended.stderr.contains("n2 (ssh has not brought up its agent)"), "{ended:?}");
+        // The other one only waits for it.
+        let missing = "missing on n2 (ssh has not brought up its agent)\n";
+        assert!(ended.stderr.contains(missing), "{ended:?}");
         cluster.wait_until_empty();
     });
 }
@@ -110,6 +112,29 @@ fn what_a_login_prints_harms_nothing() {
         let talks = talks.display().to_string();
         let ended = cluster.job(&["-H", "n1", "--remote-program", &talks, "echo", "hi"]).run();
         assert_eq!((ended.code, ended.text().as_str()), (0, "[0] hi\n"), "{ended:?}");
+    });
+}
+
+#[test]
+fn what_a_login_says_instead_of_an_agent_is_told_of_each_host_in_order() {
+    on_hosts(3, |cluster| {
+        let refuses = cluster.path("refuses");
+        // The first host is the last to speak.
+        let script = "#!/bin/sh\n[ $(hostname) = n1 ] && sleep 0.3\n\
+                      echo 'Please login as the user \"me\" rather than the user \"root\".'\nexit 142\n";
+        std::fs::write(&refuses, script).expect("a file");
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(&refuses, mode).expect("our file");
+        let refuses = refuses.display().to_string();
+        let job = cluster.job(&["-H", "n1,n2,n3", "--remote-program", &refuses, "true"]);
+        let ended = job.run();
+        assert_eq!(ended.code, 125, "{ended:?}");
+        let host = |number: u32| {
+            let begin = format!("no agent on n{number}: Please login as the user \"me\"");
+            ended.stderr.find(&begin).unwrap_or_else(|| panic!("{ended:?}"))
+        };
+        assert!(host(1) < host(2) && host(2) < host(3), "{ended:?}");
+        assert!(ended.stderr.contains("as somebody else, as in USER@n3"), "{ended:?}");
     });
 }
 
