@@ -10,6 +10,7 @@
 mod rules;
 mod survey;
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use paceline_rendezvous::interface::{Candidate, Subnet};
@@ -25,6 +26,9 @@ const FASTER: f64 = 1.25;
 
 /// How much faster its links must be by their drivers' word to be worth a warning.
 const FASTER_BY_NAME: u32 = 2;
+
+/// Hosts that a warning names one by one.
+const NAMED_MAX: usize = 4;
 
 /// A host and what its agent says.
 pub(crate) type Described = (String, AgentFacts);
@@ -100,6 +104,29 @@ pub(crate) fn networks(hosts: &[Described], usual: &[Candidate]) -> Vec<Network>
         }
     }
     networks
+}
+
+/// What to think about where several hosts are to meet at one and the same address.
+pub(crate) fn shared_addresses(hosts: &[Described], members: &[Candidate]) -> Vec<String> {
+    let mut by_address: BTreeMap<IpAddr, Vec<&str>> = BTreeMap::new();
+    for ((host, _), member) in hosts.iter().zip(members) {
+        by_address.entry(member.address).or_default().push(host);
+    }
+    let shared = by_address.into_iter().filter(|(_, hosts)| hosts.len() > 1);
+    let warning = |(address, hosts): (IpAddr, Vec<&str>)| {
+        let others = hosts.len().saturating_sub(NAMED_MAX);
+        let rest = if others > 0 { format!(" and {others} more") } else { String::new() };
+        let hosts = hosts[..hosts.len() - others].join(", ") + &rest;
+        if address.is_loopback() {
+            format!("{hosts} are to meet at {address}, which leads each of them to itself")
+        } else {
+            format!(
+                "{hosts} have the same address, {address}: if they are one host, name it once, or its \
+                 local ranks are counted several times"
+            )
+        }
+    };
+    shared.map(warning).collect()
 }
 
 /// The first address of each host that is meant and may lead to other hosts, if all have one.

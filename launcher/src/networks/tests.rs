@@ -36,6 +36,26 @@ fn names(networks: &[Network]) -> Vec<&str> {
 }
 
 #[test]
+fn hosts_that_meet_at_one_address_are_named() {
+    let at = |name: &str, address: &str| host(name, &[(address, None)]);
+    let warnings = |hosts: &[Described]| {
+        let members: Vec<Candidate> =
+            hosts.iter().map(|host| host.1.addresses[0].candidate()).collect();
+        shared_addresses(hosts, &members)
+    };
+    let (a, b) = (at("a", "eth0 10.0.0.1/24"), at("b", "eth0 10.0.0.2/24"));
+    assert_eq!(warnings(&[a.clone(), b.clone()]), [""; 0]);
+    let again = at("10.0.0.1", "eth0 10.0.0.1/24");
+    let [warning] = &warnings(&[a, b, again])[..] else { panic!("one warning") };
+    assert!(warning.starts_with("a, 10.0.0.1 have the same address, 10.0.0.1: "), "{warning}");
+    let many: Vec<Described> =
+        (1..=6).map(|number| at(&format!("n{number}"), "lo 127.0.0.1/8")).collect();
+    let expected =
+        "n1, n2, n3, n4 and 2 more are to meet at 127.0.0.1, which leads each of them to itself";
+    assert_eq!(warnings(&many), [expected]);
+}
+
+#[test]
 fn networks_are_what_all_hosts_have() {
     let two = [
         host(

@@ -193,6 +193,7 @@ impl Conductor {
     /// All hosts meet at these addresses: all ranks are started.
     fn let_begin(&mut self, addresses: Vec<Candidate>, choice: Option<NetworkChoice>) {
         let Some(gathering) = self.gathering.take() else { return };
+        let shared = networks::shared_addresses(&gathering.described, &addresses);
         let (meeting, workers) = match gathering.meet(&self.plan, addresses) {
             Ok(met) => met,
             Err(error) => return self.cannot_meet(&error),
@@ -204,7 +205,8 @@ impl Conductor {
                 "paceline on {hosts} is another build than here, of the same version"
             ));
         }
-        if let Some(choice) = choice {
+        if let Some(mut choice) = choice {
+            choice.warnings.extend(shared);
             self.director.network_is_chosen(choice);
         }
         for (node, own) in meeting.addresses.iter().enumerate() {

@@ -102,7 +102,7 @@ const NOT_EXECUTABLE: &str = "paceline on {host} cannot be executed: is it made 
 
 /// What ssh says, in the order in which it is looked for, and what the user may do about it.
 /// `{host}` stands for the host.
-const REMEDIES: [(&[&str], &str); 10] = [
+const REMEDIES: [(&[&str], &str); 11] = [
     (
         &["Could not resolve hostname"],
         "check the spelling of {host}, or make it known to DNS, /etc/hosts or ~/.ssh/config",

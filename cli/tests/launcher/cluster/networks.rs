@@ -39,6 +39,17 @@ fn the_fastest_network_is_used() {
 }
 
 #[test]
+fn a_host_with_two_names_is_noticed() {
+    on_hosts(1, |cluster| {
+        let ended = cluster.job(&["-H", "n1,10.78.0.1", "true"]).run();
+        assert_eq!(ended.code, 0, "{ended:?}");
+        let said =
+            "n1, 10.78.0.1 have the same address, 10.78.0.1: if they are one host, name it once";
+        assert!(ended.stderr.contains(said), "{ended:?}");
+    });
+}
+
+#[test]
 fn a_network_on_which_hosts_do_not_reach_each_other_is_not_used() {
     on_hosts(2, |cluster| {
         cluster.add_network();
