@@ -115,6 +115,13 @@ fn a_script_without_its_interpreter_is_127_and_names_it() {
 }
 
 #[test]
+fn other_hosts_take_ssh() {
+    let ended = Job::new(&["-H", "no-such-host.invalid", "true"]).env("PATH", "/no/such").run();
+    assert_eq!(ended.code, 125, "{ended:?}");
+    assert!(ended.stderr.contains("which has to be in the PATH"), "{ended:?}");
+}
+
+#[test]
 fn a_job_that_takes_too_long_is_stopped_with_124() {
     let job = Job::script(&["-np", "2", "--timeout", "0.5"], "sleep 600").run();
     assert_eq!(job.code, 124);

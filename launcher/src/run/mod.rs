@@ -97,6 +97,10 @@ impl RunError {
             Self::OutputFile { .. } => {
                 Some("--output-filename DIR needs a directory that can be written".into())
             }
+            Self::StartAgent { program, .. } if program.as_os_str() == "ssh" => Some(
+                "other hosts are reached by OpenSSH's client, ssh, which has to be in the PATH"
+                    .into(),
+            ),
             Self::NoBuildId => Some(
                 "copy it by hand and name it with --remote-program, or link it with --build-id"
                     .into(),
