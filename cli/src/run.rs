@@ -171,7 +171,7 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
 pub(crate) fn conclude(outcome: &Outcome) -> ExitCode {
     let signal = paceline_launcher::tell(outcome.report());
     let signal = signal.and_then(|number| u8::try_from(number).ok());
-    signal.map_or(outcome.exit_code(), ExitCode::Interrupted)
+    signal.map_or_else(|| outcome.exit_code(), ExitCode::Interrupted)
 }
 
 /// Says what counts of each setting. Values that make no sense are shown as they are.

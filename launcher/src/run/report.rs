@@ -173,6 +173,10 @@ fn hint(verdict: &Verdict) -> Option<String> {
         Verdict::OtherVersion { host, .. } => {
             Some(format!("install the same version on {host}, or name it with --remote-program"))
         }
+        // Between versions, messages change before their numbers do.
+        Verdict::AgentLost { host, by_ssh: true, reason: Some(_), .. } => Some(format!(
+            "install the same paceline on {host} as here, or let --copy-binary copy it"
+        )),
         Verdict::AgentLost { host, by_ssh: true, ending: Some(_), .. } => Some(format!(
             "the connection broke, or the agent was killed: see whether {host} is up, and the end of its \
              kernel's log: ssh {host} dmesg"
@@ -270,6 +274,18 @@ mod tests {
                 "hint: fewer ranks on the host, smaller batches, or more memory for the cgroup",
             ]
         );
+    }
+
+    #[test]
+    fn an_agent_that_makes_no_sense_may_be_another_build() {
+        let lost = |ending, reason: Option<&str>| {
+            let (host, reason) = ("n1".to_owned(), reason.map(str::to_owned));
+            hint(&Verdict::AgentLost { host, pid: 7, by_ssh: true, ending, reason })
+        };
+        let other = lost(None, Some("a frame of type 76 is malformed")).expect("a hint");
+        assert!(other.contains("the same paceline on n1"), "{other}");
+        let broken = lost(Some(Ending::Code(255)), None).expect("a hint");
+        assert!(broken.contains("the connection broke"), "{broken}");
     }
 
     #[test]
