@@ -58,7 +58,7 @@ pub(super) async fn conduct(
     // Before signals are ours: so ^C ends this at once, and ssh with it.
     let copies = match copying::copies(&plan).await? {
         Ok(copies) => copies,
-        Err(unreached) => return Ok(copying::never_started(&plan, unreached)),
+        Err(verdict) => return Ok(copying::never_started(&plan, verdict, on_event).await),
     };
     let family = Family::of_this_process(env::RUN_ID.name, plan.run_id.to_string());
     let (events, mut happenings) = mpsc::unbounded_channel();

@@ -16,8 +16,10 @@ use tokio::task::JoinSet;
 
 use super::RunError;
 use super::agents::AgentCommand;
+use super::events::{JobEvent, OnEvent};
 use super::outcome::{Outcome, RankOutcome, Unreached, Verdict};
 use super::ssh::SshOptions;
+use super::terminal;
 use crate::hosts::HostSlots;
 use crate::plan::LaunchPlan;
 use crate::process::build_id;
@@ -36,10 +38,11 @@ const AT_ONCE: usize = 16;
 /// Bytes of what ssh says that are kept: the last ones.
 const WORDS_BYTES_MAX: usize = 4096;
 
-/// Where each node has a copy of this binary, if the user wants that: on this host nobody needs one.
+/// Where each node has a copy of this binary, if the user wants that: on this host nobody needs one. Or
+/// why there is no job.
 pub(super) async fn copies(
     plan: &LaunchPlan,
-) -> Result<Result<Vec<Option<String>>, Vec<Unreached>>, RunError> {
+) -> Result<Result<Vec<Option<String>>, Verdict>, RunError> {
     let mut copies = vec![None; plan.nodes.len()];
     if !plan.ssh.copy_binary {
         return Ok(Ok(copies));
@@ -51,7 +54,16 @@ pub(super) async fn copies(
     let bytes = metadata
         .map_err(|source| RunError::System { operation: "look at the binary", source })?
         .len();
-    Ok(copy_to_all(&plan.ssh, &hosts, &script(&build, bytes)).await.map(|paths| {
+    let script = script(&build, bytes);
+    let copying = copy_to_all(&plan.ssh, &hosts, &script);
+    let copied = match plan.timeout {
+        Some(limit) => match tokio::time::timeout(limit, copying).await {
+            Ok(copied) => copied,
+            Err(_elapsed) => return Ok(Err(Verdict::TimedOut { limit })),
+        },
+        None => copying.await,
+    };
+    Ok(copied.map_err(Verdict::Unreached).map(|paths| {
         for ((_, number), path) in others().zip(paths) {
             copies[number] = Some(path);
         }
@@ -60,11 +72,17 @@ pub(super) async fn copies(
 }
 
 /// How a job ended whose hosts could not be copied to.
-pub(super) fn never_started(plan: &LaunchPlan, unreached: Vec<Unreached>) -> Outcome {
-    let verdict = Verdict::Unreached(unreached);
+pub(super) async fn never_started(
+    plan: &LaunchPlan,
+    verdict: Verdict,
+    on_event: &mut OnEvent<'_>,
+) -> Outcome {
     let ranks = (0..plan.world_size).map(|_| RankOutcome::NotStarted).collect();
     let (left_behind, survivors) = (Vec::new(), Vec::new());
-    Outcome { verdict, ranks, left_behind, survivors, grace: plan.grace, stacks: Vec::new() }
+    let outcome =
+        Outcome { verdict, ranks, left_behind, survivors, grace: plan.grace, stacks: Vec::new() };
+    terminal::tell(on_event(&JobEvent::finished(&outcome))).await;
+    outcome
 }
 
 /// Makes sure that every host has a copy. Returns where each has it, or why one has not.

@@ -193,6 +193,23 @@ fn a_copy_that_is_not_whole_is_made_anew() {
 }
 
 #[test]
+fn a_copy_takes_no_longer_than_the_job_may() {
+    on_hosts(1, |cluster| {
+        cluster.set_link(1, "down");
+        // ssh itself would wait for longer than a test does.
+        let patient = format!("{} ConnectTimeout=1000", cluster.known_hosts());
+        let events = cluster.path("events").display().to_string();
+        let times = ["--timeout", "1", "--events", &events];
+        let copy = ["-H=n1", "--copy-binary", "--ssh-options", &patient];
+        let ended = cluster.script_with_own_options(&[times, copy].concat(), "true").run();
+        assert_eq!(ended.code, 124, "{ended:?}");
+        assert!(ended.stderr.contains("it took longer than --timeout 1"), "{ended:?}");
+        let events = std::fs::read_to_string(events).expect("our file");
+        assert!(events.contains(r#""event":"finished","code":124"#), "{events}");
+    });
+}
+
+#[test]
 fn an_interface_that_a_host_lacks_is_named() {
     on_hosts(2, |cluster| {
         let ended = cluster.job(&["-H", "n1,n2", "--interface", "eth7", "true"]).run();
