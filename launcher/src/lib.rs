@@ -83,8 +83,8 @@ pub use protocol::messages::{LeftBehind, RankExit};
 pub use refusal::Refusal;
 pub use run::{
     AgentCommand, JobEvent, LateHost, MetricsError, MetricsListener, Outcome, RankExited,
-    RankFailure, RankOutcome, RankStacks, RunError, SshOptions, Unreached, Verdict, rank_ranges,
-    run, run_with, tell,
+    RankFailure, RankOutcome, RankStacks, RunError, SshOptions, Survivor, Unreached, Verdict,
+    rank_ranges, run, run_with, tell,
 };
 pub use task::{MoreRanks, Task};
 pub use wrap::{WrapError, Wrapper};

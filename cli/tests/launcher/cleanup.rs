@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::support::{Job, Running, children, eventually, kill, parent};
+use crate::support::{Job, Running, children, command_line, eventually, kill, parent};
 
 /// Each rank has a child, a grandchild, an orphan and a process in a session of its own.
 const FAMILY: &str = "
@@ -213,5 +213,48 @@ fn the_moment_of_an_interrupt_does_not_matter() {
 fn the_moment_of_the_agents_death_does_not_matter() {
     for moment in MOMENTS {
         struck_after(moment, |job| kill(job.agent(), Signal::KILL));
+    }
+}
+
+/// Two generations away from its rank, in a session of its own, deaf to SIGTERM; the second one has also
+/// thrown away the environment that says whose it is. Each leaves its process id.
+const ORPHANS: &str = "
+    (setsid sh -c 'trap \"\" TERM HUP INT; echo $$ > new.1; mv new.1 orphan.1; sleep 616; true' &)
+    (env -i setsid sh -c 'trap \"\" TERM; echo $$ > new.2; mv new.2 orphan.2; sleep 617; true' &)
+    until [ -e orphan.1 -a -e orphan.2 ]; do sleep 0.01; done";
+
+#[test]
+fn orphans_end_with_the_job_whatever_they_have_done() {
+    type Strike = fn(&Running);
+    let strikes: [(&str, i32, Strike); 5] = [
+        ("", 0, |_| ()),
+        ("exit 3", 3, |_| ()),
+        ("sleep 618; true", 143, |job| job.signal(Signal::TERM)),
+        ("sleep 618; true", 1009, |job| job.signal(Signal::KILL)),
+        ("sleep 618; true", 125, |job| kill(job.agent(), Signal::KILL)),
+    ];
+    for (end, code, strike) in strikes {
+        let directory = tempfile::tempdir().expect("a directory");
+        let script = format!("{ORPHANS}; {end}");
+        let job = Job::script(&["-np", "1", "--grace", "0.2"], &script).directory(directory.path());
+        let job = job.start();
+        let orphan = |number| {
+            let path = directory.path().join(format!("orphan.{number}"));
+            eventually("the orphan was born", || path.exists());
+            let pid: i32 = fs::read_to_string(path).expect("there").trim().parse().expect("a pid");
+            pid
+        };
+        let orphans = [1, 2].map(orphan);
+        strike(&job);
+        job.wait_until_all_gone();
+        // The one without an environment is not among those that a mark tells of.
+        let is_orphan = |pid: &i32| command_line(*pid).contains("orphan.");
+        eventually("the orphans are gone", || !orphans.iter().any(is_orphan));
+        let job = job.wait();
+        assert_eq!(job.code, code, "{end}: {}", job.stderr);
+        if code == 0 {
+            assert!(job.stderr.contains("rank 0 left sh (pid "), "{}", job.stderr);
+            assert!(job.stderr.contains("a rank left sh (pid "), "{}", job.stderr);
+        }
     }
 }

@@ -23,13 +23,13 @@ use super::tunnels::Tunnels;
 use crate::environment;
 use crate::output::Stream;
 use crate::process::deaths::Deaths;
-use crate::process::descendants::{Family, ProcessName, killable};
+use crate::process::descendants::{Family, killable};
 use crate::process::memory::OomWatch;
 use crate::process::signals;
 use crate::process::wait::{Ending, Look, Reaped, Whom, reap_one};
 use crate::protocol::PING_INTERVAL;
 use crate::protocol::link::{self, FrameReader};
-use crate::protocol::messages::{AgentConfig, Order, RankExit, Report};
+use crate::protocol::messages::{AgentConfig, LeftBehind, LeftRunning, Order, RankExit, Report};
 use crate::protocol::window::Window;
 use crate::refusal::Refusal;
 
@@ -71,8 +71,9 @@ pub(super) struct Supervisor {
     family: Family,
     pumps: JoinSet<()>,
     all_ended: watch::Sender<bool>,
-    left_behind_told: bool,
-    survivors: Vec<ProcessName>,
+    /// What had outlived all ranks, once that has been told.
+    left_behind: Option<Vec<LeftBehind>>,
+    survivors: Vec<LeftRunning>,
     /// Keeps the ranks' way to the secret open.
     secret: Option<SecretFile>,
     /// The ranks' way to the coordinator, where the launcher is on another host.
@@ -94,7 +95,7 @@ impl Supervisor {
             family: Family::default(),
             pumps: JoinSet::new(),
             all_ended: watch::channel(false).0,
-            left_behind_told: false,
+            left_behind: None,
             survivors: Vec::new(),
             secret: None,
             tunnels,

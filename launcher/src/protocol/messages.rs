@@ -19,6 +19,7 @@ use crate::doctor::question::{Answer, Question};
 use crate::output::Stream;
 use crate::process::descendants::ProcessName;
 use crate::process::memory::OutOfMemory;
+use crate::process::table::ProcessEntry;
 use crate::process::wait::{Ending, ResourceUsage};
 use crate::refusal::Refusal;
 use crate::task::Task;
@@ -128,7 +129,7 @@ pub(crate) enum Report {
     /// All ranks have ended and these processes that they started had not; they are being ended.
     LeftBehind(Vec<LeftBehind>),
     /// Nothing runs any more, except these which even SIGKILL did not end.
-    Finished { survivors: Vec<ProcessName> },
+    Finished { survivors: Vec<LeftRunning> },
 }
 
 /// How a rank ended.
@@ -155,6 +156,23 @@ pub struct LeftBehind {
     pub rank: Option<u32>,
     /// The process.
     pub process: ProcessName,
+}
+
+/// A process that SIGKILL has not ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct LeftRunning {
+    /// The rank that it is, or that had started it, if that can be told.
+    pub(crate) rank: Option<u32>,
+    pub(crate) process: ProcessName,
+    /// Its state in /proc/PID/stat.
+    pub(crate) state: char,
+}
+
+impl LeftRunning {
+    /// Looks at nothing of the process: a file below its /proc may hang as the process does.
+    pub(crate) fn of(rank: Option<u32>, entry: &ProcessEntry) -> Self {
+        Self { rank, process: ProcessName::from(entry), state: char::from(entry.state) }
+    }
 }
 
 /// Kinds of frames. The numbers are the wire format.

@@ -10,8 +10,10 @@ use super::conductor::{Conductor, Event};
 use super::events::{JobEvent, OnEvent};
 use super::outcome::Outcome;
 use super::terminal;
+use crate::agent;
 use crate::output::writer::WriterEvent;
-use crate::process::descendants::{Family, ProcessName, signal_entry};
+use crate::process::descendants::{Family, signal_entry};
+use crate::protocol::messages::LeftRunning;
 
 /// How long an agent that has finished may take to exit.
 const AGENT_EXIT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -35,7 +37,9 @@ impl Conductor {
         for agent in std::mem::take(&mut self.agents).into_values() {
             agent.ended(AGENT_EXIT_TIMEOUT).await;
         }
-        let survivors = end_orphans(family).await;
+        for survivor in end_orphans(family).await {
+            self.director.survived(survivor, agent::host_name());
+        }
         self.tell_events(on_event);
         let mut is_given_up = false;
         while let Ok(event) = happenings.try_recv() {
@@ -64,7 +68,7 @@ impl Conductor {
         }
         self.server.shutdown();
         let last = self.director.take_events();
-        let outcome = self.director.finish(survivors);
+        let outcome = self.director.finish();
         let last = last.into_iter().chain([JobEvent::finished(&outcome)]);
         let lines = last.flat_map(|event| on_event(&event)).collect();
         terminal::tell(lines).await;
@@ -80,7 +84,7 @@ impl Conductor {
 }
 
 /// Kills what a dead agent left to us, until nothing is left or it is clear that it cannot be.
-async fn end_orphans(family: &Family) -> Vec<ProcessName> {
+async fn end_orphans(family: &Family) -> Vec<LeftRunning> {
     let give_up_at = Instant::now() + ORPHAN_TIMEOUT;
     loop {
         let living = family.living();
@@ -89,7 +93,7 @@ async fn end_orphans(family: &Family) -> Vec<ProcessName> {
         }
         family.bury_dead_children();
         if living.is_empty() || Instant::now() >= give_up_at {
-            return living.iter().map(ProcessName::from).collect();
+            return living.iter().map(|entry| LeftRunning::of(None, entry)).collect();
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }

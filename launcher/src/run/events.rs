@@ -75,7 +75,18 @@ pub enum JobEvent {
         /// First 15 bytes of the program's name.
         name: String,
     },
-    /// The job is over: no process of it is left. Nothing follows.
+    /// A process of the job that even SIGKILL did not end.
+    Survived {
+        /// The host.
+        host: String,
+        /// The rank that it is, or that had started it, if that can be told.
+        rank: Option<u32>,
+        /// Its process id on the host.
+        pid: i32,
+        /// First 15 bytes of the program's name.
+        name: String,
+    },
+    /// The job is over: no process of it is left but those that survived. Nothing follows.
     Finished {
         /// What the launcher returns.
         code: u8,

@@ -32,7 +32,9 @@ pub use agents::AgentCommand;
 pub(crate) use agents::Source;
 pub use events::{JobEvent, RankExited};
 pub use metrics::{MetricsError, MetricsListener};
-pub use outcome::{LateHost, Outcome, RankFailure, RankOutcome, RankStacks, Unreached, Verdict};
+pub use outcome::{
+    LateHost, Outcome, RankFailure, RankOutcome, RankStacks, Survivor, Unreached, Verdict,
+};
 pub use report::rank_ranges;
 pub use ssh::SshOptions;
 

@@ -164,6 +164,19 @@ pub enum RankOutcome {
     Unknown,
 }
 
+/// A process of the job that even SIGKILL did not end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Survivor {
+    /// Its host.
+    pub host: String,
+    /// The rank that it is, or that had started it, if that can be told.
+    pub rank: Option<u32>,
+    /// The process.
+    pub process: ProcessName,
+    /// Its state as the kernel abbreviates it: `D` is uninterruptible sleep.
+    pub state: char,
+}
+
 /// What a rank was doing when time ran out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RankStacks {
@@ -185,7 +198,7 @@ pub struct Outcome {
     /// Processes that ranks had started and that outlived them; they were ended.
     pub left_behind: Vec<LeftBehind>,
     /// Processes of the job that even SIGKILL did not end.
-    pub survivors: Vec<ProcessName>,
+    pub survivors: Vec<Survivor>,
     /// What ranks were doing when time ran out, where that was asked for.
     pub stacks: Vec<RankStacks>,
     /// Between SIGTERM and SIGKILL, as the user had chosen.
@@ -193,8 +206,12 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// What the launcher returns.
+    /// What the launcher returns: that of the verdict, except that no job is a success of which something
+    /// still runs.
     pub fn exit_code(&self) -> ExitCode {
-        self.verdict.exit_code()
+        match self.verdict.exit_code() {
+            ExitCode::Success if !self.survivors.is_empty() => ExitCode::LauncherFailed,
+            code => code,
+        }
     }
 }

@@ -2,8 +2,11 @@
 
 use std::fmt::Write;
 
-use super::outcome::{LateHost, Outcome, RankFailure, RankOutcome, RankStacks, Unreached, Verdict};
+use super::outcome::{
+    LateHost, Outcome, RankFailure, RankOutcome, RankStacks, Survivor, Unreached, Verdict,
+};
 use super::ssh;
+use crate::process::descendants::ProcessName;
 use crate::process::signals;
 use crate::process::wait::Ending;
 use crate::protocol::facts::VERSION;
@@ -93,7 +96,16 @@ impl Outcome {
             }
         }
         for survivor in &self.survivors {
-            lines.push(format!("still running after SIGKILL: {survivor}"));
+            lines.push(describe_survivor(survivor));
+            let (pid, host) = (survivor.process.pid, &survivor.host);
+            lines.push(if survivor.state == 'D' {
+                format!(
+                    "hint: it is in the kernel (state D), which waits for a device or a file system: see \
+                     /proc/{pid}/stack and dmesg on {host}; it ends when that does"
+                )
+            } else {
+                format!("hint: on {host}, as root or whoever it runs as: kill -9 {pid}")
+            });
         }
     }
 }
@@ -151,6 +163,13 @@ impl Verdict {
             Self::Refused(refusal) => refusal.to_string(),
         }
     }
+}
+
+fn describe_survivor(survivor: &Survivor) -> String {
+    let Survivor { host, rank, process, .. } = survivor;
+    let whose = rank.map(|rank| format!("of rank {rank} ")).unwrap_or_default();
+    let ProcessName { pid, name } = process;
+    format!("still running after SIGKILL: {name} {whose}(pid {pid} on {host})")
 }
 
 fn describe_rank(failure: &RankFailure) -> String {
@@ -286,6 +305,35 @@ mod tests {
         assert!(other.contains("the same paceline on n1"), "{other}");
         let broken = lost(Some(Ending::Code(255)), None).expect("a hint");
         assert!(broken.contains("the connection broke"), "{broken}");
+    }
+
+    #[test]
+    fn what_survives_is_named_and_no_success() {
+        let survivor = |pid, rank, state| Survivor {
+            host: "n1".into(),
+            rank,
+            process: ProcessName { pid, name: "python3".into() },
+            state,
+        };
+        let outcome = Outcome {
+            verdict: Verdict::Success,
+            ranks: vec![],
+            left_behind: vec![],
+            survivors: vec![survivor(7, Some(3), 'D'), survivor(8, None, 'S')],
+            stacks: vec![],
+            grace: Duration::from_secs(10),
+        };
+        assert_eq!(
+            outcome.report(),
+            [
+                "still running after SIGKILL: python3 of rank 3 (pid 7 on n1)",
+                "hint: it is in the kernel (state D), which waits for a device or a file system: see \
+                 /proc/7/stack and dmesg on n1; it ends when that does",
+                "still running after SIGKILL: python3 (pid 8 on n1)",
+                "hint: on n1, as root or whoever it runs as: kill -9 8",
+            ]
+        );
+        assert_eq!(outcome.exit_code(), crate::ExitCode::LauncherFailed);
     }
 
     #[test]

@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use super::{DRAIN_TIMEOUT, KILL_TIMEOUT, Phase, Supervisor};
+use crate::agent::ranks::Rank;
 use crate::environment;
 use crate::process::descendants::{ProcessName, signal_entry};
 use crate::process::table::ProcessEntry;
-use crate::protocol::messages::{LeftBehind, Report};
+use crate::protocol::messages::{LeftBehind, LeftRunning, Report};
 
 /// How often processes are looked for while some are being ended: a grandchild that another
 /// process reaps does not wake us.
@@ -32,7 +33,8 @@ impl Supervisor {
             Phase::Killing { look_at, give_up_at } if ranks_ended || now >= look_at => {
                 let living = self.kill_all();
                 if living.is_empty() || now >= give_up_at {
-                    self.survivors = living.iter().map(ProcessName::from).collect();
+                    let survivor = |entry| LeftRunning::of(self.rank_behind(entry), entry);
+                    self.survivors = living.iter().map(survivor).collect();
                     self.drain(now);
                 } else {
                     self.phase = Phase::Killing { look_at: now + POLL_INTERVAL, give_up_at };
@@ -62,19 +64,30 @@ impl Supervisor {
         if living.is_empty() {
             return true;
         }
-        if !self.left_behind_told {
-            self.left_behind_told = true;
+        if self.left_behind.is_none() {
             let told = living.iter().map(|entry| LeftBehind {
                 rank: environment::rank_of(entry),
                 process: ProcessName::from(entry),
             });
-            self.reporter.send(&Report::LeftBehind(told.collect()));
+            let told: Vec<LeftBehind> = told.collect();
+            self.reporter.send(&Report::LeftBehind(told.clone()));
+            self.left_behind = Some(told);
             for entry in &living {
                 signal_entry(entry, Signal::TERM);
                 signal_entry(entry, Signal::CONT);
             }
         }
         false
+    }
+
+    /// The rank that a process is, or had started, as far as that is known already.
+    fn rank_behind(&self, entry: &ProcessEntry) -> Option<u32> {
+        let is_rank = |rank: &&Rank| rank.pid == entry.pid && !rank.ended;
+        let told = || {
+            let left = self.left_behind.iter().flatten();
+            left.into_iter().find(|left| left.process.pid == entry.pid)?.rank
+        };
+        self.ranks.iter().find(is_rank).map(|rank| rank.rank).or_else(told)
     }
 
     /// Kills everything that is left, and says what was.

@@ -92,7 +92,7 @@ fn reports_survive_the_wire() {
         Report::Stacks { rank: 2, lines: vec!["thread 7".into()] },
         Report::Interrupted { signal: 15 },
         Report::LeftBehind(vec![LeftBehind { rank: Some(1), process: process.clone() }]),
-        Report::Finished { survivors: vec![process] },
+        Report::Finished { survivors: vec![LeftRunning { rank: None, process, state: 'D' }] },
     ];
     let mut bytes = Vec::new();
     for report in &reports {

@@ -2,10 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use super::super::outcome::{Outcome, RankFailure, RankOutcome, Unreached, Verdict};
+use super::super::outcome::{Outcome, RankFailure, RankOutcome, Survivor, Unreached, Verdict};
 use super::{Action, Director, Phase};
-use crate::process::descendants::ProcessName;
 use crate::process::wait::Ending;
+use crate::protocol::messages::LeftRunning;
+use crate::run::events::JobEvent;
 
 /// Lines of standard error in the report of a failure.
 const LAST_LINES: usize = 20;
@@ -85,8 +86,20 @@ impl Director {
         })
     }
 
-    /// The end. `survivors` are processes that the launcher itself found.
-    pub(in crate::run) fn finish(mut self, survivors: Vec<ProcessName>) -> Outcome {
+    /// SIGKILL has not ended a process. Whoever is told of twice, by its agent and by whoever inherited it,
+    /// is one.
+    pub(in crate::run) fn survived(&mut self, left: LeftRunning, host: String) {
+        let LeftRunning { rank, process, state } = left;
+        if self.survivors.iter().any(|known| known.process == process) {
+            return;
+        }
+        let (pid, name) = (process.pid, process.name.clone());
+        self.events.push(JobEvent::Survived { host: host.clone(), rank, pid, name });
+        self.survivors.push(Survivor { host, rank, process, state });
+    }
+
+    /// The end.
+    pub(in crate::run) fn finish(mut self) -> Outcome {
         let mut verdict = match self.verdict.take() {
             Some(verdict) => verdict,
             None => self.failure().unwrap_or(Verdict::Success),
@@ -101,11 +114,6 @@ impl Director {
             }
             _ => None,
         };
-        for survivor in survivors {
-            if !self.survivors.contains(&survivor) {
-                self.survivors.push(survivor);
-            }
-        }
         let stacks = self.stacks();
         let ranks = self.ranks.iter().zip(0..).map(|(record, rank)| match record.exit.clone() {
             None if record.started => RankOutcome::Unknown,

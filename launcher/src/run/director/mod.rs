@@ -15,10 +15,9 @@ pub(super) use self::action::Action;
 use self::examination::Examination;
 use self::nodes::{NodeRecord, Turn};
 use super::events::JobEvent;
-use super::outcome::{LateHost, Unreached, Verdict};
+use super::outcome::{LateHost, Survivor, Unreached, Verdict};
 use crate::networks::NetworkChoice;
 use crate::output::tail::Tail;
-use crate::process::descendants::ProcessName;
 use crate::protocol::messages::{LeftBehind, RankExit, Report};
 
 /// After the first failure is seen, others may still be on their way that happened before it (on
@@ -87,7 +86,7 @@ pub(super) struct Director {
     /// Hosts on which no agent came up, before any stop, by their number.
     unreached: BTreeMap<usize, Unreached>,
     left_behind: Vec<LeftBehind>,
-    survivors: Vec<ProcessName>,
+    survivors: Vec<Survivor>,
     examination: Examination,
     actions: Vec<Action>,
     /// What has happened since it was last asked for.
@@ -231,7 +230,8 @@ impl Director {
                 self.left_behind.extend(processes);
             }
             Report::Finished { survivors } => {
-                self.survivors.extend(survivors);
+                let host = self.host_of(node);
+                survivors.into_iter().for_each(|left| self.survived(left, host.clone()));
                 self.finished(node);
             }
             Report::Alive

@@ -3,7 +3,9 @@ mod examination;
 use super::ending::UNREACHED_TIME;
 use super::*;
 use crate::ExitCode;
+use crate::process::descendants::ProcessName;
 use crate::process::wait::{Ending, ResourceUsage};
+use crate::protocol::messages::LeftRunning;
 use crate::refusal::Refusal;
 use crate::run::outcome::{Outcome, RankOutcome};
 
@@ -59,7 +61,7 @@ impl Job {
     fn finish(mut self) -> Outcome {
         self.report(Report::Finished { survivors: vec![] });
         assert!(self.director.is_over());
-        self.director.finish(vec![])
+        self.director.finish()
     }
 }
 
@@ -271,7 +273,7 @@ fn a_start_that_takes_too_long_names_the_host() {
     director.tick(now + LIMITS.start_timeout);
     // Nothing runs where nobody has answered; the other agent ends its ranks in good order.
     assert_eq!(director.take_actions(), [Action::Stop, Action::KillAgent { node: 1 }]);
-    let outcome = director.finish(vec![]);
+    let outcome = director.finish();
     let late = LateHost { host: "b".into(), has_agent: false };
     let expected = Verdict::StartTimedOut { limit: LIMITS.start_timeout, hosts: vec![late] };
     assert_eq!(outcome.verdict, expected);
@@ -296,7 +298,7 @@ fn all_hosts_that_cannot_be_reached_are_named_together() {
     assert_eq!(director.take_actions(), [Action::Stop]);
     director.report(0, Report::Finished { survivors: vec![] }, now);
     assert!(director.is_over());
-    let outcome = director.finish(vec![]);
+    let outcome = director.finish();
     assert_eq!(outcome.exit_code(), ExitCode::LauncherFailed);
     let Verdict::Unreached(hosts) = outcome.verdict else { panic!("{outcome:?}") };
     let hosts: Vec<_> = hosts.iter().map(|host| (&host.host[..], &host.words[0][..])).collect();
@@ -310,7 +312,12 @@ fn a_lost_agent_and_a_refusal_have_codes_of_their_own() {
     assert!(job.director.is_over());
     let lost = job.director.take_actions();
     assert_eq!(lost.iter().filter(|a| matches!(a, Action::RankLost { .. })).count(), 2);
-    let outcome = job.director.finish(vec![ProcessName { pid: 1234, name: "stuck".into() }]);
+    let process = ProcessName { pid: 1234, name: "stuck".into() };
+    for rank in [Some(1), None] {
+        let left = LeftRunning { rank, process: process.clone(), state: 'D' };
+        job.director.survived(left, "node1".into());
+    }
+    let outcome = job.director.finish();
     assert_eq!(outcome.exit_code(), ExitCode::LauncherFailed);
     assert_eq!(outcome.survivors.len(), 1);
 
