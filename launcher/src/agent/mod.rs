@@ -40,6 +40,7 @@ use zeroize::Zeroizing;
 use crate::ExitCode;
 use crate::environment;
 use crate::output::Stream;
+use crate::process::heap;
 use crate::protocol::codec::FrameError;
 use crate::protocol::facts::AgentFacts;
 use crate::protocol::link::{self, FrameReader, LinkError};
@@ -65,6 +66,7 @@ const FAREWELL_TIMEOUT: Duration = Duration::from_secs(5);
 pub fn run_agent() -> ExitCode {
     // An error means that this process leads a group already, hence is out of the launcher's.
     let _ = setsid();
+    heap::keep_buffers();
     // The name in `ps`; where it cannot be set it is that of the binary.
     let _ = rustix::thread::set_name(c"paceline-agent");
     let outcome = set_child_subreaper(Some(getpid()))

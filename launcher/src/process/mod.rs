@@ -8,6 +8,7 @@ pub(crate) mod build_id;
 pub(crate) mod deaths;
 pub(crate) mod descendants;
 pub(crate) mod descriptors;
+pub(crate) mod heap;
 pub(crate) mod memory;
 pub(crate) mod signals;
 pub(crate) mod spawn;

@@ -78,6 +78,10 @@ pub(crate) struct Agent {
     words: Option<Words>,
 }
 
+/// What the pipe from the agent on this host holds, if the kernel lets it: the most that users may ask
+/// for by default (`/proc/sys/fs/pipe-max-size`).
+const PIPE_BYTES: usize = 1 << 20;
+
 impl Agent {
     /// Starts an agent, on this host or on `other_host`, with the limit of `descriptors` if that is not
     /// ours.
@@ -104,6 +108,11 @@ impl Agent {
         let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
             unreachable!("both streams were piped")
         };
+        if other_host.is_none() {
+            // What users may have in pipes is limited, so only this one is made larger: all output of
+            // this host goes through it. Where it cannot be it is slower.
+            let _ = rustix::pipe::fcntl_setpipe_size(&output, PIPE_BYTES);
+        }
         let errors = child.stderr.take().map(OwnedFd::from);
         let streams = Streams { input: input.into(), output: output.into(), errors };
         Self::over(streams, Some(child), other_host, on_event)

@@ -40,6 +40,7 @@ pub use ssh::SshOptions;
 
 use crate::ExitCode;
 use crate::plan::LaunchPlan;
+use crate::process::heap;
 use crate::protocol::link::LinkError;
 
 /// Why a job was not even started.
@@ -152,6 +153,7 @@ pub(crate) fn run_from(
     on_event: &mut dyn FnMut(&JobEvent) -> Vec<String>,
 ) -> Result<Outcome, RunError> {
     let system = |operation| move |source| RunError::System { operation, source };
+    heap::keep_buffers();
     // If an agent dies, what it had started becomes ours to end.
     set_child_subreaper(Some(getpid()))
         .map_err(|error| system("become the parent of orphans")(error.into()))?;
