@@ -3,7 +3,7 @@
 use thiserror::Error;
 
 /// Every direction begins with this; the last byte is the version.
-pub(crate) const PREAMBLE: [u8; 16] = *b"paceline-agent\x00\x02";
+pub(crate) const PREAMBLE: [u8; 16] = *b"paceline-agent\x00\x03";
 
 /// A launch plan may carry a command line and variables up to the kernel's limit of a few MiB.
 pub(crate) const BODY_BYTES_MAX: usize = 16 << 20;
@@ -195,7 +195,7 @@ mod tests {
         let mut other = PREAMBLE;
         other[15] = 9;
         decoder.push(&other);
-        assert_eq!(decoder.next(), Err(FrameError::Version { ours: 2, theirs: 9 }));
+        assert_eq!(decoder.next(), Err(FrameError::Version { ours: 3, theirs: 9 }));
 
         let mut decoder = Decoder::default();
         decoder.push(&PREAMBLE);
