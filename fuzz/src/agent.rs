@@ -22,9 +22,9 @@ pub fn seeds() -> Vec<Vec<u8>> {
         "{\"NotFound\":{\"program\":\"nope\",\"host\":\"node1\"}}",
         "[77,\"node1\"]",
     ];
-    let preamble = b"paceline-agent\x00\x01".to_vec();
+    let preamble = b"paceline-agent\x00\x03".to_vec();
     let mut seeds: Vec<Vec<u8>> = Vec::new();
-    for kind in 0..40 {
+    for kind in 0..96 {
         let frames = bodies.iter().flat_map(|body| frame(kind, body)).collect();
         seeds.push([vec![7], preamble.clone(), frames].concat());
     }
