@@ -12,7 +12,7 @@ use super::ranks::is_unset;
 use crate::environment;
 use crate::machine::cores::{Cpus, Topology};
 use crate::machine::gpus::{self, Detail};
-use crate::protocol::messages::AgentConfig;
+use crate::protocol::messages::{AgentConfig, RankConfig};
 use crate::refusal::Refusal;
 
 /// Where clients of MPS find its pipes: docs.nvidia.com/deploy/mps, "Environment Variables".
@@ -29,7 +29,9 @@ pub(crate) struct Share {
 /// The share of each rank, in the order of the configuration.
 pub(crate) fn of(config: &AgentConfig, host: &str) -> Result<Vec<Share>, Refusal> {
     let given = gpus_of(config, host)?;
-    let topology = Topology::of_this_process();
+    // A file for each processor is read for it: not where nobody is bound.
+    let is_bound = config.bind_to != BindTo::None;
+    let topology = if is_bound { Topology::of_this_process() } else { Topology::default() };
     let root = Path::new("/");
     let node_of = |given: &Given| {
         let is_asked = config.bind_to == BindTo::Numa;
@@ -48,8 +50,7 @@ pub(crate) fn of(config: &AgentConfig, host: &str) -> Result<Vec<Share>, Refusal
         }
         None => environment::threads_default(environment::cores().get(), bound.len()),
     };
-    let share = |((rank, given), cpus): ((_, Given), &Option<Cpus>)| {
-        let rank: &crate::protocol::messages::RankConfig = rank;
+    let share = |((rank, given), cpus): ((&RankConfig, Given), &Option<Cpus>)| {
         let mut variables = given.variables;
         variables.extend(divide.then(|| threads(cpus)));
         if !config.tensorflow.is_empty() {
